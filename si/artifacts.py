@@ -1,0 +1,447 @@
+"""Addresses, stage keys, shard records, manifests: how every artefact commits exactly once.
+
+An artefact is what one stage makes. It lies at `<folder>/<legible name>-<key12>/`:
+
+    spec.json                 what the stage is: its key's preimage and its inputs' addresses
+    data/<shard>-<attempt>/   files, under names no other attempt uses
+    shards/00000.json         the shard record; created, never overwritten: the first wins
+    manifest.json             all shard records, folded; its existence means the stage is whole
+    provenance/<shard>-<attempt>.json  times, versions, machine; no part of the content digest
+
+The protocol is that of docs/operations.md, "Commit".
+"""
+
+import hashlib
+import io
+import json
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from si.errors import ArtifactDamaged, ArtifactMissing
+from si.ports import Store
+
+# Raise a stage's number when its output changes for equal inputs: old artefacts
+# then stay what they are and new runs compute their own.
+SCHEMA_VERSIONS = {
+    "synth": 1,
+    "fetch": 1,
+    "levels": 1,
+    "explore": 1,
+    "verify": 1,
+    "resample": 1,
+    "rebalance": 1,
+    "train": 1,
+    "evaluate": 1,
+    "report": 1,
+}
+FOLDERS = {"synth": "data", "fetch": "policies"}
+PARQUET = {"compression": "zstd", "version": "2.6", "write_statistics": False}
+
+
+def canonical(value: Any) -> bytes:
+    """JSON with one spelling: sorted keys, no spaces, no NaN."""
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    ).encode()
+
+
+def digest(value: Any) -> str:
+    """SHA-256 (hex) of a value's canonical JSON."""
+    return hashlib.sha256(canonical(value)).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """A committed artefact, as other stages name it: where it lies and what it holds."""
+
+    address: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A stage to do, or done. Only `stage`, its schema version, `settings`, `params` and the
+    inputs' content digests make its key; addresses and the number of shards follow from them.
+
+    Attributes:
+        settings: the recipe fields that the stage reads, and no others.
+        params: what the loop hands in: iteration, round, k, slice.
+        inputs: artefacts that it reads, by role.
+    """
+
+    stage: str
+    name: str
+    settings: Mapping[str, Any]
+    params: Mapping[str, Any]
+    inputs: Mapping[str, Ref]
+    shards: int = 1
+
+    @property
+    def key(self) -> str:
+        """SHA-256 (hex) that identifies what this stage computes."""
+        return digest(
+            {
+                "stage": self.stage,
+                "schema": SCHEMA_VERSIONS[self.stage],
+                "settings": self.settings,
+                "params": self.params,
+                "inputs": {role: ref.content for role, ref in self.inputs.items()},
+            }
+        )
+
+    @property
+    def address(self) -> str:
+        """`<folder>/<legible name>-<key12>`."""
+        folder = FOLDERS.get(self.stage, f"pool/{self.stage}")
+        return f"{folder}/{self.name}-{self.key[:12]}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "stage": self.stage,
+            "schema": SCHEMA_VERSIONS[self.stage],
+            "key": self.key,
+            "name": self.name,
+            "settings": self.settings,
+            "params": self.params,
+            "inputs": {
+                role: {"address": ref.address, "content": ref.content}
+                for role, ref in self.inputs.items()
+            },
+            "shards": self.shards,
+        }
+
+    @classmethod
+    def load(cls, store: Store, address: str) -> "Spec":
+        """Read `<address>/spec.json`; a spec whose key is not its address's is refused."""
+        raw = json.loads(store.get(f"{address}/spec.json"))
+        spec = cls(
+            stage=raw["stage"],
+            name=raw["name"],
+            settings=raw["settings"],
+            params=raw["params"],
+            inputs={role: Ref(**ref) for role, ref in raw["inputs"].items()},
+            shards=raw["shards"],
+        )
+        if spec.address != address:
+            raise ArtifactDamaged(
+                f"The spec at {address} is not the one that its address promises",
+                f"expected {address}\n     got {spec.address}",
+                "Was it written by another version of si-ctl? Use the version that began this run.",
+            )
+        return spec
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """One file of an artefact: its logical name, its path below the artefact, size and SHA-256."""
+
+    name: str
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """What a won shard is: the attempt that won, its files, its rows, its facts."""
+
+    shard: int
+    attempt: str
+    rows: int
+    blobs: tuple[Blob, ...]
+    facts: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "shard": self.shard,
+            "attempt": self.attempt,
+            "rows": self.rows,
+            "blobs": [
+                {"name": b.name, "path": b.path, "size": b.size, "sha256": b.sha256}
+                for b in self.blobs
+            ],
+            "facts": self.facts,
+        }
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> "ShardRecord":
+        return cls(
+            shard=raw["shard"],
+            attempt=raw["attempt"],
+            rows=raw["rows"],
+            blobs=tuple(Blob(**blob) for blob in raw["blobs"]),
+            facts=raw["facts"],
+        )
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A whole artefact. Its bytes depend on the spec and the shard records alone."""
+
+    spec: Spec
+    shards: tuple[ShardRecord, ...]
+
+    @property
+    def rows(self) -> int:
+        return sum(record.rows for record in self.shards)
+
+    @property
+    def content(self) -> str:
+        """SHA-256 over what was computed: names, sizes and hashes of files, rows and facts of
+        each shard. Attempts, paths, times and machines have no part in it."""
+        return digest(
+            [
+                {
+                    "rows": record.rows,
+                    "files": [[b.name, b.size, b.sha256] for b in record.blobs],
+                    "facts": record.facts,
+                }
+                for record in self.shards
+            ]
+        )
+
+    @property
+    def ref(self) -> Ref:
+        return Ref(self.spec.address, self.content)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The shards' facts: numbers added up, everything else of the first shard that has it."""
+        total: dict[str, Any] = {}
+        for record in self.shards:
+            for name, value in record.facts.items():
+                number = isinstance(value, int | float) and not isinstance(value, bool)
+                if number and name in total:
+                    total[name] += value
+                else:
+                    total.setdefault(name, value)
+        return total
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "stage": self.spec.stage,
+            "schema": SCHEMA_VERSIONS[self.spec.stage],
+            "key": self.spec.key,
+            "inputs": {role: ref.content for role, ref in self.spec.inputs.items()},
+            "rows": self.rows,
+            "content": self.content,
+            "shards": [record.to_json() for record in self.shards],
+        }
+
+
+def settle(store: Store, address: str, data: bytes) -> tuple[bool, bytes]:
+    """Create `address` and say what stands there now.
+
+    A lost answer to a won put looks like a defeat; reading what is there tells:
+    one's own bytes mean won. Returns (won, bytes that stand).
+    """
+    if store.create(address, data):
+        return True, data
+    standing = store.get(address)
+    return standing == data, standing
+
+
+def shard_address(address: str, shard: int) -> str:
+    return f"{address}/shards/{shard:05d}.json"
+
+
+@dataclass
+class Output:
+    """What a stage function made for one shard.
+
+    Attributes:
+        files: logical name -> a table (stored as Parquet), bytes, or a local file.
+        rows: rows, examples or queries: whatever the stage counts.
+        facts: deterministic figures; they are part of the content.
+        provenance: times and the like; they are not.
+    """
+
+    files: dict[str, pa.Table | bytes | Path]
+    rows: int
+    facts: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+def encode_table(table: pa.Table) -> bytes:
+    """Parquet bytes that depend on the table and the pyarrow version alone."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, **PARQUET)
+    return sink.getvalue()
+
+
+def commit_shard(store: Store, spec: Spec, shard: int, output: Output) -> bool:
+    """Put a shard's files under this attempt's name, then its record; True if this attempt won.
+
+    Losers delete nothing: what they wrote is unreferenced, for `gc` to find.
+    """
+    attempt = uuid.uuid4().hex[:12]
+    blobs = []
+    for name, value in sorted(output.files.items()):
+        path = f"data/{shard:05d}-{attempt}/{name}"
+        if isinstance(value, Path):
+            with value.open("rb") as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            size = value.stat().st_size
+        else:
+            value = encode_table(value) if isinstance(value, pa.Table) else value
+            sha256, size = hashlib.sha256(value).hexdigest(), len(value)
+        store.put(f"{spec.address}/{path}", value)
+        blobs.append(Blob(name, path, size, sha256))
+    record = ShardRecord(shard, attempt, output.rows, tuple(blobs), output.facts)
+    store.put(f"{spec.address}/provenance/{shard:05d}-{attempt}.json", canonical(output.provenance))
+    won, _ = settle(store, shard_address(spec.address, shard), canonical(record.to_json()))
+    return won
+
+
+def _parse(store: Store, address: str) -> dict[str, Any]:
+    data = store.get(address)
+    try:
+        value = json.loads(data)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise ArtifactDamaged(
+            f"The record {store.url.rstrip('/')}/{address} is damaged",
+            f"expected JSON, got {data[:60]!r}",
+            REPAIR,
+        )
+    return value
+
+
+REPAIR = (
+    "Put the object back from a backup or an older version of it, and run the same command again.",
+    "Or compute the run anew, beside the old one: the same command with --fresh.",
+)
+
+
+def committed(store: Store, address: str) -> set[int]:
+    """Numbers of the shards that have a record."""
+    prefix = f"{address}/shards"
+    names = (entry.rsplit("/", 1)[-1] for entry in store.list(prefix))
+    return {int(name[:5]) for name in names if name.endswith(".json") and name[:5].isdigit()}
+
+
+def finish(store: Store, spec: Spec) -> Manifest | None:
+    """Fold the shard records into the manifest if all are there; anybody may call it."""
+    if len(committed(store, spec.address) & set(range(spec.shards))) < spec.shards:
+        return None
+    records = tuple(
+        ShardRecord.from_json(_parse(store, shard_address(spec.address, shard)))
+        for shard in range(spec.shards)
+    )
+    manifest = Manifest(spec, records)
+    settle(store, f"{spec.address}/manifest.json", canonical(manifest.to_json()))
+    return load_manifest(store, spec)
+
+
+def load_manifest(store: Store, spec: Spec) -> Manifest | None:
+    """The manifest, or None while the stage is not whole.
+
+    Raises:
+        ArtifactDamaged: if it does not hold together, or belongs to another key.
+    """
+    address = f"{spec.address}/manifest.json"
+    if not store.exists(address):
+        return None
+    raw = _parse(store, address)
+    try:
+        manifest = Manifest(spec, tuple(ShardRecord.from_json(r) for r in raw["shards"]))
+        sound = (raw["key"], raw["content"]) == (spec.key, manifest.content)
+    except (KeyError, TypeError):
+        sound = False
+    if not sound:
+        raise ArtifactDamaged(
+            f"The manifest {store.url.rstrip('/')}/{address} is damaged",
+            f"expected key {spec.key[:12]} and the content digest of its own shards",
+            REPAIR,
+        )
+    return manifest
+
+
+class Artifact:
+    """A committed artefact, for reading. Every read checks size and SHA-256."""
+
+    def __init__(self, store: Store, manifest: Manifest):
+        self.store = store
+        self.manifest = manifest
+        self.address = manifest.spec.address
+
+    @classmethod
+    def open(cls, store: Store, ref: Ref | str) -> "Artifact":
+        """Open by address; with a `Ref`, its content digest has to be the recorded one."""
+        address = ref if isinstance(ref, str) else ref.address
+        spec = Spec.load(store, address)
+        manifest = load_manifest(store, spec)
+        if manifest is None:
+            raise ArtifactMissing(
+                f"The artefact {address} is not whole: it has no manifest",
+                f"in {store.url}",
+                "Run the command that makes it again; it resumes.",
+            )
+        if isinstance(ref, Ref) and ref.content != manifest.content:
+            raise ArtifactDamaged(
+                f"The artefact {address} is not the one that was used before",
+                f"expected content {ref.content[:12]}\n     got content {manifest.content[:12]}",
+                REPAIR,
+            )
+        return cls(store, manifest)
+
+    def blobs(self, shard: int | None = None) -> Iterable[Blob]:
+        for record in self.manifest.shards:
+            if shard is None or record.shard == shard:
+                yield from record.blobs
+
+    def _blob(self, name: str, shard: int) -> Blob:
+        for blob in self.blobs(shard):
+            if blob.name == name:
+                return blob
+        raise ArtifactMissing(f"The artefact {self.address} has no file {name} in shard {shard}")
+
+    def _check(self, blob: Blob, size: int, sha256: str) -> None:
+        if (size, sha256) != (blob.size, blob.sha256):
+            raise ArtifactDamaged(
+                f"The file {self.store.url.rstrip('/')}/{self.address}/{blob.path} is damaged",
+                f"expected {blob.size} bytes, sha256 {blob.sha256}\n"
+                f"     got {size} bytes, sha256 {sha256}",
+                REPAIR,
+            )
+
+    def read(self, name: str, shard: int = 0) -> bytes:
+        """A file's bytes, checked."""
+        blob = self._blob(name, shard)
+        data = self.store.get(f"{self.address}/{blob.path}")
+        self._check(blob, len(data), hashlib.sha256(data).hexdigest())
+        return data
+
+    def json(self, name: str, shard: int = 0) -> Any:
+        return json.loads(self.read(name, shard))
+
+    def table(self, name: str, shard: int = 0, columns: list[str] | None = None) -> pa.Table:
+        """A Parquet file as a table; `columns` keeps memory to what is needed."""
+        data = self.read(name, shard)
+        return pq.read_table(pa.BufferReader(data), columns=columns)
+
+    def tables(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        """The tables of all shards that have a file `name`, one after the other."""
+        parts = [
+            self.table(name, record.shard, columns)
+            for record in self.manifest.shards
+            if any(blob.name == name for blob in record.blobs)
+        ]
+        if not parts:
+            raise ArtifactMissing(f"The artefact {self.address} has no file {name}")
+        return pa.concat_tables(parts)
+
+    def download(self, folder: Path, shard: int = 0) -> Path:
+        """All files of a shard into `folder`, hashed while they stream."""
+        for blob in self.blobs(shard):
+            target = folder / blob.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._check(blob, *self.store.fetch(f"{self.address}/{blob.path}", target))
+        return folder

@@ -1,0 +1,400 @@
+"""Recipe (what is computed) and Place (where and how wide).
+
+Values come from defaults < recipe file < environment < flags. Unknown keys are
+errors that name the nearest key. Changing the Place never changes a stage key.
+"""
+
+import difflib
+import os
+import re
+import typing
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from si.errors import RecipeError
+
+RESAMPLING = ("ar", "gr")
+RESHAPING = ("tc", "rp")
+STRATEGIES = ("vanilla", "tc", "rp", "ar", "gr", "ar+tc", "ar+rp", "gr+tc", "gr+rp")
+
+Positive = Annotated[int, Field(gt=0)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Data(Section):
+    source: str = "synth:embedded"
+    """`synth:embedded`, or the address of a data set in the store (`data/<name>-<digest12>`)."""
+    schedule: Literal["fixed", "fresh"] = "fresh"
+    """`fixed`: the same queries every iteration; `fresh`: a disjoint slice per iteration."""
+    slice_size: Positive = 400
+    """Queries per iteration under `fresh`."""
+
+
+class Model(Section):
+    source: str = "embedded"
+    """Policy 0: `embedded`, or a folder with a Hugging Face checkpoint."""
+
+
+class Sampling(Section):
+    engine: str = "transformers"
+    """`transformers`, or `package.module:Class` of an own sampler."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Number format of the weights while sampling."""
+    temperature: float = Field(1.0, ge=0)
+    """Softmax temperature; 0 is greedy."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Nucleus mass; 1 samples from the whole distribution."""
+    max_new_tokens: Positive = 64
+    """Token limit of a response, a guided prefix included."""
+    batch: Positive = 64
+    """Requests that the transformers engine computes together; part of the recipe since
+    rounding depends on it."""
+    system_prompt: str = ""
+    """Text of a system turn before the question; empty for none."""
+
+
+class Explore(Section):
+    shard_queries: Positive = 50
+    """Queries in one exploration shard: what losing a worker costs at most."""
+
+
+class TcSettings(Section):
+    limit: Positive | None = None
+    """L, examples kept per query at most; default max(1, K // 2)."""
+
+
+class ArSettings(Section):
+    budget: float = Field(1.0, gt=0)
+    """Second-round samples as a multiple of sum(K - k_i). At 1 that is exactly K - k_i a query."""
+    cap: Positive | None = None
+    """Most second-round samples of one query; default 2K."""
+
+
+class GrSettings(Section):
+    cuts: Positive = 4
+    """S, the number of cuts asked of a trajectory."""
+    reference: bool = False
+    """Allow the data set's own rationale as a trajectory where no success is at hand."""
+
+
+class Verify(Section):
+    math_timeout: float = Field(5.0, gt=0)
+    """Seconds that math-verify may take for one pair of answers."""
+
+
+class Lora(Section):
+    r: Positive = 16
+    """Rank."""
+    alpha: Positive = 32
+    """Scale numerator."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout on the adapter's input."""
+
+
+class Train(Section):
+    trainer: str = "transformers"
+    """`transformers`, or `package.module:Class` of an own trainer."""
+    init: Literal["base", "previous"] = "base"
+    """Begin from policy 0, or go on from the previous iteration's policy."""
+    pool: Literal["iteration", "all"] = "iteration"
+    """Train on this iteration's examples only, or on those of all iterations so far."""
+    epochs: Positive = 2
+    """Passes over the examples."""
+    match_steps: int | str | list[int] | None = None
+    """Gradient steps whatever the data: a number, one per iteration, or a run's name."""
+    batch: Positive = 48
+    """Examples per gradient step (global)."""
+    micro_batch: Positive = 48
+    """Examples computed at once on one device; gradients accumulate to `batch`."""
+    lr: float = Field(1e-3, gt=0)
+    """Peak learning rate of AdamW."""
+    warmup: float = Field(0.05, ge=0, lt=1)
+    """Share of the steps with rising learning rate; it falls to 0 by a cosine after that."""
+    weight_decay: float = Field(0.01, ge=0)
+    """AdamW's weight decay."""
+    clip: float = Field(1.0, gt=0)
+    """Largest gradient norm."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Number format of the weights while training."""
+    max_length: Positive = 512
+    """Longest example in tokens, images included; longer ones are dropped and counted."""
+    mask_prefix: bool = False
+    """Leave a guided prefix out of the loss."""
+    lora: Lora | None = None
+    """Train a LoRA adapter instead of all weights."""
+    freeze_vision: bool = True
+    """Keep the vision tower's and projector's weights."""
+    cpu_threads: Positive = 2
+    """Threads on a CPU; part of the recipe since the order of sums depends on it."""
+
+
+class Levels(Section):
+    k: int = Field(16, ge=0)
+    """Samples of policy 0 per query that decide its level; 0 takes iteration 1's first round."""
+
+
+class Evaluate(Section):
+    splits: list[Literal["dev", "test"]] = Field(default_factory=lambda: ["dev", "test"])
+    """Splits to score after every iteration; the best iteration is chosen on dev."""
+    limit: Positive | None = None
+    """First so many queries of each split; all by default."""
+
+
+class Recipe(Section):
+    """What is computed. Everything here that a stage reads is part of its key."""
+
+    name: str = Field("embedded", pattern=r"^[a-z0-9]([-a-z0-9]{0,18}[a-z0-9])?$")
+    """Short name; part of the default run name, of no key."""
+    strategy: str = "gr"
+    """vanilla, tc, rp, ar, gr, or a resampling and a reshaping rule joined by `+`."""
+    k: Positive = 8
+    """K, first-round samples per query."""
+    iterations: Positive = 5
+    """Rounds of self-improvement; not part of any key, so more can be added later."""
+    seed: int = Field(0, ge=0)
+    """Key of all randomness."""
+    data: Data = Data()
+    model: Model = Model()
+    sampling: Sampling = Sampling()
+    explore: Explore = Explore()
+    tc: TcSettings = TcSettings()
+    ar: ArSettings = ArSettings()
+    gr: GrSettings = GrSettings()
+    verify: Verify = Verify()
+    train: Train = Train()
+    levels: Levels = Levels()
+    evaluate: Evaluate = Evaluate()
+
+    @field_validator("strategy")
+    @classmethod
+    def _known_strategy(cls, value: str) -> str:
+        parts = sorted(value.lower().split("+"), key=lambda part: part not in RESAMPLING)
+        name = "+".join(parts)
+        if name not in STRATEGIES:
+            near = difflib.get_close_matches(name, STRATEGIES, 1, 0.3)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"unknown strategy {value!r}{hint} Known: {', '.join(STRATEGIES)}")
+        return name
+
+    @property
+    def run_name(self) -> str:
+        """`<recipe>-<strategy>-k<K>-s<seed>`, a DNS label of at most 30 characters."""
+        tail = f"-{self.strategy.replace('+', '-')}-k{self.k}-s{self.seed}"
+        return f"{self.name[: 30 - len(tail)].rstrip('-')}{tail}"[:30]
+
+    def pick(self, *fields: str) -> dict[str, Any]:
+        """These fields and no others (dotted names reach into sections), as a stage's settings."""
+        whole = self.model_dump(mode="json")
+        picked: dict[str, Any] = {}
+        for field in fields:
+            value: Any = whole
+            for part in field.split("."):
+                value = value[part]
+            picked[field] = value
+        return picked
+
+
+class S3(Section):
+    endpoint: str | None = None
+    """URL of an S3-compatible server; AWS by default."""
+    region: str | None = None
+    """Region name, where the server wants one."""
+    path_style: bool = True
+    """Address buckets in the path (MinIO and most others) instead of the host name."""
+    checksums: Literal["when_required", "when_supported"] = "when_required"
+    """Extra checksum headers; `when_required` suits servers that do not know them."""
+
+
+class Place(Section):
+    """Where and how wide. Nothing here is part of a stage key."""
+
+    store: str = "./si-runs"
+    """A folder, or s3://bucket/prefix."""
+    s3: S3 = S3()
+    workers: Positive | None = None
+    """Worker processes of a sharded stage; default: one per core, at most 8."""
+    retries: int = Field(2, ge=0)
+    """How often a stage's failed workers are started again."""
+
+    @property
+    def width(self) -> int:
+        return self.workers or min(8, os.cpu_count() or 1)
+
+
+def load(
+    path: Path | None = None,
+    flags: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> tuple[Recipe, Place]:
+    """Resolve recipe and place: defaults < file < environment < flags.
+
+    Args:
+        path: a YAML file with recipe keys, and the place's under `place`.
+        flags: dotted names to values; None values are ignored.
+        environment: `SI_<KEY>`, `__` between section and key (`SI_TRAIN__LR=1e-4`);
+            the place's keys begin with `SI_PLACE__` (`SI_STORE` is short for the store).
+
+    Raises:
+        RecipeError: unreadable file, unknown key, value of the wrong kind.
+    """
+    tree: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    if path is not None:
+        _merge(tree, _read_yaml(path), origin, str(path))
+    environment = os.environ if environment is None else environment
+    for variable in sorted(environment):
+        if variable == "SI_STORE":
+            dotted = "place.store"
+        elif match := re.fullmatch(r"SI_((?!_)[A-Z0-9_]+)", variable):
+            dotted = match.group(1).lower().replace("__", ".")
+            if variable in RESERVED:
+                continue
+        else:
+            continue
+        _merge(tree, nest(dotted, _scalar(environment[variable])), origin, variable)
+    for dotted, value in (flags or {}).items():
+        if value is not None:
+            _merge(tree, nest(dotted, value), origin, f"--{dotted}")
+    place = tree.pop("place", None) or {}
+    return _validate(Recipe, tree, origin, ""), _validate(Place, place, origin, "place.")
+
+
+RESERVED = ("SI_SCRATCH",)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise RecipeError(
+            f"The recipe file {path} cannot be read",
+            error.strerror or str(error),
+            "Give a YAML file to --recipe, or the name of a shipped recipe.",
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"The recipe file {path} is not YAML", str(error)) from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise RecipeError(f"The recipe file {path} holds no keys", f"found {tree!r}")
+    return tree
+
+
+def _scalar(text: str) -> Any:
+    """A value as YAML reads it; `1e-4`, which YAML takes for a word, becomes a number."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return text
+    return value
+
+
+def nest(dotted: str, value: Any) -> dict[str, Any]:
+    """`a.b`, 1 -> {"a": {"b": 1}}."""
+    for part in reversed(dotted.split(".")):
+        value = {part: value}
+    return typing.cast(dict[str, Any], value)
+
+
+def assignment(text: str) -> tuple[str, Any]:
+    """`train.lr=1e-4` as a dotted name and a value."""
+    name, sign, value = text.partition("=")
+    if not sign or not name:
+        raise RecipeError(f"--set {text!r} is not NAME=VALUE", "", "Example: --set train.lr=1e-4")
+    return name.strip(), _scalar(value)
+
+
+def _merge(
+    tree: dict[str, Any], more: Mapping[Any, Any], origin: dict[str, str], source: str, at: str = ""
+) -> None:
+    for key, value in more.items():
+        dotted = f"{at}{key}"
+        origin[dotted] = source
+        if isinstance(value, Mapping):
+            below = tree.get(key)
+            if not isinstance(below, dict):
+                below = tree[key] = {}
+            _merge(below, value, origin, source, f"{dotted}.")
+        else:
+            tree[key] = value
+
+
+Model_ = typing.TypeVar("Model_", bound=BaseModel)
+
+
+def _validate(
+    model: type[Model_], tree: dict[str, Any], origin: dict[str, str], prefix: str
+) -> Model_:
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        lines, ways = [], ["Show every key with its meaning: si-ctl config schema"]
+        for issue in error.errors(include_url=False):
+            name = prefix + ".".join(
+                str(part) for part in issue["loc"] if not str(part).startswith("function-")
+            )
+            source = origin.get(name, "")
+            where = f" (from {source})" if source else ""
+            if issue["type"] == "extra_forbidden":
+                # `place.` keys are known to the file's reader, though they are another model's.
+                known = [*keys(Recipe), *(f"place.{key}" for key in keys(Place))]
+                near = difflib.get_close_matches(name, known, 1, 0.5)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                lines.append(f"unknown key {name}{where}{hint}")
+            else:
+                message = issue["msg"].removeprefix("Value error, ")
+                lines.append(f"{name}{where}: {message}")
+        raise RecipeError(
+            f"The {'place' if prefix else 'recipe'} cannot be used: {lines[0]}",
+            "\n".join(lines[1:]),
+            tuple(ways),
+        ) from None
+
+
+def keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """All dotted names of a model's settings."""
+    for name, info in model.model_fields.items():
+        below = _section(info.annotation)
+        yield f"{prefix}{name}"
+        if below is not None:
+            yield from keys(below, f"{prefix}{name}.")
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    for kind in typing.get_args(annotation) or (annotation,):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return kind
+    return None
+
+
+def differences(old: Recipe, new: Recipe) -> list[str]:
+    """`name: old -> new` for every setting that differs and matters to what is computed."""
+    before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    names = sorted((before.keys() | after.keys()) - {"iterations", "name"})
+    return [
+        f"{name}: {before.get(name)} -> {after.get(name)}"
+        for name in names
+        if before.get(name) != after.get(name)
+    ]
+
+
+def _flat(tree: Mapping[str, Any], at: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{at}{key}.")
+        else:
+            flat[f"{at}{key}"] = value
+    return flat

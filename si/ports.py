@@ -1,0 +1,109 @@
+"""The four places where the outside begins: storage, compute, sampling, training."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from si.records import Request, Sampled, TrainingRow
+
+if TYPE_CHECKING:
+    from si.artifacts import Spec
+
+
+class Store(Protocol):
+    """A place for bytes under `/`-separated addresses: a folder or a bucket.
+
+    An address is relative, has no empty, `.` or `..` part, and is never reused
+    for other bytes. All methods raise `StoreUnavailable` (exit 4) when the place
+    does not answer, is full, or refuses.
+    """
+
+    url: str
+
+    def put(self, address: str, data: bytes | Path) -> None:
+        """Write bytes, or a file's, at an attempt-unique address; visible whole or not at all."""
+        ...
+
+    def create(self, address: str, data: bytes) -> bool:
+        """Put `data` only if nothing is at `address`; False if something is.
+
+        After a lost answer an adapter may retry and so report False for its own
+        success: callers read what is there and compare (`artifacts.settle`).
+        """
+        ...
+
+    def get(self, address: str) -> bytes:
+        """All bytes at `address`; raises `ArtifactMissing`."""
+        ...
+
+    def fetch(self, address: str, path: Path) -> tuple[int, str]:
+        """Stream into `path`; the size and SHA-256 of what was received."""
+        ...
+
+    def exists(self, address: str) -> bool:
+        """Whether something is committed at `address`."""
+        ...
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """Addresses of everything below `prefix` (a whole address part), sorted."""
+        ...
+
+
+class Sampler(Protocol):
+    """A policy that answers. One object holds one loaded policy."""
+
+    def sample(self, requests: Sequence[Request]) -> Iterator[list[Sampled]]:
+        """For each request in turn, one continuation per seed.
+
+        What is drawn for a seed depends on the request and, at most, on the
+        other requests of the same call: never on earlier calls.
+        """
+        ...
+
+    def decode(self, token_ids: Sequence[int]) -> tuple[str, list[int]]:
+        """The ids as text without special tokens, and for each token the number of
+        characters covered once it is there."""
+        ...
+
+
+class Trainer(Protocol):
+    """Turns examples into a policy."""
+
+    def train(
+        self,
+        rows: Sequence[TrainingRow],
+        start: Path,
+        base: Path,
+        out: Path,
+        settings: dict[str, Any],
+        seed: int,
+    ) -> dict[str, Any]:
+        """Train from the policy at `start` and write an HF folder to `out`.
+
+        Args:
+            rows: examples in stored order; the trainer shuffles them by `seed`.
+            start: policy to begin from, an HF folder or a PEFT adapter folder.
+            base: policy 0; the same as `start` unless that is an adapter.
+            out: an empty folder to write the policy to.
+            settings: the recipe's `train` section, with `steps` (int or None) in it.
+            seed: key for shuffling and initialisation.
+
+        Returns:
+            Deterministic facts: steps, examples, tokens, dropped, losses (one a step).
+        """
+        ...
+
+
+Event = dict[str, Any]
+
+
+class Cluster(Protocol):
+    """Runs a stage's script somewhere, as wide as the Place says, until its shards are in."""
+
+    def run(self, spec: "Spec", on_event: Callable[[Event], None]) -> None:
+        """Work on `spec` until its workers end.
+
+        Raises `StageFailed` with the workers' exit code. Returning does not mean
+        that the stage is whole: the manifest alone says so.
+        """
+        ...
