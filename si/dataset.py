@@ -81,7 +81,7 @@ class Dataset:
         ]
 
     def images(self, query_ids: Iterable[str]) -> dict[str, tuple[bytes, ...]]:
-        """Encoded images by query id; parts without any of the ids are read only up to their ids."""
+        """Encoded images by query id; of parts without any of them only the ids are read."""
         wanted = pa.array(sorted(set(query_ids)), pa.string())
         found: dict[str, tuple[bytes, ...]] = {}
         for shard in self._parts(None):
