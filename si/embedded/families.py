@@ -1,0 +1,461 @@
+"""Two families of visual-reasoning queries with graded difficulty, made from nothing.
+
+`tiles`: nine coloured tiles with a digit each; add and subtract the digits of the
+named colours, in any order. `cone`: a cone with its height and slant height
+written on it; the radius follows by Pythagoras, then the surface.
+
+A query is a plain dict with the keys query_id, family, images (PNG bytes),
+question, answer, answer_kind, difficulty (1..5) and rationale (worked steps, one
+a line, the last one `Answer: ...`). Every image is 84 x 84 pixels: 3 x 3 cells
+of 28, and one cell is one image token of the embedded policy.
+
+Which split a query belongs to is decided by its content, so no query can be in
+two splits, whatever the seeds. Pixels depend on no font and no library: the
+glyphs are below and all drawing is integer arithmetic on arrays. `random.Random`
+is used through `random()` alone, the one method whose sequence Python promises
+to keep.
+"""
+
+import hashlib
+import io
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from si.randomness import keyed_rng
+
+Pixels = npt.NDArray[np.uint8]
+Mix = Mapping[tuple[str, int], int]
+
+CELL = 28
+SIZE = 3 * CELL
+DIFFICULTIES = (1, 2, 3, 4, 5)
+
+# Shares of the content space in 1/256: hash byte below 96 -> policy, and so on.
+SPLIT_BOUNDS = (("policy", 96), ("train", 192), ("dev", 224), ("test", 256))
+SPLITS = tuple(name for name, _ in SPLIT_BOUNDS)
+
+COLOURS: dict[str, tuple[int, int, int]] = {
+    "red": (216, 44, 40),
+    "blue": (44, 76, 208),
+    "green": (40, 148, 60),
+    "yellow": (244, 216, 48),
+    "orange": (244, 140, 32),
+    "purple": (128, 52, 160),
+    "pink": (248, 156, 196),
+    "brown": (120, 76, 44),
+    "cyan": (72, 208, 216),
+}
+
+# Right triangles (leg, leg, hypotenuse) with every side below 42.
+TRIPLES = (
+    *((3 * m, 4 * m, 5 * m) for m in range(1, 9)),
+    *((5 * m, 12 * m, 13 * m) for m in range(1, 4)),
+    *((8 * m, 15 * m, 17 * m) for m in range(1, 3)),
+    (7, 24, 25),
+    (20, 21, 29),
+    (12, 35, 37),
+    (9, 40, 41),
+)
+
+_GLYPHS = {
+    "0": "01110 10001 10011 10101 11001 10001 01110",
+    "1": "00100 01100 00100 00100 00100 00100 01110",
+    "2": "01110 10001 00001 00110 01000 10000 11111",
+    "3": "11110 00001 00001 01110 00001 00001 11110",
+    "4": "00010 00110 01010 10010 11111 00010 00010",
+    "5": "11111 10000 11110 00001 00001 10001 01110",
+    "6": "00110 01000 10000 11110 10001 10001 01110",
+    "7": "11111 00001 00010 00100 01000 01000 01000",
+    "8": "01110 10001 10001 01110 10001 10001 01110",
+    "9": "01110 10001 10001 01111 00001 00010 01100",
+}
+# Digit -> boolean mask of 14 x 10 pixels: the 7 x 5 glyph at twice its size.
+GLYPHS: dict[str, npt.NDArray[np.bool_]] = {
+    digit: np.kron(
+        np.array([[c == "1" for c in row] for row in rows.split()]), np.ones((2, 2), dtype=bool)
+    )
+    for digit, rows in _GLYPHS.items()
+}
+
+_ROW, _COLUMN = np.mgrid[0:SIZE, 0:SIZE]
+
+
+@dataclass(frozen=True, slots=True)
+class Puzzle:
+    """A query before it has an identity: its picture and words, and what they were made from.
+
+    `picture` is (84, 84, 3) RGB. `cells` names what can be read in each of the nine
+    cells, row by row: (colour, number), or None where there is nothing to read.
+    """
+
+    picture: Pixels
+    question: str
+    answer: str
+    rationale: str
+    cells: tuple[tuple[str, int] | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A kind of query. `compose(difficulty, rng)` draws one; steps end at `separator`."""
+
+    name: str
+    description: str
+    compose: Callable[[int, random.Random], Puzzle]
+    separator: str = "\n"
+    answer_kind: str = "number"
+
+
+def _below(rng: random.Random, bound: int) -> int:
+    """A whole number in 0..bound-1."""
+    return int(rng.random() * bound)
+
+
+def _shuffled(rng: random.Random, items: Sequence[Any]) -> list[Any]:
+    """`items` in random order (Fisher-Yates)."""
+    out = list(items)
+    for i in range(len(out) - 1, 0, -1):
+        j = _below(rng, i + 1)
+        out[i], out[j] = out[j], out[i]
+    return out
+
+
+def _tint(rng: random.Random, colour: str) -> tuple[int, int, int]:
+    """A shade of `colour`, at most 10 of 255 off in each channel."""
+    r, g, b = (min(255, max(0, base - 10 + _below(rng, 21))) for base in COLOURS[colour])
+    return r, g, b
+
+
+def _write(picture: Pixels, number: int, top: int, left: int, paper: tuple[int, ...]) -> None:
+    """Writes `number` with its corner at (top, left) in black or white, whatever `paper` takes."""
+    ink = 0 if 3 * paper[0] + 6 * paper[1] + paper[2] > 1100 else 255
+    for digit in str(number):
+        glyph = GLYPHS[digit]
+        picture[top : top + glyph.shape[0], left : left + glyph.shape[1]][glyph] = ink
+        left += glyph.shape[1] + 2
+
+
+# --- tiles ---------------------------------------------------------------------------------
+
+
+def tile_steps(terms: Sequence[tuple[int, str, int]], order: Sequence[int]) -> str:
+    """The worked solution that takes `terms` in `order`, with a running total.
+
+    Args:
+        terms: (sign, colour, digit) with sign +1 or -1, as the question names them.
+        order: a permutation of range(len(terms)); every one of them is valid, since a
+            running total may be negative.
+    """
+    total, lines = 0, []
+    for i in order:
+        sign, colour, digit = terms[i]
+        total += sign * digit
+        lines.append(f"{'+' if sign > 0 else '-'} {colour} {digit} = {total}")
+    return "\n".join([*lines, f"Answer: {total}"])
+
+
+def _compose_tiles(difficulty: int, rng: random.Random) -> Puzzle:
+    """Nine tiles and a sum of `difficulty` terms; the first term is always added."""
+    colours = _shuffled(rng, list(COLOURS))
+    digits = [1 + _below(rng, 9) for _ in colours]
+    backdrop = 200 + _below(rng, 56)
+    picture = np.full((SIZE, SIZE, 3), backdrop, dtype=np.uint8)
+    for cell, (colour, digit) in enumerate(zip(colours, digits, strict=True)):
+        top, left = CELL * (cell // 3), CELL * (cell % 3)
+        paper = _tint(rng, colour)
+        picture[top + 1 : top + CELL - 1, left + 1 : left + CELL - 1] = paper
+        _write(picture, digit, top + 4 + _below(rng, 7), left + 6 + _below(rng, 7), paper)
+    named = _shuffled(rng, range(9))[:difficulty]
+    signs = [1, *(1 if rng.random() < 0.5 else -1 for _ in named[1:])]
+    terms = [(s, colours[i], digits[i]) for s, i in zip(signs, named, strict=True)]
+    words = [f"{'plus' if sign > 0 else 'minus'} {colour}" for sign, colour, _ in terms]
+    question = "Compute " + " ".join(words).removeprefix("plus ") + "."
+    return Puzzle(
+        picture=picture,
+        question=question,
+        answer=str(sum(sign * digit for sign, _, digit in terms)),
+        rationale=tile_steps(terms, _shuffled(rng, range(difficulty))),
+        cells=tuple(zip(colours, digits, strict=True)),
+    )
+
+
+# --- cone ----------------------------------------------------------------------------------
+
+_CONE_ASKS = {
+    1: "What is the {side}?",
+    2: "What is the radius?",
+    3: "What is the lateral area, as a multiple of pi?",
+    4: "What is the total area, as a multiple of pi?",
+    5: "What is the total area of a copy {scale} times as large, as a multiple of pi?",
+}
+
+
+def cone_steps(
+    difficulty: int,
+    height: tuple[str, int],
+    slant: tuple[str, int],
+    *,
+    side: str = "slant height",
+    scale: int = 1,
+    slant_first: bool = False,
+    base_first: bool = False,
+) -> str:
+    """The worked solution of a cone query.
+
+    Args:
+        difficulty: 1 reads `side` off, 2 finds the radius, 3 the lateral area over pi,
+            4 the total area over pi, 5 that of a copy `scale` times as large.
+        height: its (colour, length).
+        slant: the slant height's (colour, length).
+        side: "height" or "slant height", what difficulty 1 asks for.
+        scale: the copy's size in difficulty 5.
+        slant_first: reads the slant height before the height; both orders are valid.
+        base_first: finds the base's area before the lateral one; both orders are valid.
+    """
+    h, s = height[1], slant[1]
+    readings = [f"height {height[0]} {h}", f"slant {slant[0]} {s}"]
+    if difficulty == 1:
+        asked = 1 if side == "slant height" else 0
+        return f"{readings[asked]}\nAnswer: {(h, s)[asked]}"
+    lines = readings[::-1] if slant_first else readings
+    r = round((s * s - h * h) ** 0.5)
+    lines += [f"square {s * s} - {h * h} = {r * r}", f"radius {r}"]
+    result = r
+    if difficulty >= 3:
+        result = r * s
+        areas = [f"lateral {r} * {s} = {r * s}"]
+        if difficulty >= 4:
+            areas.append(f"base {r} * {r} = {r * r}")
+            result = r * s + r * r
+        lines += areas[::-1] if base_first else areas
+    if difficulty >= 4:
+        lines.append(f"total {r * s} + {r * r} = {result}")
+    if difficulty >= 5:
+        result *= scale * scale
+        lines.append(f"copy {scale * scale} * {result // scale**2} = {result}")
+    return "\n".join([*lines, f"Answer: {result}"])
+
+
+def _draw_line(
+    picture: Pixels, start: tuple[int, int], end: tuple[int, int], paint: tuple[int, ...]
+) -> None:
+    """A line two pixels wide between two (row, column) points."""
+    n = max(abs(end[0] - start[0]), abs(end[1] - start[1]))
+    for i in range(n + 1):
+        row = start[0] + (end[0] - start[0]) * i // n
+        column = start[1] + (end[1] - start[1]) * i // n
+        picture[row : row + 2, column : column + 2] = paint
+
+
+def _compose_cone(difficulty: int, rng: random.Random) -> Puzzle:
+    """A cone with its height and slant height; what is asked grows with `difficulty`."""
+    legs = TRIPLES[_below(rng, len(TRIPLES))]
+    swap = _below(rng, 2)
+    h, s = legs[swap], legs[2]
+    colours = _shuffled(rng, list(COLOURS))
+    (h_paint, s_paint) = (_tint(rng, colour) for colour in colours[:2])
+
+    # The body: a triangle over half an ellipse, lighter than any label.
+    apex = (3 + _below(rng, 5), SIZE // 2 - 4 + _below(rng, 9))
+    foot, half, depth = 66 + _below(rng, 5), 30 + _below(rng, 7), 6 + _below(rng, 4)
+    centre = apex[1]
+    picture = np.full((SIZE, SIZE, 3), 236 + _below(rng, 20), dtype=np.uint8)
+    body = (_ROW >= apex[0]) & (_ROW <= foot)
+    body &= abs(_COLUMN - centre) * (foot - apex[0]) <= half * (_ROW - apex[0])
+    body |= ((_COLUMN - centre) * depth) ** 2 + ((_ROW - foot) * half) ** 2 <= (half * depth) ** 2
+    picture[body] = tuple(176 + _below(rng, 40) for _ in range(3))
+
+    # The slant height is drawn on either side, each label on its own line's plate.
+    side = 1 if _below(rng, 2) else -1
+    rim = min(SIZE - 2, max(0, centre + side * half))
+    _draw_line(picture, apex, (foot, centre), h_paint)
+    _draw_line(picture, apex, (foot, rim), s_paint)
+    cells: list[tuple[str, int] | None] = [None] * 9
+    places = (1 + 3 * (1 + _below(rng, 2)), 1 + side + 3 * _below(rng, 3))
+    for cell, colour, paint, number in zip(
+        places, colours[:2], (h_paint, s_paint), (h, s), strict=True
+    ):
+        top = CELL * (cell // 3) + 1 + _below(rng, 7)
+        left = CELL * (cell % 3) + _below(rng, 3)
+        picture[top : top + 20, left : left + 26] = paint
+        _write(picture, number, top + 3, left + (2 if number > 9 else 8), paint)
+        cells[cell] = (colour, number)
+
+    asked = ("height", "slant height")[_below(rng, 2)]
+    scale = 2 + _below(rng, 2)
+    ask = _CONE_ASKS[difficulty].format(side=asked, scale=scale)
+    rationale = cone_steps(
+        difficulty,
+        (colours[0], h),
+        (colours[1], s),
+        side=asked,
+        scale=scale,
+        slant_first=rng.random() < 0.5,
+        base_first=rng.random() < 0.5,
+    )
+    return Puzzle(
+        picture=picture,
+        question=f"Height {colours[0]}, slant height {colours[1]}. {ask}",
+        answer=rationale.rsplit(" ", 1)[1],
+        rationale=rationale,
+        cells=tuple(cells),
+    )
+
+
+FAMILIES: dict[str, Family] = {
+    "tiles": Family(
+        "tiles",
+        "Add and subtract the digits on coloured tiles; difficulty is the number of terms, "
+        "and the terms may be taken in any order.",
+        _compose_tiles,
+    ),
+    "cone": Family(
+        "cone",
+        "Read a cone's height and slant height, find its radius by Pythagoras, then its "
+        "lateral or total area as a multiple of pi; difficulty is how far along that way.",
+        _compose_cone,
+    ),
+}
+
+# A slice of training queries: long-tailed, 160/120/60/40/20 over the difficulties.
+TRAIN_MIX: dict[tuple[str, int], int] = {
+    (family, difficulty): total // len(FAMILIES)
+    for family in FAMILIES
+    for difficulty, total in zip(DIFFICULTIES, (160, 120, 60, 40, 20), strict=True)
+}
+
+
+def uniform_mix(total: int) -> dict[tuple[str, int], int]:
+    """`total` queries in equal shares for every family and difficulty.
+
+    Raises:
+        ValueError: if `total` is no multiple of the number of shares (10).
+    """
+    share, rest = divmod(total, len(FAMILIES) * len(DIFFICULTIES))
+    if rest:
+        raise ValueError(f"{total} queries do not divide into equal shares")
+    return {(family, difficulty): share for family in FAMILIES for difficulty in DIFFICULTIES}
+
+
+DEV_MIX = uniform_mix(200)
+TEST_MIX = uniform_mix(500)
+
+
+# --- identity, splits, generation ----------------------------------------------------------
+
+
+def content_digest(images_rgb: Sequence[Pixels], question: str, answer: str) -> bytes:
+    """SHA-256 over what a query is: its pixels, question and answer.
+
+    Every part is preceded by its kind and length, so no two contents share a digest by
+    running into one another.
+
+    Args:
+        images_rgb: arrays (height, width, 3) of RGB bytes.
+        question: the question's text.
+        answer: the reference answer's text.
+    """
+    digest = hashlib.sha256()
+    for image in images_rgb:
+        height, width, _ = image.shape
+        digest.update(b"image %d %d\n" % (width, height))
+        digest.update(np.ascontiguousarray(image, dtype=np.uint8).tobytes())
+    for name, text in ((b"question", question), (b"answer", answer)):
+        packed = text.encode()
+        digest.update(b"%s %d\n" % (name, len(packed)))
+        digest.update(packed)
+    return digest.digest()
+
+
+def content_id(images_rgb: Sequence[Pixels], question: str, answer: str) -> str:
+    """A query's id: the first 16 hex digits of its content's digest."""
+    return content_digest(images_rgb, question, answer)[:8].hex()
+
+
+def split_of(query_id: str) -> str:
+    """The one split that a query of this id can be in: policy, train, dev or test."""
+    # Hashed again, so that ids sorted within a split still look uniform.
+    byte = hashlib.sha256(query_id.encode()).digest()[0]
+    return next(name for name, bound in SPLIT_BOUNDS if byte < bound)
+
+
+def _png(picture: Pixels) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(picture).save(out, format="PNG", compress_level=1)
+    return out.getvalue()
+
+
+def compose(
+    split: str, mix: Mix, seed: int, *, seen: set[str] | None = None
+) -> list[tuple[str, str, int, Puzzle]]:
+    """Draws puzzles of one split: (query_id, family, difficulty, puzzle), in random order.
+
+    Args:
+        split: policy, train, dev or test.
+        mix: how many queries of each (family, difficulty).
+        seed: equal seeds give equal puzzles on every machine.
+        seen: ids to leave out; the new ones are added to it.
+
+    Raises:
+        ValueError: for a split, family or difficulty that does not exist.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"no split {split!r}: {', '.join(SPLITS)}")
+    seen = set() if seen is None else seen
+    out: list[tuple[str, str, int, Puzzle]] = []
+    for (name, difficulty), count in sorted(mix.items()):
+        if name not in FAMILIES or difficulty not in DIFFICULTIES:
+            raise ValueError(f"no family {name!r} with difficulty {difficulty}")
+        rng = keyed_rng("embedded", seed, split, name, difficulty)
+        while count > 0:
+            puzzle = FAMILIES[name].compose(difficulty, rng)
+            query_id = content_id([puzzle.picture], puzzle.question, puzzle.answer)
+            if split_of(query_id) == split and query_id not in seen:
+                seen.add(query_id)
+                out.append((query_id, name, difficulty, puzzle))
+                count -= 1
+    return _shuffled(keyed_rng("embedded", seed, split, "order"), out)
+
+
+def generate(
+    split: str, mix: Mix, seed: int, *, seen: set[str] | None = None
+) -> list[dict[str, Any]]:
+    """Makes the queries of one split; arguments and errors as for `compose`.
+
+    Returns:
+        Dicts with the keys query_id, family, images, question, answer, answer_kind,
+        difficulty and rationale, in random order.
+    """
+    return [
+        {
+            "query_id": query_id,
+            "family": family,
+            "images": [_png(puzzle.picture)],
+            "question": puzzle.question,
+            "answer": puzzle.answer,
+            "answer_kind": FAMILIES[family].answer_kind,
+            "difficulty": difficulty,
+            "rationale": puzzle.rationale,
+        }
+        for query_id, family, difficulty, puzzle in compose(split, mix, seed, seen=seen)
+    ]
+
+
+def generate_slices(split: str, mix: Mix, seed: int, count: int) -> list[list[dict[str, Any]]]:
+    """`count` disjoint slices of `mix` each, one an iteration.
+
+    Asking for more slices leaves the first ones as they are.
+    """
+    seen: set[str] = set()
+    return [generate(split, mix, keyed_seed_of(seed, i), seen=seen) for i in range(count)]
+
+
+def keyed_seed_of(seed: int, index: int) -> int:
+    """The seed of slice `index`; slice 0 is what `generate` gives for `seed` itself."""
+    return seed if index == 0 else keyed_rng("embedded", "slice", seed, index).getrandbits(62)
