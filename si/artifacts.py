@@ -247,6 +247,11 @@ def settle(store: Store, address: str, data: bytes) -> tuple[bool, bytes]:
     return standing == data, standing
 
 
+def announce(store: Store, spec: Spec) -> None:
+    """Put the spec, so that workers and readers find it; the first one stands."""
+    settle(store, f"{spec.address}/spec.json", canonical(spec.to_json()))
+
+
 def shard_address(address: str, shard: int) -> str:
     return f"{address}/shards/{shard:05d}.json"
 

@@ -141,7 +141,7 @@ class Levels(Section):
 
 
 class Evaluate(Section):
-    splits: list[Literal["dev", "test"]] = Field(default_factory=lambda: ["dev", "test"])
+    splits: list[Literal["dev", "test"]] = Field(default=["dev", "test"])
     """Splits to score after every iteration; the best iteration is chosen on dev."""
     limit: Positive | None = None
     """First so many queries of each split; all by default."""
@@ -398,3 +398,13 @@ def _flat(tree: Mapping[str, Any], at: str = "") -> dict[str, Any]:
         else:
             flat[f"{at}{key}"] = value
     return flat
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema of a recipe file: the recipe's keys, and the place's under `place`."""
+    whole = Recipe.model_json_schema()
+    place = Place.model_json_schema()
+    whole.setdefault("$defs", {}).update(place.pop("$defs", {}))
+    whole["$defs"]["Place"] = place
+    whole["properties"]["place"] = {"$ref": "#/$defs/Place"}
+    return whole

@@ -1,0 +1,220 @@
+"""This machine as a cluster: a stage's workers as processes, from the scripts that pods run.
+
+Importing torch and transformers takes longer than most stages of a small run, so
+workers are forked from one server process that has imported them
+(multiprocessing's forkserver); each is a process of its own all the same, and
+shares nothing with the controller but the store.
+"""
+
+import fcntl
+import hashlib
+import json
+import multiprocessing
+import os
+import runpy
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+from si.artifacts import Spec
+from si.config import Place
+from si.errors import RETRY, UNUSABLE, RunBusy, SiError, StageFailed
+from si.ports import Event
+from si.work import place_environment, script
+
+CONTEXT = multiprocessing.get_context("forkserver")
+
+
+def _end_with_controller() -> None:
+    """Leave when the controller dies: its orphans would do work that nobody waits for."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(RETRY)
+
+
+def _worker(path: str, argv: list[str], env: dict[str, str], log: str, events: Connection) -> None:
+    """In the worker: standard output goes to the controller, standard error to the log."""
+    os.dup2(events.fileno(), 1)
+    with Path(log).open("a") as file:
+        os.dup2(file.fileno(), 2)
+    os.environ.update(env)
+    threading.Thread(target=_end_with_controller, daemon=True).start()
+    sys.argv = [path, *argv]
+    runpy.run_path(path, run_name="__main__")
+
+
+def local_folder(store: str) -> Path:
+    """Where logs and reports of runs lie on this machine: in the store, if that is a folder."""
+    if "://" not in store:
+        return Path(store)
+    return Path(store.removeprefix("file://")) if store.startswith("file://") else Path("si-runs")
+
+
+@contextmanager
+def exclusive(store: str, run: str) -> Iterator[Path]:
+    """Hold the run's lock on this machine; yields a scratch folder that only its holder uses.
+
+    The lock keeps two controllers from doing the work twice. Safety does not hang on
+    it: two runs at once would still commit every artefact once.
+
+    Raises:
+        RunBusy: if another process holds it.
+    """
+    name = hashlib.sha256(f"{store}\n{run}".encode()).hexdigest()[:16]
+    folder = Path(tempfile.gettempdir()) / f"si-ctl-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise SiError(f"{folder} belongs to somebody else", "", "Set TMPDIR to a folder of yours.")
+    with (folder / f"{name}.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            raise RunBusy(
+                f"Another si-ctl is working on the run {run}",
+                f"process {lock.read().strip() or 'unknown'}, store {store}",
+                (
+                    "Watch it: si-ctl status " + run,
+                    "Wait for it to end, or stop it with Ctrl-C, and run the same command again.",
+                    "Or give this run another name: --run NAME",
+                ),
+            ) from None
+        lock.seek(0)
+        lock.truncate()
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield folder / name
+
+
+class LocalCluster:
+    """Implements `si.ports.Cluster` by processes on this machine."""
+
+    def __init__(self, place: Place, logs: Path, scratch: Path, preload: str):
+        """Args:
+        place: store, number of workers, retries.
+        logs: folder for the workers' logs, one file a worker.
+        scratch: folder for the workers' temporary files; emptied here and after each stage.
+        preload: module that the server imports before the first worker is forked.
+        """
+        self.place = place
+        self.logs = logs
+        self.scratch = scratch
+        shutil.rmtree(scratch, ignore_errors=True)  # a killed controller's
+        logs.mkdir(parents=True, exist_ok=True)
+        CONTEXT.set_forkserver_preload([preload])
+
+    def warm_up(self) -> None:
+        """Start the server now, so that its imports overlap with what comes before a stage."""
+        from multiprocessing import forkserver
+
+        forkserver.ensure_running()
+
+    def run(self, spec: Spec, on_event: Callable[[Event], None]) -> None:
+        """See `Cluster.run`. Workers that ask for it (exit 4, or a signal) are started again."""
+        workers = min(self.place.width, spec.shards)
+        pending = list(range(workers))
+        for attempt in range(1 + self.place.retries):
+            codes = self._attempt(spec, pending, workers, on_event)
+            failed = {worker: code for worker, code in codes.items() if code}
+            if not failed:
+                return
+            final = {w: c for w, c in failed.items() if c > 0 and c != RETRY}
+            if final or attempt == self.place.retries:
+                self._fail(spec, final or failed)
+            pending = sorted(failed)
+            on_event({"event": "retry", "stage": spec.stage, "workers": pending})
+
+    def _attempt(
+        self,
+        spec: Spec,
+        pending: list[int],
+        workers: int,
+        on_event: Callable[[Event], None],
+    ) -> dict[int, int]:
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        environment = place_environment(self.place) | {"SI_SCRATCH": str(self.scratch)}
+        running: dict[int, tuple[ForkServerProcess, Connection]] = {}
+        self.errors: dict[int, Event] = {}
+        try:
+            for worker in pending:
+                receiver, sender = CONTEXT.Pipe(duplex=False)
+                argv = ["--address", spec.address]
+                argv += ["--worker", str(worker), "--workers", str(workers)]
+                log = str(self.log(spec, worker))
+                process = CONTEXT.Process(
+                    target=_worker,
+                    args=(str(script(spec.stage)), argv, environment, log, sender),
+                    name=f"{spec.stage}-{worker}",
+                )
+                process.start()
+                sender.close()
+                running[worker] = (process, receiver)
+            self._listen({w: receiver for w, (_, receiver) in running.items()}, on_event)
+            for process, _ in running.values():
+                process.join()
+            return {w: process.exitcode or 0 for w, (process, _) in running.items()}
+        finally:
+            for process, receiver in running.values():
+                if process.is_alive():
+                    process.kill()
+                process.join()
+                receiver.close()
+            shutil.rmtree(self.scratch, ignore_errors=True)
+
+    def _listen(self, receivers: dict[int, Connection], on_event: Callable[[Event], None]) -> None:
+        """Pass on the workers' event lines until all have closed their standard output."""
+        rest = dict.fromkeys(receivers, b"")
+        of = {receiver.fileno(): worker for worker, receiver in receivers.items()}
+        while of:
+            for fd in wait(list(of)):
+                assert isinstance(fd, int)
+                worker = of[fd]
+                data = os.read(fd, 65536)
+                if not data:
+                    del of[fd]
+                    continue
+                *lines, rest[worker] = (rest[worker] + data).split(b"\n")
+                for line in lines:
+                    self._hear(worker, line, on_event)
+
+    def _hear(self, worker: int, line: bytes, on_event: Callable[[Event], None]) -> None:
+        try:
+            event = json.loads(line)
+        except ValueError:
+            return  # a library's chatter
+        if isinstance(event, dict) and "event" in event:
+            if event["event"] == "error":
+                self.errors[worker] = event
+            on_event({**event, "worker": worker})
+
+    def log(self, spec: Spec, worker: int) -> Path:
+        return self.logs / f"{spec.stage}-{spec.name}-{spec.key[:12]}-w{worker}.log"
+
+    def _fail(self, spec: Spec, codes: dict[int, int]) -> None:
+        worker, code = sorted(codes.items())[0]
+        log = self.log(spec, worker)
+        said = self.errors.get(worker)
+        if said:
+            raise StageFailed(
+                said["headline"],
+                f"{said['detail']}\nin stage {spec.stage}, {spec.address}; log {log}",
+                tuple(said["ways_out"]),
+                exit_code=code if code > 0 else RETRY,
+            )
+        ended = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+        hint = "The system kills processes when memory runs out: try fewer workers (--workers)."
+        last = log.read_text(errors="replace").strip().splitlines()[-12:] if log.exists() else []
+        raise StageFailed(
+            f"Stage {spec.stage} failed: worker {worker} {ended}",
+            "\n".join([f"last lines of {log}:", *last]),
+            ("Run the same command again; it resumes.", *([hint] if code == -9 else [])),
+            exit_code=code if code in (RETRY, UNUSABLE) else RETRY if code < 0 else 1,
+        )

@@ -1,0 +1,1 @@
+"""What every worker needs, imported once in the fork server."""

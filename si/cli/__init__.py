@@ -1,0 +1,64 @@
+"""The command line: one file per verb, and the only place where errors become words.
+
+Nothing heavy is imported here: a verb imports what it needs when it runs, so that
+`si-ctl --help` is about as fast as an empty typer program.
+"""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from si import __version__
+from si.cli import compare, config, data, iterate, report, status
+from si.errors import SiError
+
+app = typer.Typer(
+    name="si-ctl",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Self-improvement of vision-language models with head-tail re-balancing.",
+)
+for verb in (iterate, status, report, compare, data, config):
+    verb.register(app)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"si-ctl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run a command; end with an exit code that says whether trying again makes sense."""
+    try:
+        app()
+    except SiError as error:
+        typer.secho(f"\n{error.headline}", fg="red", bold=True, err=True)
+        for line in error.detail.splitlines():
+            typer.echo(f"  {line}", err=True)
+        if error.ways_out:
+            typer.echo("What to try:", err=True)
+        for way in error.ways_out:
+            typer.echo(f"  - {way}", err=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # The reader of our output left (`| head`); nothing is wrong.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""`si-ctl iterate`: run the loop, or resume it."""
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from si.cli.options import RecipeOption, SetOption, StoreOption, resolve
+
+if TYPE_CHECKING:
+    from si.adapters.local import LocalCluster
+    from si.config import Place, Recipe
+    from si.loop import Run
+    from si.ports import Store
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(iterate)
+
+
+def iterate(
+    strategy: Annotated[
+        str | None,
+        typer.Option(help="vanilla, tc, rp, ar, gr, or a composition such as gr+tc."),
+    ] = None,
+    k: Annotated[int | None, typer.Option(help="Samples per query in the first round.")] = None,
+    iterations: Annotated[int | None, typer.Option(help="Rounds of self-improvement.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Key of all randomness.")] = None,
+    recipe: RecipeOption = None,
+    run: Annotated[
+        str | None, typer.Option(help="The run's name; by default recipe-strategy-kK-sSEED.")
+    ] = None,
+    store: StoreOption = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Worker processes; one per core by default.")
+    ] = None,
+    settings: SetOption = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Begin a new generation of the run; deletes nothing.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be made; make nothing.")
+    ] = False,
+) -> None:
+    """Improve a policy on its own correct answers, round after round.
+
+    The same command again resumes: what is committed is not done again.
+    """
+    flags = {
+        "strategy": strategy,
+        "k": k,
+        "iterations": iterations,
+        "seed": seed,
+        "place.store": store,
+        "place.workers": workers,
+    }
+    computed, place = resolve(recipe, settings, flags)
+    from si.adapters.stores import open_store
+
+    where = open_store(place)
+    computed = match_steps(where, computed)
+    name = run_name(run or computed.run_name)
+    if dry_run:
+        _plan(where, computed, name, fresh)
+        return
+    from si.adapters.local import exclusive
+
+    with exclusive(where.url, name) as scratch:
+        from si.loop import begin
+
+        generation = begin(where, name, computed, fresh)
+        _work(where, place, computed, name, generation, scratch)
+
+
+def _work(
+    where: "Store", place: "Place", recipe: "Recipe", name: str, generation: int, scratch: Path
+) -> None:
+    from si.cli.screen import Screen
+    from si.loop import Run
+    from si.loop import iterate as loop
+
+    started = time.monotonic()
+    cluster = local_cluster(place, recipe, name, scratch)
+    with Screen() as screen:
+        screen.line(f"run {name}: strategy {recipe.strategy}, K={recipe.k}, store {where.url}")
+        run = Run(name, recipe, where, cluster, generation, screen.hear)
+        try:
+            report = loop(run)
+        except KeyboardInterrupt:
+            screen.line("\nInterrupted. What is committed stays; resume with the same command:")
+            screen.line(f"  {resume_command(fresh='--fresh' in sys.argv)}")
+            raise typer.Exit(130) from None
+        except BaseException:
+            screen.line(f"\nTo resume after mending: {resume_command('--fresh' in sys.argv)}")
+            raise
+    page = write_report(run, report.ref.address)
+    typer.echo(f"{name}: {recipe.iterations} iterations in {time.monotonic() - started:.0f} s")
+    typer.echo(f"Report: {page}")
+
+
+def local_cluster(
+    place: "Place", recipe: "Recipe", name: str, scratch: Path, light: bool = False
+) -> "LocalCluster":
+    """Processes on this machine, with the engine's libraries loaded once (unless `light`)."""
+    from si.adapters.local import LocalCluster, local_folder
+
+    engines = {recipe.sampling.engine, recipe.train.trainer}
+    torch = "transformers" in engines and not light
+    preload = "si.adapters.preload" + ("_torch" if torch else "")
+    cluster = LocalCluster(place, local_folder(place.store) / "logs" / name, scratch, preload)
+    cluster.warm_up()
+    return cluster
+
+
+def write_report(run: "Run", address: str) -> Path:
+    """Copy the report's page out of the store, to a path that a browser can open."""
+    from si.adapters.local import local_folder
+    from si.artifacts import Artifact
+
+    folder = local_folder(run.store.url) / "reports"
+    folder.mkdir(parents=True, exist_ok=True)
+    page = folder / f"{run.name}.html"
+    page.write_bytes(Artifact.open(run.store, address).read("report.html"))
+    return page.resolve()
+
+
+def resume_command(fresh: bool) -> str:
+    """The command that resumes what was just begun: the same, less `--fresh`."""
+    import shlex
+
+    words = ["si-ctl", *sys.argv[1:]]
+    return shlex.join(word for word in words if not (fresh and word == "--fresh"))
+
+
+def run_name(name: str) -> str:
+    """The name, if it is a DNS label of at most 30 characters."""
+    import re
+
+    from si.errors import RecipeError
+
+    if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,28}[a-z0-9])?", name):
+        raise RecipeError(
+            f"{name!r} is no run name",
+            "lower-case letters, digits and dashes, at most 30, no dash at either end",
+            "Give another name: --run NAME",
+        )
+    return name
+
+
+def match_steps(where: "Store", recipe: "Recipe") -> "Recipe":
+    """Replace a run's name in train.match_steps by that run's steps per iteration."""
+    named = recipe.train.match_steps
+    if not isinstance(named, str):
+        return recipe
+    from si.status import find_run, status
+
+    tree = status(where, find_run(where, named))
+    steps = [
+        stage["facts"]["steps"]
+        for iteration in tree["iterations"]
+        for stage in iteration["stages"]
+        if stage["stage"] == "train" and stage["state"] == "done"
+    ]
+    train = recipe.train.model_copy(update={"match_steps": steps})
+    return recipe.model_copy(update={"train": train})
+
+
+def _plan(where: "Store", recipe: "Recipe", name: str, fresh: bool) -> None:
+    from si.cli.screen import table
+    from si.loop import begin
+    from si.loop import iterate as loop
+    from si.plan import Overlay, Plan
+
+    overlay = Overlay(where)
+    generation = begin(overlay, name, recipe, fresh)
+    plan = Plan(name, recipe, overlay, None, generation)  # type: ignore[arg-type]
+    loop(plan)
+    rows: list[list[Any]] = [
+        [
+            step.entry,
+            step.address or "follows from the stages before",
+            step.shards,
+            "committed" if step.committed else "to do",
+        ]
+        for step in plan.steps
+    ]
+    table(f"{name} in {where.url}", ["stage", "address", "shards", "state"], rows)

@@ -1,0 +1,62 @@
+"""Options that several verbs share, and what they resolve to."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from si.errors import RecipeError
+
+if TYPE_CHECKING:
+    from si.config import Place, Recipe
+    from si.ports import Store
+
+StoreOption = Annotated[
+    str | None,
+    typer.Option("--store", help="Where artefacts lie: a folder, or s3://bucket/prefix."),
+]
+RecipeOption = Annotated[
+    str | None,
+    typer.Option("--recipe", help="A YAML file, or the name of a shipped recipe."),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Any recipe or place setting, as NAME=VALUE; repeatable."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def recipe_file(name: str | None) -> Path | None:
+    """A recipe by path or by the name of a shipped one."""
+    if name is None:
+        return None
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        return Path(name)
+    package = Path(__file__).parent.parent
+    shipped: dict[str, Path] = {}
+    for folder in (package / "_bundle" / "jobs", package.parent / "jobs"):
+        shipped |= {path.stem: path for path in (folder / "recipes").glob("*.yaml")}
+    if name not in shipped:
+        raise RecipeError(
+            f"No recipe is called {name!r}",
+            "shipped: " + ", ".join(sorted(shipped)),
+            "Give one of these names, or the path of a YAML file (with a / or .yaml in it).",
+        )
+    return shipped[name]
+
+
+def resolve(
+    recipe: str | None, settings: list[str] | None, flags: dict[str, Any]
+) -> tuple["Recipe", "Place"]:
+    """Recipe and place from defaults, file, environment and flags, in rising order."""
+    from si.config import assignment, load
+
+    given = dict(assignment(text) for text in settings or ())
+    return load(recipe_file(recipe), given | {k: v for k, v in flags.items() if v is not None})
+
+
+def open_place(store: str | None) -> "Store":
+    """The store that a reading verb looks into."""
+    from si.adapters.stores import open_store
+
+    return open_store(resolve(None, None, {"place.store": store})[1])

@@ -1,0 +1,114 @@
+"""Progress and tables: live in a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from si.ports import Event
+
+
+class Screen:
+    """Shows the loop's events: a line for each stage done, a bar for the one at work."""
+
+    def __init__(self) -> None:
+        self.console = Console(highlight=False)
+        self.progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(30),
+            MofNCompleteColumn(),
+            TextColumn("shards"),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        self.task: Any = None
+        self.begun: dict[str, float] = {}
+
+    def __enter__(self) -> Self:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.progress.stop()
+
+    def line(self, text: str) -> None:
+        # Names and messages may hold what rich would take for markup.
+        self.console.print(Text(text))
+
+    def hear(self, event: Event) -> None:
+        """Show one event of `si.loop.Run` or of a worker."""
+        match event["event"]:
+            case "begin":
+                self.begun[event["entry"]] = time.monotonic()
+                self._clear()
+                self.task = self.progress.add_task(event["entry"], total=event["shards"])
+            case "shard" if self.task is not None and event.get("won"):
+                self.progress.advance(self.task)
+            case "retry":
+                self.line(f"  {event['entry']}: worker {event['workers']} failed; trying again")
+            case "done":
+                self._clear()
+                begun = self.begun.get(event["entry"])
+                spent = "   kept" if begun is None else f"{time.monotonic() - begun:5.1f} s"
+                words = describe(event["entry"].split("/")[1], event["facts"])
+                self.line(f"{event['entry']:<22} {spent}  {words}")
+
+    def _clear(self) -> None:
+        if self.task is not None:
+            self.progress.remove_task(self.task)
+            self.task = None
+
+
+def describe(stage: str, facts: dict[str, Any]) -> str:
+    """What a stage's figures say, in a few words."""
+    match stage:
+        case "explore" | "explore-2" | "levels-explore" | "evaluate-explore":
+            dropped = f", {facts['dropped']} dropped" if facts.get("dropped") else ""
+            return f"{facts['samples']} samples, {facts['tokens']} tokens{dropped}"
+        case "verify" | "verify-2" | "levels-verify" | "evaluate-verify":
+            share = 100 * facts["correct"] / max(1, facts["samples"])
+            return f"{share:.1f} % right"
+        case "resample":
+            sources = [
+                f"{facts[f'samples_{name}']} {name}"
+                for name in ("own", "earlier", "reference", "plain")
+                if facts.get(f"samples_{name}")
+            ]
+            return f"{facts['samples']} more samples asked ({', '.join(sources) or 'none'})"
+        case "rebalance":
+            return f"{facts['examples']} examples of {facts['solved']} solved queries"
+        case "train":
+            losses = facts["losses"]
+            fall = f", loss {losses[0]:.3f} -> {losses[-1]:.3f}" if losses else ""
+            return f"{facts['steps']} steps{fall}"
+        case "evaluate":
+            return ", ".join(
+                f"{name.removeprefix('accuracy_')} {100 * value:.1f} %"
+                for name, value in facts.items()
+                if name.startswith("accuracy_")
+            )
+    return ""
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Print a table; cells are shown as they are, never as markup."""
+    grid = Table(title=Text(title), title_justify="left", header_style="bold")
+    for column in columns:
+        grid.add_column(column, overflow="fold")
+    for row in rows:
+        grid.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+    console = Console(highlight=False)
+    # Without a terminal there is no width to fit: nothing may be cut from what a script reads.
+    console.print(grid, width=None if console.is_terminal else 160)

@@ -1,0 +1,456 @@
+"""The self-improvement loop, on one screen; then what one step of it is.
+
+The loop handles addresses and counts, never data. Every step is one call to
+`Run.stage`: committed already -> its address; else submit, wait, check the manifest.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from si import data
+from si.artifacts import (
+    Artifact,
+    Manifest,
+    Ref,
+    Spec,
+    announce,
+    canonical,
+    finish,
+    load_manifest,
+    settle,
+)
+from si.config import RESAMPLING, RESHAPING, Recipe
+from si.dataset import Dataset
+from si.errors import DataError, NothingToTrain, RecipeError, RunChanged, StageFailed
+from si.ports import Cluster, Event, Store
+
+
+def iterate(run: "Run") -> Manifest:
+    """Improve policy 0 for as many iterations as the recipe says; returns the report."""
+    run.prepare()
+    policy = run.base
+    run.evaluate(0, policy)
+    for t in range(1, run.recipe.iterations + 1):
+        rollouts = run.explore(t, policy)
+        verdicts = run.verify(t, rollouts)
+        rounds = [(rollouts, verdicts)]
+        draws = run.resample(t, rollouts, verdicts)
+        if draws and draws.rows:  # vanilla, tc and rp ask for none
+            rollouts = run.explore(t, policy, draws)
+            rounds.append((rollouts, run.verify(t, rollouts)))
+        examples = run.rebalance(t, rounds)
+        policy = run.train(t, examples, policy)
+        run.evaluate(t, policy)
+    return run.report()
+
+
+# The recipe fields that each stage reads: they, and no others, are in its key.
+READS: dict[str, tuple[str, ...]] = {
+    "explore": ("seed", "sampling"),
+    "verify": ("verify",),
+    "levels": (),
+    "resample": ("seed", "ar", "gr"),
+    "rebalance": ("seed", "tc"),
+    "train": ("train",),
+    "evaluate": (),
+}
+# Fields of `train` that the loop resolves into inputs and steps.
+RESOLVED = ("init", "pool", "match_steps")
+
+
+@dataclass
+class Run:
+    """One run at work: what it computes, where it stores, on what it computes.
+
+    Attributes:
+        name: the run's name; it is in no key.
+        generation: 1, or more after `--fresh`; only then it salts every key.
+        on_event: hears of stages begun, shards committed, stages done.
+        stages: what this process has seen done, by entry name (`it01/explore`).
+    """
+
+    name: str
+    recipe: Recipe
+    store: Store
+    cluster: Cluster
+    generation: int = 1
+    on_event: Callable[[Event], None] = lambda _: None
+    stages: dict[str, Manifest] = field(default_factory=dict)
+
+    @property
+    def base(self) -> Manifest:
+        """Policy 0."""
+        return self.stages["it00/policy"]
+
+    @property
+    def data(self) -> Manifest:
+        return self.stages["it00/data"]
+
+    # -- the steps, in the order of the loop ------------------------------------------------
+
+    def prepare(self) -> None:
+        """Data, policy 0, and the levels of the held-out queries."""
+        source = self.recipe.data.source
+        if source.startswith("synth:"):
+            made = data.synth(self.store, source, self._salt())
+        else:
+            made = Artifact.open(self.store, source).manifest
+        self._done("it00/data", made)
+        self._done("it00/policy", data.fetch(self.store, self.recipe.model.source, self._salt()))
+        self.dataset = Dataset(Artifact(self.store, made))
+        for split in ("train", *self.recipe.evaluate.splits):
+            if not self.dataset.size(split):
+                raise DataError(
+                    f"The data set {made.spec.address} has no {split} queries",
+                    f"in {self.store.url}",
+                    "Every run needs train, and the splits that evaluate.splits names.",
+                )
+        self._selection(self.recipe.iterations)
+        self.held_out_levels = self._levels(0, self._held_out())
+
+    def explore(self, t: int, policy: Manifest, draws: Manifest | None = None) -> Manifest:
+        """Sample K responses a query, or what `draws` asks for."""
+        inputs = {"policy": policy.ref, "data": self.data.ref, "base": self.base.ref}
+        if draws is None:
+            return self._explore(t, "explore", inputs, 1, self.recipe.k, self._selection(t))
+        inputs["draws"] = draws.ref
+        return self._explore(t, "explore-2", inputs, 2, 0, [], draws.facts["queries"])
+
+    def verify(self, t: int, rollouts: Manifest, entry: str = "verify") -> Manifest:
+        """Decide of every rollout whether it is right, shard by shard."""
+        if rollouts.spec.params["round"] == 2:
+            entry = "verify-2"
+        inputs = {"data": self.data.ref, "rollouts": rollouts.ref}
+        name = rollouts.spec.name
+        return self.stage(t, entry, "verify", name, {}, inputs, rollouts.spec.shards)
+
+    def resample(self, t: int, rollouts: Manifest, verdicts: Manifest) -> Manifest | None:
+        """The second round's draws; None where the strategy has no resampling rule."""
+        rule = self._rule(RESAMPLING)
+        if rule == "vanilla":
+            return None
+        inputs = {"data": self.data.ref, "rollouts": rollouts.ref, "verdicts": verdicts.ref}
+        if rule == "gr" and self.recipe.gr.reference:
+            inputs["policy"] = self.base.ref
+        if rule == "gr" and self.recipe.data.schedule == "fixed":
+            for earlier in range(1, t):
+                for stage in ("rollouts", "verdicts"):
+                    entry = {"rollouts": "explore", "verdicts": "verify"}[stage]
+                    inputs[f"earlier-{stage}-{earlier}"] = self.stages[
+                        f"it{earlier:02d}/{entry}"
+                    ].ref
+        params = {"iteration": t, "k": self.recipe.k}
+        return self.stage(
+            t, "resample", "resample", f"it{t:02d}-{rule}", params, inputs, strategy=rule
+        )
+
+    def rebalance(self, t: int, rounds: list[tuple[Manifest, Manifest]]) -> Manifest:
+        """The training examples of this iteration."""
+        rule = self._rule(RESHAPING)
+        inputs = {"data": self.data.ref, "levels": self._train_levels(t, rounds[0][1]).ref}
+        for number, (rollouts, verdicts) in enumerate(rounds, 1):
+            inputs[f"rollouts-{number}"] = rollouts.ref
+            inputs[f"verdicts-{number}"] = verdicts.ref
+        params = {"iteration": t, "k": self.recipe.k}
+        examples = self.stage(
+            t, "rebalance", "rebalance", f"it{t:02d}-{rule}", params, inputs, strategy=rule
+        )
+        if not examples.facts["examples"]:
+            raise NothingToTrain(
+                f"Iteration {t} has no correct response: there is nothing to train on",
+                f"{rounds[0][1].facts['samples']} responses of {rounds[0][0].facts['queries']} "
+                f"queries were sampled, 0 are right; see {rounds[0][1].spec.address}",
+                (
+                    "Look at some responses: is the prompt right, is the final answer found?",
+                    "Sample more per query (--k), or begin with easier queries or a better policy.",
+                    "With strategy gr, allow the data's own rationales: --set gr.reference=true",
+                ),
+            )
+        return examples
+
+    def train(self, t: int, examples: Manifest, previous: Manifest) -> Manifest:
+        """The next policy."""
+        train = self.recipe.train
+        pool = [examples]
+        if train.pool == "all":
+            pool = [self.stages[f"it{i:02d}/rebalance"] for i in range(1, t + 1)]
+        start = previous if train.init == "previous" else self.base
+        inputs = {"data": self.data.ref, "base": self.base.ref, "start": start.ref}
+        inputs |= {f"examples-{number}": made.ref for number, made in enumerate(pool, 1)}
+        params = {"iteration": t, "steps": self._steps(t), "seed": self.recipe.seed}
+        return self.stage(t, "train", "train", f"it{t:02d}", params, inputs)
+
+    def evaluate(self, t: int, policy: Manifest) -> Manifest:
+        """Explore the held-out queries greedily, verify, score."""
+        inputs = {"policy": policy.ref, "data": self.data.ref, "base": self.base.ref}
+        rollouts = self._explore(t, "evaluate-explore", inputs, 0, 1, self._held_out(), greedy=True)
+        verdicts = self.verify(t, rollouts, "evaluate-verify")
+        inputs = {
+            "data": self.data.ref,
+            "levels": self.held_out_levels.ref,
+            "rollouts": rollouts.ref,
+            "verdicts": verdicts.ref,
+        }
+        params = {"iteration": t, "splits": list(self.recipe.evaluate.splits)}
+        return self.stage(t, "evaluate", "evaluate", f"it{t:02d}", params, inputs)
+
+    def report(self) -> Manifest:
+        """The page about this run, from everything that it made."""
+        inputs = {"data": self.data.ref, "levels": self.held_out_levels.ref}
+        last = self.recipe.iterations
+        for t in range(last + 1):
+            for entry, role in ROLES.items():
+                done = self.stages.get(f"it{t:02d}/{entry}")
+                if done is not None:
+                    inputs[f"{role}-{t}"] = done.ref
+        name = f"{self.recipe.strategy.replace('+', '-')}-k{self.recipe.k}"
+        params = {"iterations": last}
+        return self.stage(last, "report", "report", name, params, inputs)
+
+    # -- one step ---------------------------------------------------------------------------
+
+    def stage(
+        self,
+        t: int,
+        entry: str,
+        stage: str,
+        name: str,
+        params: Mapping[str, Any],
+        inputs: Mapping[str, Ref],
+        shards: int = 1,
+        strategy: str | None = None,
+    ) -> Manifest:
+        """Have one stage done: its manifest from the store if it is there, else by the cluster."""
+        spec = Spec(
+            stage,
+            name,
+            self._settings(stage, strategy),
+            dict(params) | self._salt(),
+            inputs,
+            shards,
+        )
+        entry = f"it{t:02d}/{entry}"
+        manifest = load_manifest(self.store, spec)
+        if manifest is None:
+            self._begin(entry, spec)
+            self.on_event({"event": "begin", "entry": entry, "shards": spec.shards})
+            # Shards may be whole already, and only the manifest be missing.
+            manifest = finish(self.store, spec)
+        else:
+            self._point(entry, spec)
+        if manifest is None:
+            self.cluster.run(spec, lambda event: self.on_event({**event, "entry": entry}))
+            manifest = finish(self.store, spec)
+        if manifest is None:
+            raise StageFailed(
+                f"Stage {entry} ended, but not all of its shards are there",
+                f"address {spec.address} in {self.store.url}",
+                "Run the same command again; it resumes.",
+            )
+        self._done(entry, manifest)
+        return manifest
+
+    def _begin(self, entry: str, spec: Spec) -> None:
+        announce(self.store, spec)
+        self._point(entry, spec)
+
+    def _point(self, entry: str, spec: Spec) -> None:
+        pointer = {"stage": spec.stage, "address": spec.address, "key": spec.key}
+        address = f"{self.folder}/{entry}.json"
+        won, standing = settle(self.store, address, canonical(pointer))
+        if not won:
+            raise RunChanged(
+                f"The run {self.name} already has another {entry}",
+                f"{address} points to {json.loads(standing)['address']}, now {spec.address}",
+                (
+                    "Give this recipe a run name of its own: --run NAME",
+                    "Or begin a new generation of this run: --fresh",
+                ),
+            )
+
+    def _done(self, entry: str, manifest: Manifest) -> None:
+        self.stages[entry] = manifest
+        if entry in ("it00/data", "it00/policy"):
+            self._point(entry, manifest.spec)
+        self.on_event(
+            {"event": "done", "entry": entry, "rows": manifest.rows, "facts": manifest.facts}
+        )
+
+    @property
+    def folder(self) -> str:
+        return run_folder(self.name, self.generation)
+
+    def _salt(self) -> dict[str, Any]:
+        return {"generation": self.generation} if self.generation > 1 else {}
+
+    def _rule(self, kind: tuple[str, ...]) -> str:
+        return next((p for p in self.recipe.strategy.split("+") if p in kind), "vanilla")
+
+    def _settings(self, stage: str, strategy: str | None) -> dict[str, Any]:
+        if stage == "report":
+            whole = self.recipe.model_dump(mode="json")
+            return {key: value for key, value in whole.items() if key not in ("iterations", "name")}
+        settings = self.recipe.pick(*READS[stage])
+        if stage == "train":
+            settings["train"] = {k: v for k, v in settings["train"].items() if k not in RESOLVED}
+        if strategy is not None:
+            settings["strategy"] = strategy
+        return settings
+
+    def _explore(
+        self,
+        t: int,
+        entry: str,
+        inputs: dict[str, Ref],
+        number: int,
+        k: int,
+        select: list[dict[str, Any]],
+        queries: int | None = None,
+        greedy: bool = False,
+    ) -> Manifest:
+        if queries is None:
+            queries = sum(piece["stop"] - piece["start"] for piece in select)
+        per_shard = self.recipe.explore.shard_queries
+        params = {
+            # Greedy responses do not depend on the iteration but through the policy.
+            "iteration": 0 if greedy or number == 0 else t,
+            "round": number,
+            "k": k,
+            "select": select,
+            "shard_queries": per_shard,
+            "greedy": greedy,
+        }
+        label = "heldout" if greedy else "levels" if number == 0 else f"r{number}-k{k or 'draws'}"
+        name = f"it{t:02d}-{label}" if number else label
+        shards = -(-queries // per_shard)
+        return self.stage(t, entry, "explore", name, params, inputs, shards)
+
+    def _selection(self, t: int) -> list[dict[str, Any]]:
+        """The training queries of iteration t, as rows of the split in the data's own order."""
+        size = self.dataset.size("train")
+        if self.recipe.data.schedule == "fixed":
+            return [{"split": "train", "start": 0, "stop": size}]
+        width = self.recipe.data.slice_size
+        if t * width > size:
+            raise DataError(
+                f"The data end before iteration {t}: {size} training queries, {width} each",
+                f"data set {self.data.spec.address}, data.schedule: fresh",
+                (
+                    f"Run at most {size // width} iterations, or make slices smaller "
+                    "(--set data.slice_size=N).",
+                    "Use the same queries every iteration: --set data.schedule=fixed",
+                ),
+            )
+        return [{"split": "train", "start": (t - 1) * width, "stop": t * width}]
+
+    def _held_out(self) -> list[dict[str, Any]]:
+        limit = self.recipe.evaluate.limit
+        sizes = {split: self.dataset.size(split) for split in self.recipe.evaluate.splits}
+        return [
+            {"split": split, "start": 0, "stop": min(size, limit or size)}
+            for split, size in sizes.items()
+        ]
+
+    def _levels(self, t: int, select: list[dict[str, Any]]) -> Manifest:
+        """Levels of these queries: the data's own if they are this policy's, else measured."""
+        facts = self.data.facts
+        if facts.get("levels_policy") == self.base.content and self.recipe.levels.k:
+            return self.data
+        inputs = {"policy": self.base.ref, "data": self.data.ref, "base": self.base.ref}
+        k = self.recipe.levels.k or self.recipe.k
+        rollouts = self._explore(t, "levels-explore", inputs, 0, k, select)
+        verdicts = self.verify(t, rollouts, "levels-verify")
+        return self.stage(t, "levels", "levels", "levels", {}, {"verdicts-1": verdicts.ref})
+
+    def _train_levels(self, t: int, first_round: Manifest) -> Manifest:
+        if self.recipe.levels.k:
+            return self._levels(t, self._selection(t))
+        if t == 1:
+            return self.stage(1, "levels", "levels", "levels", {}, {"verdicts-1": first_round.ref})
+        if self.recipe.data.schedule == "fixed":
+            return self.stages["it01/levels"]
+        raise RecipeError(
+            "levels.k: 0 takes the levels from iteration 1's first round, which has no later slice",
+            "data.schedule: fresh gives every iteration queries of its own",
+            "Measure levels (--set levels.k=16), or use --set data.schedule=fixed",
+        )
+
+    def _steps(self, t: int) -> int | None:
+        match self.recipe.train.match_steps:
+            case None:
+                return None
+            case int(steps):
+                return steps
+            case list(steps) if t <= len(steps):
+                return steps[t - 1]
+            case steps:
+                raise RecipeError(
+                    f"train.match_steps has no number of steps for iteration {t}",
+                    f"it is {steps!r}",
+                    "Run the matched run for as many iterations first.",
+                )
+
+
+ROLES = {  # entry of an iteration -> role among the report's inputs
+    "explore": "explore",
+    "verify": "verify",
+    "explore-2": "explore2",
+    "verify-2": "verify2",
+    "rebalance": "examples",
+    "train": "policy",
+    "evaluate": "scores",
+}
+
+
+def run_folder(name: str, generation: int) -> str:
+    """Where a generation's entries lie; the first one's directly in the run's folder."""
+    return f"runs/{name}" if generation == 1 else f"runs/{name}/g{generation:02d}"
+
+
+def generations(store: Store, name: str) -> list[int]:
+    """Numbers of a run's generations, in order; empty if there is no such run."""
+    prefix = f"runs/{name}"
+    names = [a.removeprefix(f"{prefix}/") for a in store.list(prefix)]
+    return sorted(int(n[5:7]) for n in names if n.startswith("run-g") and n.endswith(".json"))
+
+
+def load_recipe(store: Store, name: str, generation: int) -> Recipe:
+    """The recipe that a generation was begun with."""
+    raw = json.loads(store.get(record_address(name, generation)))
+    return Recipe.model_validate(raw["recipe"])
+
+
+def record_address(name: str, generation: int) -> str:
+    return f"runs/{name}/run-g{generation:02d}.json"
+
+
+def begin(store: Store, name: str, recipe: Recipe, fresh: bool = False) -> int:
+    """The generation to work on: the newest, if its recipe is this one, or a new one.
+
+    Raises:
+        RunChanged: if the recipe differs from the one that the run was begun with.
+    """
+    from si.config import differences
+
+    known = generations(store, name)
+    if known and not fresh:
+        old = load_recipe(store, name, known[-1])
+        changed = differences(old, recipe)
+        if changed:
+            raise RunChanged(
+                f"The run {name} was begun with another recipe",
+                "\n".join(changed),
+                (
+                    "Give the changed recipe a run name of its own (it shares all artefacts that "
+                    "are the same): --run NAME",
+                    f"Begin a new generation of {name}, computed anew, deleting nothing: --fresh",
+                    "Or take the change back: the same command as before resumes the run.",
+                ),
+            )
+        return known[-1]
+    generation = known[-1] + 1 if known else 1
+    record = {"recipe": recipe.model_dump(mode="json"), "generation": generation}
+    settle(store, record_address(name, generation), canonical(record))
+    return generation

@@ -1,0 +1,125 @@
+"""What every stage script does: read the spec, do the missing shards, commit each, finish.
+
+    python jobs/verify.py --address pool/verify/it01-r1-0123456789ab --worker 0 --workers 4
+
+The place (bucket, endpoint) comes from the environment, `SI_PLACE__STORE` and so on.
+Exit codes: 0 done, 3 unusable (do not retry), 4 retry, 5 this shard cannot be done.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+from si import __version__
+from si.adapters.stores import open_store
+from si.artifacts import Spec, commit_shard, finish, load_manifest, shard_address
+from si.config import Place, load
+from si.errors import SiError
+from si.job import Job, StageFunction
+from si.ports import Store
+from si.randomness import keyed_seed
+
+STAGES = ("explore", "verify", "levels", "resample", "rebalance", "train", "evaluate", "report")
+
+
+def script(stage: str) -> Path:
+    """A stage's script: beside the package in a checkout, inside it in a wheel or an image."""
+    package = Path(__file__).parent
+    for folder in (package / "_bundle" / "jobs", package.parent / "jobs"):
+        path = folder / f"{stage}.py"
+        if path.is_file():
+            return path
+    raise SiError(
+        f"The script of stage {stage} is missing from this installation",
+        f"looked beside and inside {package}",
+        "Install si-ctl again.",
+    )
+
+
+def place_environment(place: Place) -> dict[str, str]:
+    """The place as environment variables for a stage script. It holds no credentials."""
+    variables = {"SI_PLACE__STORE": place.store}
+    for name, value in place.s3.model_dump(mode="json").items():
+        if value is not None:
+            variables[f"SI_PLACE__S3__{name.upper()}"] = json.dumps(value)
+    return variables
+
+
+def emit(event: str, **fields: object) -> None:
+    """One JSON line on standard output: what the controller and log collectors read."""
+    sys.stdout.write(json.dumps({"event": event, **fields}) + "\n")
+    sys.stdout.flush()
+
+
+def shards_of(spec: Spec, worker: int, workers: int) -> Iterator[tuple[int, bool]]:
+    """This worker's share, then the others' shards in an order of its own, as (shard, own)."""
+    own = range(worker, spec.shards, workers)
+    rest = sorted(set(range(spec.shards)) - set(own), key=lambda s: keyed_seed("help", worker, s))
+    yield from ((shard, True) for shard in own)
+    yield from ((shard, False) for shard in rest)
+
+
+def do_shards(store: Store, job: Job, function: StageFunction, worker: int, workers: int) -> None:
+    """Do what is missing of this worker's share, then help with shards that nobody has claimed.
+
+    A claim is advice: it keeps two workers from the same shard, and nothing breaks
+    when it lies or is lost.
+    """
+    spec = job.spec
+    do = None
+    for shard, own in shards_of(spec, worker, workers):
+        if store.exists(shard_address(spec.address, shard)):
+            continue
+        claim = f"{spec.address}/claims/{shard:05d}"
+        if workers > 1:
+            free = store.create(claim, str(worker).encode())
+            if not (own or free):
+                continue
+        started = time.monotonic()
+        if do is None:
+            do = function(job)
+        output = do(shard)
+        seconds = time.monotonic() - started
+        output.provenance |= {
+            "seconds": round(seconds, 3),
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "worker": worker,
+            "si_ctl": __version__,
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+            "image": os.environ.get("SI_IMAGE", ""),
+        }
+        won = commit_shard(store, spec, shard, output)
+        emit("shard", shard=shard, won=won, rows=output.rows, seconds=round(seconds, 3))
+    finish(store, spec)
+
+
+def work(stage: str, function: StageFunction, argv: list[str] | None = None) -> None:
+    """The main of `jobs/<stage>.py`."""
+    parser = argparse.ArgumentParser(prog=f"jobs/{stage}.py")
+    parser.add_argument("--address", required=True, help="the artefact's address in the store")
+    parser.add_argument("--worker", type=int, default=0, help="this worker's number, from 0")
+    parser.add_argument("--workers", type=int, default=1, help="how many workers share the stage")
+    options = parser.parse_args(argv)
+    try:
+        # The recipe comes with the spec; of the environment only the place is read.
+        place = {k: v for k, v in os.environ.items() if k.startswith("SI_PLACE__")}
+        store = open_store(load(environment=place)[1])
+        spec = Spec.load(store, options.address)
+        if load_manifest(store, spec) is not None:
+            return
+        scratch = os.environ.get("SI_SCRATCH")
+        with tempfile.TemporaryDirectory(prefix=f"{stage}-", dir=scratch) as folder:
+            job = Job(store, spec, Path(folder))
+            do_shards(store, job, function, options.worker, options.workers)
+    except SiError as error:
+        emit("error", headline=error.headline, detail=error.detail, ways_out=error.ways_out)
+        traceback.print_exc()
+        sys.exit(error.exit_code)
