@@ -4,18 +4,33 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from si.errors import SiError
 from si.records import Request, Sampled, TrainingRow
 
 if TYPE_CHECKING:
     from si.artifacts import Spec
 
 
+def checked(address: str) -> str:
+    """The address itself, if it can mean one thing only in every store.
+
+    Raises:
+        SiError: if it is empty or absolute, has an empty, `.` or `..` part, a backslash or
+            a character that cannot be printed, or begins with a dot (the store's own room).
+    """
+    parts = address.split("/")
+    legal = address.isprintable() and "\\" not in address and not address.startswith(".")
+    if not legal or any(part in ("", ".", "..") for part in parts):
+        raise SiError(f"The address {address!r} is none that a store takes")
+    return address
+
+
 class Store(Protocol):
     """A place for bytes under `/`-separated addresses: a folder or a bucket.
 
-    An address is relative, has no empty, `.` or `..` part, and is never reused
-    for other bytes. All methods raise `StoreUnavailable` (exit 4) when the place
-    does not answer, is full, or refuses.
+    An address is one that `checked` takes, and is never reused for other bytes. All
+    methods raise `StoreUnavailable` (exit 4) when the place does not answer, is full,
+    or refuses.
     """
 
     url: str
