@@ -8,23 +8,30 @@ An artefact is what one stage makes. It lies at `<folder>/<legible name>-<key12>
     manifest.json             all shard records, folded; its existence means the stage is whole
     provenance/<shard>-<attempt>.json  times, versions, machine; no part of the content digest
 
+The first, third and fourth are records: JSON with a digest over themselves, so that damage
+is found before anything is built on it.
+
 The protocol is that of docs/operations.md, "Commit".
 """
 
 import hashlib
 import io
 import json
+import re
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from si.errors import ArtifactDamaged, ArtifactMissing
-from si.ports import Store
+from si.errors import ArtifactDamaged, ArtifactMissing, SiError
+from si.ports import Store, checked
+
+T = TypeVar("T")
 
 # Raise a stage's number when its output changes for equal inputs: old artefacts
 # then stay what they are and new runs compute their own.
@@ -46,14 +53,19 @@ PARQUET = {"compression": "zstd", "version": "2.6", "write_statistics": False}
 
 def canonical(value: Any) -> bytes:
     """JSON with one spelling: sorted keys, no spaces, no NaN."""
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    ).encode()
+    # Keys that are no strings become such first: 10 sorts after 9, but "10" before "9".
+    value = json.loads(json.dumps(value, allow_nan=False))
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def digest(value: Any) -> str:
     """SHA-256 (hex) of a value's canonical JSON."""
     return hashlib.sha256(canonical(value)).hexdigest()
+
+
+def sealed(record: dict[str, Any]) -> dict[str, Any]:
+    """The record with a digest over itself."""
+    return record | {"digest": digest(record)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,36 +114,42 @@ class Spec:
         return f"{folder}/{self.name}-{self.key[:12]}"
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "stage": self.stage,
-            "schema": SCHEMA_VERSIONS[self.stage],
-            "key": self.key,
-            "name": self.name,
-            "settings": self.settings,
-            "params": self.params,
-            "inputs": {
-                role: {"address": ref.address, "content": ref.content}
-                for role, ref in self.inputs.items()
-            },
-            "shards": self.shards,
-        }
+        return sealed(
+            {
+                "stage": self.stage,
+                "schema": SCHEMA_VERSIONS[self.stage],
+                "key": self.key,
+                "name": self.name,
+                "settings": self.settings,
+                "params": self.params,
+                "inputs": {
+                    role: {"address": ref.address, "content": ref.content}
+                    for role, ref in self.inputs.items()
+                },
+                "shards": self.shards,
+            }
+        )
 
     @classmethod
     def load(cls, store: Store, address: str) -> "Spec":
         """Read `<address>/spec.json`; a spec whose key is not its address's is refused."""
-        raw = json.loads(store.get(f"{address}/spec.json"))
-        spec = cls(
-            stage=raw["stage"],
-            name=raw["name"],
-            settings=raw["settings"],
-            params=raw["params"],
-            inputs={role: Ref(**ref) for role, ref in raw["inputs"].items()},
-            shards=raw["shards"],
-        )
-        if spec.address != address:
+
+        def build(raw: dict[str, Any]) -> tuple["Spec", str]:
+            spec = cls(
+                stage=raw["stage"],
+                name=raw["name"],
+                settings=raw["settings"],
+                params=raw["params"],
+                inputs={role: Ref(**ref) for role, ref in raw["inputs"].items()},
+                shards=raw["shards"],
+            )
+            return spec, spec.address
+
+        spec, own = _read_record(store, f"{address}/spec.json", build)
+        if own != address:
             raise ArtifactDamaged(
                 f"The spec at {address} is not the one that its address promises",
-                f"expected {address}\n     got {spec.address}",
+                f"expected {address}\n     got {own}",
                 "Was it written by another version of si-ctl? Use the version that began this run.",
             )
         return spec
@@ -158,16 +176,18 @@ class ShardRecord:
     facts: Mapping[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "shard": self.shard,
-            "attempt": self.attempt,
-            "rows": self.rows,
-            "blobs": [
-                {"name": b.name, "path": b.path, "size": b.size, "sha256": b.sha256}
-                for b in self.blobs
-            ],
-            "facts": self.facts,
-        }
+        return sealed(
+            {
+                "shard": self.shard,
+                "attempt": self.attempt,
+                "rows": self.rows,
+                "blobs": [
+                    {"name": b.name, "path": b.path, "size": b.size, "sha256": b.sha256}
+                    for b in self.blobs
+                ],
+                "facts": self.facts,
+            }
+        )
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> "ShardRecord":
@@ -224,15 +244,17 @@ class Manifest:
         return total
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "stage": self.spec.stage,
-            "schema": SCHEMA_VERSIONS[self.spec.stage],
-            "key": self.spec.key,
-            "inputs": {role: ref.content for role, ref in self.spec.inputs.items()},
-            "rows": self.rows,
-            "content": self.content,
-            "shards": [record.to_json() for record in self.shards],
-        }
+        return sealed(
+            {
+                "stage": self.spec.stage,
+                "schema": SCHEMA_VERSIONS[self.spec.stage],
+                "key": self.spec.key,
+                "inputs": {role: ref.content for role, ref in self.spec.inputs.items()},
+                "rows": self.rows,
+                "content": self.content,
+                "shards": [record.to_json() for record in self.shards],
+            }
+        )
 
 
 def settle(store: Store, address: str, data: bytes) -> tuple[bool, bytes]:
@@ -304,19 +326,21 @@ def commit_shard(store: Store, spec: Spec, shard: int, output: Output) -> bool:
     return won
 
 
-def _parse(store: Store, address: str) -> dict[str, Any]:
+def _read_record(store: Store, address: str, build: Callable[[dict[str, Any]], T]) -> T:
+    """What `build` makes of a record, once its seal is found whole."""
     data = store.get(address)
     try:
-        value = json.loads(data)
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise ArtifactDamaged(
-            f"The record {store.url.rstrip('/')}/{address} is damaged",
-            f"expected JSON, got {data[:60]!r}",
-            REPAIR,
-        )
-    return value
+        raw = json.loads(data)
+        expected, got = raw.pop("digest"), digest(raw)
+        if expected == got:
+            return build(raw)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        expected, got = "a sealed record", repr(data[:60])
+    raise ArtifactDamaged(
+        f"The record {store.url.rstrip('/')}/{address} is damaged",
+        f"expected {expected}\n     got {got}",
+        REPAIR,
+    )
 
 
 REPAIR = (
@@ -329,7 +353,7 @@ def committed(store: Store, address: str) -> set[int]:
     """Numbers of the shards that have a record."""
     prefix = f"{address}/shards"
     names = (entry.rsplit("/", 1)[-1] for entry in store.list(prefix))
-    return {int(name[:5]) for name in names if name.endswith(".json") and name[:5].isdigit()}
+    return {int(name[:-5]) for name in names if re.fullmatch(r"[0-9]{5,}\.json", name)}
 
 
 def finish(store: Store, spec: Spec) -> Manifest | None:
@@ -337,7 +361,7 @@ def finish(store: Store, spec: Spec) -> Manifest | None:
     if len(committed(store, spec.address) & set(range(spec.shards))) < spec.shards:
         return None
     records = tuple(
-        ShardRecord.from_json(_parse(store, shard_address(spec.address, shard)))
+        _read_record(store, shard_address(spec.address, shard), ShardRecord.from_json)
         for shard in range(spec.shards)
     )
     manifest = Manifest(spec, records)
@@ -354,16 +378,17 @@ def load_manifest(store: Store, spec: Spec) -> Manifest | None:
     address = f"{spec.address}/manifest.json"
     if not store.exists(address):
         return None
-    raw = _parse(store, address)
-    try:
-        manifest = Manifest(spec, tuple(ShardRecord.from_json(r) for r in raw["shards"]))
-        sound = (raw["key"], raw["content"]) == (spec.key, manifest.content)
-    except (KeyError, TypeError):
-        sound = False
-    if not sound:
+
+    def build(raw: dict[str, Any]) -> tuple[Manifest, tuple[str, str]]:
+        shards = tuple(ShardRecord.from_json(record) for record in raw["shards"])
+        return Manifest(spec, shards), (raw["key"], raw["content"])
+
+    manifest, got = _read_record(store, address, build)
+    if got != (spec.key, manifest.content):
         raise ArtifactDamaged(
-            f"The manifest {store.url.rstrip('/')}/{address} is damaged",
-            f"expected key {spec.key[:12]} and the content digest of its own shards",
+            f"The manifest {store.url.rstrip('/')}/{address} belongs to something else",
+            f"expected key {spec.key}, content {manifest.content}\n"
+            f"     got key {got[0]}, content {got[1]}",
             REPAIR,
         )
     return manifest
@@ -408,20 +433,33 @@ class Artifact:
                 return blob
         raise ArtifactMissing(f"The artefact {self.address} has no file {name} in shard {shard}")
 
-    def _check(self, blob: Blob, size: int, sha256: str) -> None:
+    def _checked(self, blob: Blob, receive: Callable[[str], tuple[int, str]]) -> None:
+        """Have a blob's address received, and hold its size and SHA-256 against the record."""
+        address = f"{self.address}/{blob.path}"
+        promised = f"expected {blob.size} bytes, sha256 {blob.sha256}"
+        try:
+            size, sha256 = receive(address)
+        except ArtifactMissing as error:
+            raise ArtifactMissing(
+                error.headline, f"{promised}\n     got no such file", REPAIR
+            ) from error
         if (size, sha256) != (blob.size, blob.sha256):
             raise ArtifactDamaged(
-                f"The file {self.store.url.rstrip('/')}/{self.address}/{blob.path} is damaged",
-                f"expected {blob.size} bytes, sha256 {blob.sha256}\n"
-                f"     got {size} bytes, sha256 {sha256}",
+                f"The file {self.store.url.rstrip('/')}/{address} is damaged",
+                f"{promised}\n     got {size} bytes, sha256 {sha256}",
                 REPAIR,
             )
 
     def read(self, name: str, shard: int = 0) -> bytes:
         """A file's bytes, checked."""
-        blob = self._blob(name, shard)
-        data = self.store.get(f"{self.address}/{blob.path}")
-        self._check(blob, len(data), hashlib.sha256(data).hexdigest())
+        data = b""
+
+        def receive(address: str) -> tuple[int, str]:
+            nonlocal data
+            data = self.store.get(address)
+            return len(data), hashlib.sha256(data).hexdigest()
+
+        self._checked(self._blob(name, shard), receive)
         return data
 
     def json(self, name: str, shard: int = 0) -> Any:
@@ -446,7 +484,14 @@ class Artifact:
     def download(self, folder: Path, shard: int = 0) -> Path:
         """All files of a shard into `folder`, hashed while they stream."""
         for blob in self.blobs(shard):
+            try:
+                checked(f"{self.address}/{blob.name}")
+            except SiError as error:
+                raise ArtifactDamaged(
+                    f"The artefact {self.address} names a file that would lie outside its folder",
+                    f"expected a name, got {blob.name!r}",
+                ) from error
             target = folder / blob.name
             target.parent.mkdir(parents=True, exist_ok=True)
-            self._check(blob, *self.store.fetch(f"{self.address}/{blob.path}", target))
+            self._checked(blob, partial(self.store.fetch, path=target))
         return folder
