@@ -257,10 +257,13 @@ class Run:
         self._point(entry, spec)
 
     def _point(self, entry: str, spec: Spec) -> None:
-        pointer = {"stage": spec.stage, "address": spec.address, "key": spec.key}
         address = f"{self.folder}/{entry}.json"
-        won, standing = settle(self.store, address, canonical(pointer))
-        if not won:
+        pointer = canonical({"stage": spec.stage, "address": spec.address, "key": spec.key})
+        if self.store.exists(address):
+            standing = self.store.get(address)
+        else:
+            _, standing = settle(self.store, address, pointer)
+        if standing != pointer:
             raise RunChanged(
                 f"The run {self.name} already has another {entry}",
                 f"{address} points to {json.loads(standing)['address']}, now {spec.address}",

@@ -1,0 +1,51 @@
+"""Loaded by Python at start-up in processes that a crash test runs: ends them at a chosen point.
+
+Every file becomes visible in a folder store by one rename or one hard link. SI_TEST_KILL is
+`<folder>:<victim>:<n>`: the n-th of these points, counted over all processes, kills.
+A link counts before it is made and after; a rename after. `victim` is `self` (the process at
+the point) or `all` (the controller as well).
+"""
+
+import fcntl
+import os
+import pathlib
+import signal
+
+FOLDER, VICTIM, N = os.environ["SI_TEST_KILL"].rsplit(":", 2)
+BOSS = pathlib.Path(FOLDER, "controller")
+if not BOSS.exists():
+    BOSS.write_text(str(os.getpid()))
+
+
+def point(what: str, path: pathlib.Path) -> None:
+    with open(f"{FOLDER}/points", "a+") as file:  # noqa: PTH123 - Path is what is patched
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        number = len(file.readlines()) + 1
+        file.write(f"{what} {path}\n")
+        file.flush()
+    if number == int(N):
+        if VICTIM == "all":
+            os.kill(int(BOSS.read_text()), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def patch() -> None:
+    link, replace = pathlib.Path.hardlink_to, pathlib.Path.replace
+
+    def hardlink_to(self: pathlib.Path, target: pathlib.Path) -> None:
+        if not self.exists():  # else the link fails, and nothing changes
+            point("before", self)
+        link(self, target)
+        point("after", self)
+
+    def rename(self: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
+        result = replace(self, target)
+        point("put", pathlib.Path(target))
+        return result
+
+    pathlib.Path.hardlink_to = hardlink_to  # type: ignore[method-assign]
+    pathlib.Path.replace = rename  # type: ignore[method-assign,assignment]
+
+
+patch()

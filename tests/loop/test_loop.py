@@ -1,0 +1,293 @@
+"""The command line over whole runs with scripted engines: resume, sharing, named errors."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+
+from si.adapters.folder import FolderStore
+from tests.loop.running import SI_CTL, artefacts, environment, records, si_ctl
+from tests.loop.tiny import tiny_data, tiny_recipe
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a data set, a recipe, and a finished run of gr."""
+    folder = tmp_path_factory.mktemp("loop")
+    recipe = tiny_recipe(folder, tiny_data(FolderStore(folder / "si-runs")))
+    done = si_ctl("iterate", "--recipe", str(recipe), cwd=folder)
+    assert "Report:" in done.stdout
+    return folder, str(recipe)
+
+
+def refused(done, code: int, *words: str) -> None:
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr, done.stderr
+
+
+def test_finished_run_is_kept(place):
+    """The same command again does nothing but find everything committed."""
+    folder, recipe = place
+    before = artefacts(folder / "si-runs", "sums-gr-k4-s0"), records(folder / "si-runs")
+    done = si_ctl("iterate", "--recipe", recipe, cwd=folder)
+    assert done.stdout.count("   kept") >= 20
+    assert " s  " not in done.stdout.replace("   kept", "")
+    assert before == (artefacts(folder / "si-runs", "sums-gr-k4-s0"), records(folder / "si-runs"))
+
+
+def test_strategies_share_the_first_round(place):
+    """Another strategy explores iteration 1's first round no second time."""
+    folder, recipe = place
+    si_ctl("iterate", "--recipe", recipe, "--strategy", "vanilla", cwd=folder)
+    gr = artefacts(folder / "si-runs", "sums-gr-k4-s0")
+    vanilla = artefacts(folder / "si-runs", "sums-vanilla-k4-s0")
+    for entry in ("it00/evaluate", "it01/explore", "it01/verify"):
+        assert gr[entry] == vanilla[entry]
+    assert gr["it01/train"] != vanilla["it01/train"]
+    assert "it01/resample" not in vanilla
+
+
+@pytest.mark.parametrize("strategy", ["tc", "rp", "ar", "gr+tc", "ar+rp"])
+def test_every_strategy_reaches_a_report(place, strategy):
+    """Each strategy and composition runs to its report."""
+    folder, recipe = place
+    done = si_ctl("iterate", "--recipe", recipe, "--strategy", strategy, cwd=folder)
+    assert done.stdout.rstrip().endswith(".html")
+
+
+def test_doubling_k_keeps_the_first_samples(place):
+    """The first samples of a run with twice the K are the samples of the run with K."""
+    import pyarrow.compute as pc
+
+    from si.artifacts import Artifact
+
+    folder, recipe = place
+    si_ctl("iterate", "--recipe", recipe, "--k", "8", "--iterations", "1", cwd=folder)
+    store = FolderStore(folder / "si-runs")
+    tables = [
+        Artifact.open(store, artefacts(folder / "si-runs", run)["it01/explore"][0]).tables(
+            "rollouts.parquet"
+        )
+        for run in ("sums-gr-k4-s0", "sums-gr-k8-s0")
+    ]
+    assert tables[1].filter(pc.less(tables[1]["sample"], 4)).equals(tables[0])
+
+
+def test_more_iterations_resume(place):
+    """More iterations are a resume: what was done stays, the rest is added."""
+    folder, recipe = place
+    run = ("iterate", "--recipe", recipe, "--run", "longer", "--set", "data.slice_size=8")
+    si_ctl(*run, "--iterations", "1", cwd=folder)
+    first = artefacts(folder / "si-runs", "longer")
+    done = si_ctl(*run, "--iterations", "3", cwd=folder)
+    longer = artefacts(folder / "si-runs", "longer")
+    assert "it03/train" in longer and "it01/report" in first
+    assert {k: v for k, v in longer.items() if k in first} == first
+    assert "3 iterations" in done.stdout
+
+
+def test_workers_are_no_part_of_identity(place):
+    """One worker and three give the same artefacts at the same addresses."""
+    folder, recipe = place
+    apart = [folder / "one", folder / "three"]
+    for store, workers in zip(apart, ("1", "3"), strict=True):
+        tiny_data(FolderStore(store))
+        si_ctl(
+            "iterate", "--recipe", recipe, "--store", str(store), "--workers", workers, cwd=folder
+        )
+    one, three = (artefacts(store, "sums-gr-k4-s0") for store in apart)
+    assert one == three == artefacts(folder / "si-runs", "sums-gr-k4-s0")
+
+
+def test_dry_run_makes_nothing(place):
+    """--dry-run shows every stage, what is committed and what is to do, and writes nothing."""
+    folder, recipe = place
+    before = records(folder / "si-runs")
+    done = si_ctl("iterate", "--recipe", recipe, "--seed", "5", "--dry-run", cwd=folder)
+    assert records(folder / "si-runs") == before
+    assert "it02/train" in done.stdout and "to do" in done.stdout
+    done = si_ctl("iterate", "--recipe", recipe, "--dry-run", cwd=folder)
+    assert "to do" not in done.stdout
+
+
+def test_changed_recipe_is_refused_with_ways_out(place):
+    """A changed recipe under an old run name stops, says what differs and how to go on."""
+    folder, recipe = place
+    done = si_ctl(
+        "iterate", "--recipe", recipe, "--set", "train.lr=0.5", cwd=folder, check=False
+    )
+    refused(done, 3, "sums-gr-k4-s0", "train.lr: 0.001 -> 0.5", "--run", "--fresh")
+
+
+def test_fresh_computes_anew_and_deletes_nothing(place):
+    """--fresh begins a second generation beside the first, which stays."""
+    folder, recipe = place
+    run = ("iterate", "--recipe", recipe, "--run", "again", "--iterations", "1")
+    si_ctl(*run, cwd=folder)
+    first = artefacts(folder / "si-runs", "again")
+    count = records(folder / "si-runs")
+    si_ctl(*run, "--fresh", cwd=folder)
+    second = artefacts(folder / "si-runs", "again")
+    assert {a for a, _ in first.values()} & {a for a, _ in second.values()} == {
+        first["it00/data"][0]  # a data set that the recipe names by its address
+    }
+    assert second["it01/explore"][1] == first["it01/explore"][1]
+    assert records(folder / "si-runs")["manifests"] > count["manifests"]
+
+
+def test_wrong_words_are_named(place):
+    """Unknown strategy, unknown key, unknown recipe, bad run name: named, exit code 3."""
+    folder, recipe = place
+    for words, named in [
+        (("--strategy", "rr"), "unknown strategy 'rr'"),
+        (("--set", "train.learning_rate=1"), "train.learning_rate"),
+        (("--set", "tran.lr=1"), "did you mean train"),
+        (("--recipe", "embeded"), "embeded"),
+        (("--recipe", "./nowhere.yaml"), "nowhere.yaml"),
+        (("--run", "Not A Name"), "Not A Name"),
+        (("--k", "0"), "k (from --k)"),
+        (("--store", "ftp://x/y"), "ftp"),
+        (("--set", "model.source=/nowhere"), "/nowhere"),
+        (("--set", "data.source=data/none-0123"), "data/none-0123"),
+        (("--iterations", "9"), "9"),
+    ]:
+        base = () if words[0] == "--recipe" else ("--recipe", recipe)
+        done = si_ctl("iterate", *base, *words, "--dry-run", cwd=folder, check=False)
+        refused(done, 3, named)
+
+
+def test_no_correct_response_stops_before_training(place):
+    """A policy without one right answer: said so, exit 3, and nothing was trained."""
+    folder, _ = place
+    apart = folder / "hopeless"
+    apart.mkdir()
+    recipe = tiny_recipe(apart, tiny_data(FolderStore(apart / "si-runs")))
+    # No token is enough for an answer.
+    done = si_ctl(
+        *("iterate", "--recipe", str(recipe), "--set", "sampling.max_new_tokens=3"),
+        cwd=apart,
+        check=False,
+    )
+    refused(done, 3, "Iteration 1 has no correct response", "nothing to train on")
+    assert not list((apart / "si-runs" / "pool").glob("train/*"))
+
+
+def test_second_iterate_on_a_run_is_refused(place):
+    """A second iterate on a run at work is told so, exit 4, and the first one goes on."""
+    folder, recipe = place
+    words = ["iterate", "--recipe", recipe, "--run", "busy", "--seed", "9"]
+    first = subprocess.Popen(
+        [SI_CTL, *words], cwd=folder, env=environment(), stdout=subprocess.PIPE, text=True
+    )
+    assert first.stdout.readline().startswith("run busy")
+    second = si_ctl(*words, cwd=folder, check=False)
+    refused(second, 4, "Another si-ctl is working on the run busy", str(first.pid))
+    assert first.wait(120) == 0
+
+
+def test_ctrl_c_leaves_a_resumable_run(place):
+    """Ctrl-C ends cleanly, says how to resume, leaves no process, and the resume completes."""
+    folder, recipe = place
+    words = ["iterate", "--recipe", recipe, "--run", "stopped", "--seed", "11"]
+    first = subprocess.Popen(
+        [SI_CTL, *words],
+        cwd=folder,
+        env=environment(PYTHONUNBUFFERED="1"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    for line in first.stdout:
+        if line.startswith("it01/explore"):
+            break
+    os.killpg(first.pid, signal.SIGINT)
+    out, err = first.communicate(timeout=60)
+    assert first.returncode == 130, out + err
+    assert "Traceback" not in err
+    assert f"si-ctl iterate --recipe {recipe} --run stopped --seed 11" in out
+    deadline = time.monotonic() + 20
+    while subprocess.run(["pgrep", "-g", str(first.pid)], capture_output=True).stdout:
+        assert time.monotonic() < deadline, "processes were left"
+        time.sleep(0.2)
+    si_ctl(*words, cwd=folder)
+    si_ctl(*words, "--store", str(folder / "si-runs"), cwd=folder)
+
+
+def test_damaged_artefact_is_named_and_never_trained_on(place):
+    """A flipped byte in committed rollouts stops what reads them, with address and digests."""
+    folder, _ = place
+    apart = folder / "damaged"
+    apart.mkdir()
+    recipe = str(tiny_recipe(apart, tiny_data(FolderStore(apart / "si-runs"))))
+    si_ctl("iterate", "--recipe", recipe, "--iterations", "1", cwd=apart)
+    store = apart / "si-runs"
+    explored = artefacts(store, "sums-gr-k4-s0")["it01/explore"][0]
+    victim = sorted((store / explored / "data").rglob("rollouts.parquet"))[0]
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 1
+    victim.write_bytes(data)
+    done = si_ctl("iterate", "--recipe", recipe, "--strategy", "rp", cwd=apart, check=False)
+    refused(done, 3, str(victim), "expected", "sha256", "--fresh")
+    assert "it01/train" not in artefacts(store, "sums-rp-k4-s0")
+    done = si_ctl("iterate", "--recipe", recipe, "--strategy", "rp", "--fresh", cwd=apart)
+    assert "Report:" in done.stdout
+
+
+def test_status_and_json(place):
+    """status shows a tree of stages with figures, and the same as JSON; a wrong name is named."""
+    folder, _ = place
+    tree = json.loads(si_ctl("status", "sums-gr-k4-s0", "--json", cwd=folder).stdout)
+    assert [i["iteration"] for i in tree["iterations"]] == [0, 1, 2]
+    assert all(s["state"] == "done" for i in tree["iterations"] for s in i["stages"])
+    text = si_ctl("status", "sums-gr-k4-s0", cwd=folder).stdout
+    assert "iteration 2" in text and "examples of" in text
+    assert "sums-gr-k4-s0" in si_ctl("status", cwd=folder).stdout
+    refused(si_ctl("status", "nobody", cwd=folder, check=False), 3, "nobody", "sums-gr-k4-s0")
+
+
+def test_match_steps_takes_the_other_runs_numbers(place):
+    """train.match_steps with a run's name trains as many steps as that run did, each iteration."""
+    folder, recipe = place
+    si_ctl(
+        *("iterate", "--recipe", recipe, "--strategy", "vanilla", "--run", "matched"),
+        *("--set", "train.match_steps=sums-gr-k4-s0"),
+        cwd=folder,
+    )
+    steps = {}
+    for run in ("sums-gr-k4-s0", "matched"):
+        tree = json.loads(si_ctl("status", run, "--json", cwd=folder).stdout)
+        steps[run] = [
+            stage["facts"]["steps"]
+            for iteration in tree["iterations"]
+            for stage in iteration["stages"]
+            if stage["stage"] == "train"
+        ]
+    assert len(steps["matched"]) == 2
+    assert steps["matched"] == steps["sums-gr-k4-s0"]
+
+
+def test_schedules_and_pools(place):
+    """Fixed data with pooled examples, previous start and levels from the first round run too."""
+    folder, recipe = place
+    done = si_ctl(
+        *("iterate", "--recipe", recipe, "--run", "fixed"),
+        *("--set", "data.schedule=fixed", "--set", "train.pool=all"),
+        *("--set", "train.init=previous", "--set", "levels.k=0"),
+        cwd=folder,
+    )
+    assert "Report:" in done.stdout
+    refused(
+        si_ctl(
+            *("iterate", "--recipe", recipe, "--run", "unlevelled", "--set", "levels.k=0"),
+            cwd=folder,
+            check=False,
+        ),
+        3,
+        "levels.k",
+    )
