@@ -1,0 +1,150 @@
+"""Explore: sample responses to queries, a shard of queries at a time.
+
+What a shard holds depends on the stage's spec alone: uniform draws of K samples for
+the selected queries, or the draws that a resampling stage committed.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from si.artifacts import Output
+from si.dataset import Dataset
+from si.job import Job, ShardFunction, load_engine
+from si.ports import Sampler
+from si.randomness import keyed_seed
+from si.records import ROLLOUTS, Draw, Query, Request, Sampled
+
+ENGINES = {
+    "transformers": "si.adapters.transformers:TransformersSampler",
+}
+DRAWS_FILE = "draws.parquet"
+ROLLOUTS_FILE = "rollouts.parquet"
+
+
+def shard_count(queries: int, shard_queries: int) -> int:
+    """Shards that a stage over so many distinct queries has."""
+    return -(-queries // shard_queries)
+
+
+def shard_draws(draws: Sequence[Draw], shard_queries: int) -> list[list[Draw]]:
+    """The draws in shards of `shard_queries` distinct queries each.
+
+    Queries go to shards in the order given, in which a query's draws lie together; a
+    shard's own draws are sorted by (query_id, prefix_id), as its rows will be.
+    """
+    queries = [list(group) for _, group in groupby(draws, key=lambda draw: draw.query_id)]
+    return [
+        sorted(
+            (draw for group in queries[start : start + shard_queries] for draw in group),
+            key=lambda draw: (draw.query_id, draw.prefix_id),
+        )
+        for start in range(0, len(queries), shard_queries)
+    ]
+
+
+def explore(job: Job) -> ShardFunction:
+    """The stage: policy and queries (or draws) to rollouts.
+
+    Settings: seed, sampling. Params: iteration, round, k, select, shard_queries, greedy.
+    Inputs: data, policy, base, and draws if there are any.
+    """
+    data = Dataset(job.input("data"))
+    shards = shard_draws(_draws(job, data), job.params["shard_queries"])
+    queries = {query.query_id: query for query in data.queries(data.table())}
+    sampler: Sampler | None = None
+
+    def do(shard: int) -> Output:
+        nonlocal sampler
+        if sampler is None:
+            sampler = _sampler(job)
+        draws = shards[shard]
+        images = data.images(draw.query_id for draw in draws)
+        requests = [
+            _request(job, draw, queries[draw.query_id], images.get(draw.query_id, ()))
+            for draw in draws
+        ]
+        answers = sampler.sample(requests)
+        rows = [
+            row
+            for draw, request, samples in zip(draws, requests, answers, strict=True)
+            for row in _rows(job, sampler, draw, request, samples)
+        ]
+        reasons = [row["finish_reason"] for row in rows]
+        facts = {
+            "queries": len({draw.query_id for draw in draws}),
+            "samples": len(rows),
+            "tokens": sum(len(row["token_ids"]) - row["prefix_len"] for row in rows),
+            "dropped": reasons.count("dropped"),
+        }
+        table = pa.Table.from_pylist(rows, ROLLOUTS)
+        return Output({ROLLOUTS_FILE: table}, len(rows), facts)
+
+    return do
+
+
+def _draws(job: Job, data: Dataset) -> list[Draw]:
+    """What to sample, for the whole stage, in the order that shards follow."""
+    if job.has("draws"):
+        rows = job.input("draws").tables(DRAWS_FILE).to_pylist()
+        rows.sort(key=lambda row: (row["query_id"], row["prefix_id"]))
+        return [Draw(**{**row, "prefix_ids": tuple(row["prefix_ids"])}) for row in rows]
+    k = 1 if job.params["greedy"] else job.params["k"]
+    selected = data.select(job.params["select"])["query_id"].to_pylist()
+    return [Draw(query_id, k) for query_id in selected]
+
+
+def _sampler(job: Job) -> Sampler:
+    """The engine with the policy loaded."""
+    settings: dict[str, Any] = dict(job.settings["sampling"])
+    if job.params["greedy"]:
+        settings["temperature"] = 0.0
+    engine = load_engine(settings["engine"], ENGINES)
+    policy = job.folder("policy")
+    # Policy 0 is only needed beneath an adapter; else it is not even fetched.
+    adapter = job.input("policy").manifest.facts.get("adapter", False)
+    base: Path = job.folder("base") if adapter else policy
+    sampler: Sampler = engine(policy, base, settings)
+    return sampler
+
+
+def _request(job: Job, draw: Draw, query: Query, images: tuple[bytes, ...]) -> Request:
+    params = job.params
+    seeds = tuple(
+        keyed_seed(
+            job.settings["seed"],
+            params["iteration"],
+            params["round"],
+            draw.query_id,
+            draw.prefix_id,
+            sample,
+        )
+        for sample in range(draw.n)
+    )
+    limit = job.settings["sampling"]["max_new_tokens"] - len(draw.prefix_ids)
+    return Request(query.question, images, seeds, draw.prefix_ids, limit)
+
+
+def _rows(
+    job: Job, sampler: Sampler, draw: Draw, request: Request, samples: Sequence[Sampled]
+) -> Iterator[Mapping[str, Any]]:
+    for number, (seed, sampled) in enumerate(zip(request.seeds, samples, strict=True)):
+        dropped = sampled.finish_reason == "dropped"
+        token_ids = () if dropped else (*draw.prefix_ids, *sampled.token_ids)
+        text, token_ends = sampler.decode(token_ids)
+        yield {
+            "query_id": draw.query_id,
+            "round": job.params["round"],
+            "prefix_id": draw.prefix_id,
+            "sample": number,
+            "seed": seed,
+            "token_ids": token_ids,
+            "token_ends": token_ends,
+            "prefix_len": 0 if dropped else len(draw.prefix_ids),
+            "text": text,
+            "finish_reason": sampled.finish_reason,
+            "logprob": sampled.logprob,
+        }
