@@ -1,0 +1,152 @@
+"""The command line's shape: light, documented, and able to find its parts."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("torch", "transformers", "pyarrow", "numpy", "pydantic", "boto3", "matplotlib", "rich")
+
+
+def loaded_after(code: str) -> set[str]:
+    probe = f"{code}\nimport sys; print(' '.join(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_the_command_line_imports_nothing_heavy():
+    """Importing the command line loads none of the libraries that its verbs need."""
+    bare = loaded_after("import typer")
+    ours = loaded_after("import si.cli")
+    assert not (ours - bare) & set(HEAVY)
+
+
+def test_controller_needs_no_torch():
+    """The loop, its stages and the verbs' code run without torch, transformers or boto3."""
+    stages = "explore verify levels resample rebalance train evaluate report data".split()
+    code = "import si.loop, si.status, si.plan, si.work, si.adapters.local\n"
+    code += "\n".join(f"import si.{stage}" for stage in stages)
+    assert not loaded_after(code) & {"torch", "transformers", "peft", "boto3", "botocore"}
+
+
+def test_stage_scripts_are_found_in_a_checkout():
+    """Every stage's script is found beside the package in a checkout."""
+    from si.work import STAGES, script
+
+    for stage in STAGES:
+        assert script(stage) == ROOT / "jobs" / f"{stage}.py"
+    assert {path.stem for path in (ROOT / "jobs").glob("*.py")} == set(STAGES)
+
+
+@pytest.mark.parametrize("layout", ["wheel", "image"])
+def test_stage_scripts_are_found_where_installed(layout, tmp_path):
+    """The resolver finds the scripts inside an installed package, with no checkout around."""
+    package = tmp_path / ("lib/python/site-packages" if layout == "wheel" else "opt/si") / "si"
+    shutil.copytree(ROOT / "si", package, ignore=shutil.ignore_patterns("embedded", "_bundle"))
+    shutil.copytree(ROOT / "jobs", package / "_bundle" / "jobs")
+    code = "from si.work import STAGES, script\nfor stage in STAGES: print(script(stage))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(package.parent)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = done.stdout.split()
+    assert len(lines) >= 8
+    assert all(line.startswith(str(package / "_bundle" / "jobs")) for line in lines)
+
+
+def test_missing_script_is_named(tmp_path):
+    """An installation without its scripts says so by name."""
+    package = tmp_path / "si"
+    shutil.copytree(ROOT / "si", package, ignore=shutil.ignore_patterns("embedded", "_bundle"))
+    code = "from si.work import script\nscript('verify')"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert "The script of stage verify is missing" in done.stderr
+
+
+def test_shipped_recipe_is_the_default():
+    """jobs/recipes/embedded.yaml says what the defaults are, no more and no less."""
+    from si.cli.options import recipe_file
+    from si.config import load
+
+    assert load(recipe_file("embedded"), environment={}) == load(environment={})
+
+
+def test_settings_come_in_rising_order(tmp_path):
+    """Defaults < recipe file < environment < flags."""
+    from si.config import load
+
+    file = tmp_path / "r.yaml"
+    file.write_text("k: 3\nseed: 3\niterations: 3\nplace: {workers: 3}\n")
+    env = {"SI_SEED": "4", "SI_ITERATIONS": "4", "SI_STORE": "elsewhere", "SI_TRAIN__LR": "1e-4"}
+    recipe, place = load(file, {"iterations": 5}, env)
+    assert (recipe.k, recipe.seed, recipe.iterations, recipe.train.lr) == (3, 4, 5, 1e-4)
+    assert (place.workers, place.store) == (3, "elsewhere")
+
+
+def test_every_setting_is_explained():
+    """The schema gives a meaning to every key of recipe and place."""
+    from si.config import Place, Recipe, keys
+
+    for model in (Recipe, Place):
+        for name in keys(model):
+            info = model
+            *path, last = name.split(".")
+            for part in path:
+                info = next(
+                    kind
+                    for kind in (
+                        getattr(info.model_fields[part].annotation, "__args__", None)
+                        or (info.model_fields[part].annotation,)
+                    )
+                    if hasattr(kind, "model_fields")
+                )
+            field = info.model_fields[last]
+            section = "model_fields" in dir(field.annotation) or "|" in str(field.annotation)
+            assert field.description or section or name in ("data", "model"), name
+
+
+def test_place_travels_as_environment(monkeypatch):
+    """A stage script reads from its environment the place that the controller was given."""
+    from si.config import S3, Place, load
+    from si.work import place_environment
+
+    place = Place(store="s3://b/p", s3=S3(endpoint="http://127.0.0.1:9", region="eu", path_style=False))
+    again = load(environment=place_environment(place))[1]
+    assert (again.store, again.s3) == (place.store, place.s3)
+
+
+def test_run_names_are_dns_labels():
+    """Default run names are DNS labels of at most 30 characters for every strategy."""
+    from si.config import STRATEGIES, Recipe
+
+    for strategy in STRATEGIES:
+        recipe = Recipe(name="a-rather-long-recipe", strategy=strategy, k=16, seed=123)
+        assert re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,28}[a-z0-9])?", recipe.run_name)
+
+
+def test_version_and_help():
+    """--version prints the version, and every verb has help with a first sentence."""
+    from typer.testing import CliRunner
+
+    from si import __version__
+    from si.cli import app
+
+    runner = CliRunner()
+    assert runner.invoke(app, ["--version"]).stdout.strip() == f"si-ctl {__version__}"
+    for verb in ("iterate", "status", "report", "compare", "data", "config"):
+        shown = runner.invoke(app, [verb, "--help"])
+        assert shown.exit_code == 0 and "Usage" in shown.stdout
