@@ -51,7 +51,7 @@ def _free(path: Path) -> str:
     there = next(folder for folder in (path, *path.parents) if folder.is_dir())
     usage = shutil.disk_usage(there)
     return (
-        f"free there: {usage.free / 1e9:.2f} of {usage.total / 1e9:.2f} GB "
+        f"free there now: {usage.free / 1e9:.2f} of {usage.total / 1e9:.2f} GB "
         "(a quota or a limit on file sizes may be lower)"
     )
 
