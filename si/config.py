@@ -4,6 +4,7 @@ Values come from defaults < recipe file < environment < flags. Unknown keys are
 errors that name the nearest key. Changing the Place never changes a stage key.
 """
 
+import contextlib
 import difflib
 import os
 import re
@@ -294,10 +295,8 @@ def _scalar(text: str) -> Any:
     except yaml.YAMLError:
         return text
     if isinstance(value, str):
-        try:
+        with contextlib.suppress(ValueError):
             return float(value)
-        except ValueError:
-            return text
     return value
 
 

@@ -93,11 +93,13 @@ class Run:
     def prepare(self) -> None:
         """Data, policy 0, and the levels of the held-out queries."""
         source = self.recipe.data.source
+        self.on_event({"event": "begin", "entry": "it00/data", "shards": 1})
         if source.startswith("synth:"):
             made = data.synth(self.store, source, self._salt())
         else:
             made = Artifact.open(self.store, source).manifest
         self._done("it00/data", made)
+        self.on_event({"event": "begin", "entry": "it00/policy", "shards": 1})
         self._done("it00/policy", data.fetch(self.store, self.recipe.model.source, self._salt()))
         self.dataset = Dataset(Artifact(self.store, made))
         for split in ("train", *self.recipe.evaluate.splits):

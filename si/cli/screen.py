@@ -45,7 +45,7 @@ class Screen:
 
     def line(self, text: str) -> None:
         # Names and messages may hold what rich would take for markup.
-        self.console.print(Text(text))
+        self.console.print(Text(text), soft_wrap=True)
 
     def hear(self, event: Event) -> None:
         """Show one event of `si.loop.Run` or of a worker."""
@@ -109,6 +109,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
         grid.add_column(column, overflow="fold")
     for row in rows:
         grid.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+    # Without a terminal there is no width to fit.
     console = Console(highlight=False)
-    # Without a terminal there is no width to fit: nothing may be cut from what a script reads.
-    console.print(grid, width=None if console.is_terminal else 160)
+    console = console if console.is_terminal else Console(highlight=False, width=160)
+    console.print(grid)

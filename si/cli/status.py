@@ -73,4 +73,4 @@ def _show(tree: dict[str, Any]) -> None:
             again = f", {retries} repeated" if retries > 0 else ""
             spent = f"{stage['seconds']:.1f} s"
             branch.add(Text(f"{name:<17} {spent:>8}{again}  {words}"))
-    Console(highlight=False).print(root)
+    Console(highlight=False).print(root, soft_wrap=True)
