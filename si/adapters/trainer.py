@@ -1,0 +1,325 @@
+"""Training on transformers' classes: a plain PyTorch loop, equal inputs to equal bytes.
+
+Whole models and LoRA adapters; AdamW, warm-up and cosine; the loss is the mean over all
+response tokens of a global batch, however the batch is cut into micro-batches.
+"""
+
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from si.adapters.transformers import (
+    ADAPTER_CONFIG,
+    Prompt,
+    Prompts,
+    collate,
+    device,
+    is_adapter,
+    load_model,
+    load_processor,
+    place,
+)
+from si.errors import NothingToTrain, RecipeError, SiError
+from si.randomness import keyed_rng, keyed_seed
+from si.records import TrainingRow
+
+IGNORED = -100  # label of tokens outside the loss
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".index.json")
+# A whole model's own; beside an adapter they would make it look like one.
+MODEL_CONFIGS = ("config.json", "generation_config.json")
+
+
+@dataclass(frozen=True)
+class Example:
+    """A training row as the model reads it: prompt, response ids, and how many leading
+    response ids stay out of the loss."""
+
+    prompt: Prompt
+    token_ids: tuple[int, ...]
+    masked: int
+
+    def __len__(self) -> int:
+        return len(self.prompt.ids) + len(self.token_ids)
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
+    """The rate of step 0 <= `step` < `steps`: up linearly for a share `warmup` of the steps,
+    then down to 0 by a cosine."""
+    rising = round(warmup * steps)
+    if step < rising:
+        return peak * (step + 1) / rising
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - rising) / (steps - rising)))
+
+
+def shuffled(count: int, seed: int) -> Iterator[int]:
+    """Example numbers without end: every epoch all of them, in an order of its own."""
+    epoch = 0
+    while True:
+        order = list(range(count))
+        keyed_rng(seed, "epoch", epoch).shuffle(order)
+        yield from order
+        epoch += 1
+
+
+def language_parameters(model: Any) -> list[torch.nn.Parameter]:
+    """Everything but vision tower and projector. A tied output head is in it once."""
+    modules = (model.get_decoder(), model.get_output_embeddings())
+    return list({id(p): p for module in modules for p in module.parameters()}.values())
+
+
+def language_linears(model: Any) -> str:
+    """A pattern for the full names of the language model's linear layers, as PEFT matches it.
+
+    Names alone would not do: some vision towers call theirs `q_proj` too.
+    """
+    decoder = model.get_decoder()
+    prefix = next(name for name, module in model.named_modules() if module is decoder)
+    linears = {
+        name.rsplit(".", 1)[-1]
+        for name, module in decoder.named_modules()
+        if isinstance(module, torch.nn.Linear)
+    }
+    return rf"{re.escape(prefix)}\..*\.({'|'.join(sorted(linears))})"
+
+
+class TransformersTrainer:
+    """`ports.Trainer` in one process, on a GPU if there is one."""
+
+    def train(
+        self,
+        rows: Sequence[TrainingRow],
+        start: Path,
+        base: Path,
+        out: Path,
+        settings: dict[str, Any],
+        seed: int,
+    ) -> dict[str, Any]:
+        """Train from the policy at `start` and write an HF folder to `out`.
+
+        Args: as `ports.Trainer`; `settings` may hold `system_prompt`, that of sampling.
+
+        Returns:
+            steps, examples and tokens (responses', of one pass), dropped, losses (one a
+            step, mean over its response tokens), adapter.
+
+        Raises:
+            NothingToTrain: if no row is short enough.
+            SiError: if what was written is not what was trained.
+        """
+        make_deterministic(settings["cpu_threads"], seed)
+        folder = base if is_adapter(start) else start
+        processor = load_processor(folder)
+        prompts = Prompts(processor, settings.get("system_prompt", ""))
+        examples = make_examples(rows, prompts, settings)
+        model = open_policy(start, base, settings)
+        losses = fit(model, examples, processor.tokenizer.pad_token_id, settings, seed)
+        write_policy(model, folder, out)
+        check_policy(model, folder, out, settings["dtype"])
+        return {
+            "steps": len(losses),
+            "examples": len(examples),
+            "tokens": sum(len(example.token_ids) for example in examples),
+            "dropped": len(rows) - len(examples),
+            "losses": [round(loss, 4) for loss in losses],
+            "adapter": is_adapter(out),
+        }
+
+
+def make_deterministic(threads: int, seed: int) -> None:
+    """Equal inputs, equal bytes: algorithms, number of threads, and what initialises LoRA."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+    # Filling fresh memory finds bugs, and takes time.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.set_num_threads(threads)
+    torch.manual_seed(keyed_seed(seed, "initialise"))
+
+
+def make_examples(
+    rows: Sequence[TrainingRow], prompts: Prompts, settings: dict[str, Any]
+) -> list[Example]:
+    """Rows as examples, without those that are too long: cutting one would cut what its
+    pictures' tokens stand for, or its answer."""
+    examples = [
+        Example(
+            prompts(row.question, row.images),
+            row.token_ids,
+            row.prefix_len if settings["mask_prefix"] else 0,
+        )
+        for row in rows
+    ]
+    fit = [e for e in examples if len(e) <= settings["max_length"] and len(e.token_ids) > e.masked]
+    if not fit:
+        raise NothingToTrain(
+            f"All {len(rows)} examples are longer than {settings['max_length']} tokens",
+            f"shortest: {min(map(len, examples), default=0)} tokens, images included",
+            "Raise train.max_length.",
+        )
+    return fit
+
+
+def open_policy(start: Path, base: Path, settings: dict[str, Any]) -> Any:
+    """The model to train, on its device, with `requires_grad` where it may change.
+
+    With `lora`, a fresh adapter on `start`, or `start`'s own adapter carried on: never
+    one on top of another. Weights that train are held in float32 whatever `dtype` is,
+    since small steps vanish in bfloat16.
+    """
+    lora = settings["lora"]
+    if is_adapter(start) and not lora:
+        raise RecipeError(
+            "The policy to start from is an adapter, but the recipe has no train.lora",
+            f"start: {start.name}",
+            "Go on with the adapter (train.lora), or begin from policy 0 (train.init: base).",
+        )
+    model = load_model(base if is_adapter(start) else start, settings["dtype"])
+    if lora:
+        from peft import LoraConfig, PeftModel, get_peft_model
+
+        if is_adapter(start):
+            model = PeftModel.from_pretrained(model, start, is_trainable=True)
+        else:
+            config = LoraConfig(
+                r=lora["r"],
+                lora_alpha=lora["alpha"],
+                lora_dropout=lora["dropout"],
+                target_modules=language_linears(model),
+                task_type="CAUSAL_LM",
+            )
+            model = get_peft_model(model, config)
+    elif settings["freeze_vision"]:
+        model.requires_grad_(False)
+        for parameter in language_parameters(model):
+            parameter.requires_grad_(True)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return model.to(device())
+
+
+def fit(
+    model: Any, examples: Sequence[Example], pad: int, settings: dict[str, Any], seed: int
+) -> list[float]:
+    """Train in place; the loss of every step."""
+    batch, micro = settings["batch"], settings["micro_batch"]
+    steps = settings["steps"]
+    wanted = settings["epochs"] * len(examples) if steps is None else steps * batch
+    numbers = islice(shuffled(len(examples), seed), wanted)
+    steps = -(-wanted // batch)
+
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        # Norms and biases are not pulled to 0.
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings["weight_decay"]},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], fused=True)
+    model.train()
+    losses = []
+    for step in range(steps):
+        chosen = [examples[number] for number in islice(numbers, batch)]
+        chosen.sort(key=len)  # neighbours of one length need little padding
+        tokens = sum(len(example.token_ids) - example.masked for example in chosen)
+        total = 0.0
+        for first in range(0, len(chosen), micro):
+            loss = summed_loss(model, chosen[first : first + micro], pad) / tokens
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.item()
+        torch.nn.utils.clip_grad_norm_(parameters, settings["clip"])
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, steps, settings["lr"], settings["warmup"])
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(total)
+    return losses
+
+
+def summed_loss(model: Any, examples: Sequence[Example], pad: int) -> Tensor:
+    """Cross entropy summed over the response tokens of a micro-batch, in float32."""
+    whole = model.get_base_model() if hasattr(model, "peft_config") else model
+    responses = [example.token_ids for example in examples]
+    inputs = place(whole, collate([example.prompt for example in examples], responses, pad))
+    # Padded on the left, all responses end at the end; only their logits are computed.
+    longest = max(map(len, responses))
+    labels = torch.tensor(
+        [
+            [IGNORED] * (longest - len(e.token_ids) + e.masked) + list(e.token_ids[e.masked :])
+            for e in examples
+        ],
+        device=whole.device,
+    )
+    half = whole.dtype if whole.dtype != torch.float32 else torch.bfloat16
+    mixed = any(p.dtype != torch.float32 for p in whole.parameters())
+    with torch.autocast(whole.device.type, dtype=half, enabled=mixed):
+        logits = whole(**inputs, use_cache=False, logits_to_keep=longest + 1).logits
+    return functional.cross_entropy(
+        logits[:, :-1].float().flatten(0, 1),
+        labels.flatten(),
+        ignore_index=IGNORED,
+        reduction="sum",
+    )
+
+
+# --- writing -------------------------------------------------------------------------------
+
+
+def write_policy(model: Any, start: Path, out: Path) -> None:
+    """Write the model or its adapter to `out`, with the tokenizer's and processor's files.
+
+    `start` is the HF folder of the whole model that was loaded; its other files are
+    copied as they are.
+    """
+    model.save_pretrained(out)
+    left_out: tuple[str, ...] = ()
+    if is_adapter(out):
+        left_out = MODEL_CONFIGS
+        (out / "README.md").unlink(missing_ok=True)
+        config = json.loads((out / ADAPTER_CONFIG).read_text())
+        # A path on this machine; which base it is, the artefact's inputs say.
+        config["base_model_name_or_path"] = None
+        (out / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    for path in sorted(start.iterdir()):
+        if path.is_file() and not path.name.endswith(WEIGHTS) and path.name not in left_out:
+            target = out / path.name
+            if not target.exists():
+                shutil.copyfile(path, target)
+
+
+def check_policy(model: Any, base: Path, out: Path, dtype: str) -> None:
+    """Load what was written and hold it against what was trained: names, shapes, values.
+
+    Raises:
+        SiError: naming the first tensors that differ.
+    """
+    again = load_model(base if is_adapter(out) else out, dtype)
+    if is_adapter(out):
+        from peft import PeftModel
+
+        again = PeftModel.from_pretrained(again, out)
+    trained, written = model.state_dict(), again.state_dict()
+    wrong = [f"{name}: not trained, but written" for name in sorted(written.keys() - trained)]
+    for name, tensor in trained.items():
+        if name not in written:
+            wrong.append(f"{name}: missing")
+        elif written[name].shape != tensor.shape:
+            wrong.append(f"{name}: {list(written[name].shape)}, trained {list(tensor.shape)}")
+        elif not torch.equal(written[name], tensor.cpu().to(written[name].dtype)):
+            wrong.append(f"{name}: other values")
+    if wrong:
+        raise SiError(
+            f"The policy was not written as it was trained: {len(wrong)} of {len(trained)} "
+            "tensors differ",
+            "\n".join(wrong[:5]),
+            "Nothing was committed. Is this version of transformers (or peft) supported?",
+        )
