@@ -1,0 +1,103 @@
+"""The docs stay true: every command, option, setting, column, stage and word is in them."""
+
+import re
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from si import records
+from si.artifacts import SCHEMA_VERSIONS, Manifest, ShardRecord, Spec
+from si.cli import app
+from si.config import STRATEGIES, Place, Recipe, keys
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+OPERATIONS = (DOCS / "operations.md").read_text()
+ARTIFACTS = (DOCS / "artifacts.md").read_text()
+
+
+def commands(command, words=("si-ctl",)):
+    below = getattr(command, "commands", None)
+    if below:
+        for name, inner in below.items():
+            yield from commands(inner, (*words, name))
+    else:
+        yield " ".join(words), command
+
+
+@pytest.mark.parametrize("words,command", list(commands(get_command(app))))
+def test_every_command_and_option_is_documented(words, command):
+    """docs/operations.md names every command, and every option within that verb's section."""
+    assert words in OPERATIONS
+    assert command.help
+    verb = " ".join(words.split()[:2])
+    section = OPERATIONS.split(f"### `{verb}`")[1].split("\n#")[0]
+    for option in command.params:
+        for name in option.opts:
+            if name.startswith("--"):
+                assert f"`{name}`" in section, (words, name)
+
+
+def test_documented_options_exist():
+    """No option that the docs name is missing from the command line."""
+    known = {"--help", "--version"}
+    for _, command in commands(get_command(app)):
+        known |= {name for option in command.params for name in option.opts}
+    section = OPERATIONS.split("## Settings")[0]
+    named = set(re.findall(r"`(--[a-z-]+)", section))
+    assert named <= known
+
+
+def test_every_column_is_documented():
+    """docs/artifacts.md gives every column's name, type and meaning as the schemas do."""
+    for name, schema in records.SCHEMAS.items():
+        section = ARTIFACTS.split(f"### {name}.parquet")[1].split("\n### ")[0]
+        rows = [line for line in section.splitlines() if line.startswith("| `")]
+        expected = [
+            f"| `{field.name}` | {field.type} | {field.metadata[b'meaning'].decode()} |"
+            for field in schema
+        ]
+        assert rows == expected, name
+
+
+def test_every_stage_and_record_field_is_documented():
+    """docs/artifacts.md has a row for every stage, and names every field of the records."""
+    for stage in SCHEMA_VERSIONS:
+        assert re.search(rf"^\| `?{stage}`? \|", ARTIFACTS, re.MULTILINE), stage
+    spec = Spec("synth", "x", {}, {}, {})
+    record = ShardRecord(0, "a", 1, (), {})
+    for fields in (spec.to_json(), record.to_json(), Manifest(spec, (record,)).to_json()):
+        for name in fields:
+            assert f"`{name}`" in ARTIFACTS, name
+
+
+def test_strategies_and_levels_are_in_the_method():
+    """docs/method.md explains every strategy, and the glossary every level's bounds."""
+    method = (DOCS / "method.md").read_text()
+    for name in {part for strategy in STRATEGIES for part in strategy.split("+")}:
+        assert f"`{name}`" in method
+    assert "L1 [0.8, 1]" in (DOCS / "glossary.md").read_text()
+
+
+def test_settings_named_in_docs_exist():
+    """Every NAME=VALUE after --set in the docs, the README and our messages is a setting."""
+    known = {*keys(Recipe), *(f"place.{name}" for name in keys(Place))}
+    files = [ROOT / "README.md", *DOCS.rglob("*.md"), *(ROOT / "si").rglob("*.py")]
+    for file in files:
+        for name in re.findall(r"--set ([a-z0-9_.]+)=", file.read_text()):
+            assert name in known, (file.name, name)
+
+
+def test_links_lead_somewhere():
+    """Every relative link in the README and the docs leads to a file."""
+    for file in [ROOT / "README.md", *DOCS.rglob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)", file.read_text()):
+            if "://" not in target:
+                assert (file.parent / target).exists(), (file.name, target)
+
+
+def test_readme_begins_with_the_two_commands():
+    """The README's first code block is the two commands that a newcomer types."""
+    block = (ROOT / "README.md").read_text().split("```")[1]
+    assert "make demo" in block and "make test" in block
