@@ -53,7 +53,7 @@ READS: dict[str, tuple[str, ...]] = {
     "levels": (),
     "resample": ("seed", "ar", "gr"),
     "rebalance": ("seed", "tc"),
-    "train": ("train",),
+    "train": ("train", "sampling.system_prompt"),
     "evaluate": (),
 }
 # Fields of `train` that the loop resolves into inputs and steps.
