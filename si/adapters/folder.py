@@ -64,7 +64,7 @@ class FolderStore:
     """
 
     def __init__(self, root: Path):
-        self.root = root.absolute()
+        self.root = root.resolve()  # one spelling, whatever the way there
         self.url = str(self.root)
         self._temporaries = self.root / ".tmp"
         self._swept = False

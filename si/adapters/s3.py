@@ -61,6 +61,7 @@ class S3Store:
     reach) is tried for `patience` seconds. A server that has never answered is given up at once.
     """
 
+    connect_timeout = 5.0
     patience = 60.0
 
     def __init__(self, bucket: str, prefix: str, settings: S3):
@@ -72,7 +73,7 @@ class S3Store:
         self._endpoint = _redacted(settings.endpoint or "AWS")
         self._answered = False
         config = Config(
-            connect_timeout=5,
+            connect_timeout=self.connect_timeout,
             read_timeout=60,
             retries={"mode": "standard", "total_max_attempts": 2},
             max_pool_connections=32,

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import si
@@ -104,6 +104,7 @@ def test_a_key_is_pinned() -> None:
     assert SPEC.address == f"pool/explore/it01-base-{SPEC.key[:12]}"
 
 
+@settings(max_examples=50)
 @given(JSON)
 def test_canonical_json_survives_being_read(value: Any) -> None:
     """Reading canonical JSON and writing it again changes no byte, so records keep their seals."""
