@@ -21,6 +21,7 @@ import io
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isqrt
 from typing import Any
 
 import numpy as np
@@ -52,16 +53,15 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "cyan": (72, 208, 216),
 }
 
-# Right triangles (leg, leg, hypotenuse) with every side below 42.
-TRIPLES = (
-    *((3 * m, 4 * m, 5 * m) for m in range(1, 9)),
-    *((5 * m, 12 * m, 13 * m) for m in range(1, 4)),
-    *((8 * m, 15 * m, 17 * m) for m in range(1, 3)),
-    (7, 24, 25),
-    (20, 21, 29),
-    (12, 35, 37),
-    (9, 40, 41),
+# Right triangles (leg, leg, hypotenuse) with sides of at most two digits.
+TRIPLES = tuple(
+    (a, b, isqrt(a * a + b * b))
+    for a in range(1, 100)
+    for b in range(a, 100)
+    if isqrt(a * a + b * b) ** 2 == a * a + b * b < 100 * 100
 )
+# Difficulty of a cone query -> its longest slant height: harder ones have rarer numbers.
+_LONGEST = {1: 35, 2: 20, 3: 35, 4: 60, 5: 99}
 
 _GLYPHS = {
     "0": "01110 10001 10011 10101 11001 10001 01110",
@@ -83,7 +83,7 @@ GLYPHS: dict[str, npt.NDArray[np.bool_]] = {
     for digit, rows in _GLYPHS.items()
 }
 
-_ROW, _COLUMN = np.mgrid[0:SIZE, 0:SIZE]
+_row, _column = np.mgrid[0:SIZE, 0:SIZE]
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +224,7 @@ def cone_steps(
         asked = 1 if side == "slant height" else 0
         return f"{readings[asked]}\nAnswer: {(h, s)[asked]}"
     lines = readings[::-1] if slant_first else readings
-    r = round((s * s - h * h) ** 0.5)
+    r = isqrt(s * s - h * h)
     lines += [f"square {s * s} - {h * h} = {r * r}", f"radius {r}"]
     result = r
     if difficulty >= 3:
@@ -255,7 +255,8 @@ def _draw_line(
 
 def _compose_cone(difficulty: int, rng: random.Random) -> Puzzle:
     """A cone with its height and slant height; what is asked grows with `difficulty`."""
-    legs = TRIPLES[_below(rng, len(TRIPLES))]
+    triples = [triple for triple in TRIPLES if triple[2] <= _LONGEST[difficulty]]
+    legs = triples[_below(rng, len(triples))]
     swap = _below(rng, 2)
     h, s = legs[swap], legs[2]
     colours = _shuffled(rng, list(COLOURS))
@@ -266,9 +267,9 @@ def _compose_cone(difficulty: int, rng: random.Random) -> Puzzle:
     foot, half, depth = 66 + _below(rng, 5), 30 + _below(rng, 7), 6 + _below(rng, 4)
     centre = apex[1]
     picture = np.full((SIZE, SIZE, 3), 236 + _below(rng, 20), dtype=np.uint8)
-    body = (_ROW >= apex[0]) & (_ROW <= foot)
-    body &= abs(_COLUMN - centre) * (foot - apex[0]) <= half * (_ROW - apex[0])
-    body |= ((_COLUMN - centre) * depth) ** 2 + ((_ROW - foot) * half) ** 2 <= (half * depth) ** 2
+    body = (_row >= apex[0]) & (_row <= foot)
+    body &= abs(_column - centre) * (foot - apex[0]) <= half * (_row - apex[0])
+    body |= ((_column - centre) * depth) ** 2 + ((_row - foot) * half) ** 2 <= (half * depth) ** 2
     picture[body] = tuple(176 + _below(rng, 40) for _ in range(3))
 
     # The slant height is drawn on either side, each label on its own line's plate.
