@@ -124,6 +124,8 @@ class TransformersTrainer:
         examples = make_examples(rows, prompts, settings)
         model = open_policy(start, base, settings)
         losses = fit(model, examples, processor.tokenizer.pad_token_id, settings, seed)
+        if not settings["lora"]:
+            model.to(getattr(torch, settings["dtype"]))
         write_policy(model, folder, out)
         check_policy(model, folder, out, settings["dtype"])
         return {
@@ -213,6 +215,7 @@ def fit(
 ) -> list[float]:
     """Train in place; the loss of every step."""
     batch, micro = settings["batch"], settings["micro_batch"]
+    dtype = getattr(torch, settings["dtype"])
     steps = settings["steps"]
     wanted = settings["epochs"] * len(examples) if steps is None else steps * batch
     numbers = islice(shuffled(len(examples), seed), wanted)
@@ -233,7 +236,7 @@ def fit(
         tokens = sum(len(example.token_ids) - example.masked for example in chosen)
         total = 0.0
         for first in range(0, len(chosen), micro):
-            loss = summed_loss(model, chosen[first : first + micro], pad) / tokens
+            loss = summed_loss(model, chosen[first : first + micro], pad, dtype) / tokens
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.item()
         torch.nn.utils.clip_grad_norm_(parameters, settings["clip"])
@@ -245,8 +248,9 @@ def fit(
     return losses
 
 
-def summed_loss(model: Any, examples: Sequence[Example], pad: int) -> Tensor:
-    """Cross entropy summed over the response tokens of a micro-batch, in float32."""
+def summed_loss(model: Any, examples: Sequence[Example], pad: int, dtype: torch.dtype) -> Tensor:
+    """Cross entropy summed over the response tokens of a micro-batch; the model computes in
+    `dtype`, the loss in float32."""
     whole = model.get_base_model() if hasattr(model, "peft_config") else model
     responses = [example.token_ids for example in examples]
     inputs = place(whole, collate([example.prompt for example in examples], responses, pad))
@@ -259,9 +263,7 @@ def summed_loss(model: Any, examples: Sequence[Example], pad: int) -> Tensor:
         ],
         device=whole.device,
     )
-    half = whole.dtype if whole.dtype != torch.float32 else torch.bfloat16
-    mixed = any(p.dtype != torch.float32 for p in whole.parameters())
-    with torch.autocast(whole.device.type, dtype=half, enabled=mixed):
+    with torch.autocast(whole.device.type, dtype, enabled=dtype != torch.float32):
         logits = whole(**inputs, use_cache=False, logits_to_keep=longest + 1).logits
     return functional.cross_entropy(
         logits[:, :-1].float().flatten(0, 1),
@@ -302,7 +304,7 @@ def check_policy(model: Any, base: Path, out: Path, dtype: str) -> None:
     Raises:
         SiError: naming the first tensors that differ.
     """
-    again = load_model(base if is_adapter(out) else out, dtype)
+    again = load_model(base if is_adapter(out) else out, dtype, nothing_else=not is_adapter(out))
     if is_adapter(out):
         from peft import PeftModel
 

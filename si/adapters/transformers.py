@@ -47,12 +47,12 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def load_model(folder: Path, dtype: str) -> Any:
+def load_model(folder: Path, dtype: str, nothing_else: bool = False) -> Any:
     """The model of an HF folder, on the CPU, in `dtype` ("float32", "bfloat16").
 
     Raises:
-        SiError: if the folder lacks a weight that the model has, which transformers would
-            fill with random numbers.
+        SiError: if a weight that the model has is missing, which transformers would fill with
+            random numbers; with `nothing_else`, also if there are others.
     """
     import transformers
 
@@ -62,11 +62,14 @@ def load_model(folder: Path, dtype: str) -> Any:
     model, loading = auto.from_pretrained(
         folder, dtype=getattr(torch, dtype), local_files_only=True, output_loading_info=True
     )
-    absent = sorted(str(key) for key in (*loading["missing_keys"], *loading["mismatched_keys"]))
-    if absent:
+    wrong = [f"{name}: missing" for name in sorted(loading["missing_keys"])]
+    wrong += [f"{entry}: other shape" for entry in sorted(map(str, loading["mismatched_keys"]))]
+    if nothing_else:
+        wrong += [f"{name}: unknown" for name in sorted(loading["unexpected_keys"])]
+    if wrong:
         raise SiError(
-            f"The policy in {folder.name} lacks {len(absent)} weights that its model has",
-            "\n".join(absent[:5]),
+            f"{len(wrong)} weights in {folder.name} are not those of its model",
+            "\n".join(wrong[:5]),
             "Was it written by another version of transformers, or under other tensor names?",
         )
     return model
