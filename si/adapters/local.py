@@ -23,10 +23,11 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+from si.adapters.folder import FolderStore
 from si.artifacts import Spec
 from si.config import Place
 from si.errors import RETRY, UNUSABLE, RunBusy, SiError, StageFailed
-from si.ports import Event
+from si.ports import Event, Store
 from si.work import place_environment, script
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -51,11 +52,9 @@ def _worker(path: str, argv: list[str], env: dict[str, str], log: str, events: C
     runpy.run_path(path, run_name="__main__")
 
 
-def local_folder(store: str) -> Path:
+def local_folder(store: Store) -> Path:
     """Where logs and reports of runs lie on this machine: in the store, if that is a folder."""
-    if "://" not in store:
-        return Path(store)
-    return Path(store.removeprefix("file://")) if store.startswith("file://") else Path("si-runs")
+    return store.root if isinstance(store, FolderStore) else Path("si-runs")
 
 
 @contextmanager

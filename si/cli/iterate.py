@@ -82,7 +82,7 @@ def _work(
     from si.loop import iterate as loop
 
     started = time.monotonic()
-    cluster = local_cluster(place, recipe, name, scratch)
+    cluster = local_cluster(where, place, recipe, name, scratch)
     with Screen() as screen:
         screen.line(f"run {name}: strategy {recipe.strategy}, K={recipe.k}, store {where.url}")
         run = Run(name, recipe, where, cluster, generation, screen.hear)
@@ -101,7 +101,12 @@ def _work(
 
 
 def local_cluster(
-    place: "Place", recipe: "Recipe", name: str, scratch: Path, light: bool = False
+    where: "Store",
+    place: "Place",
+    recipe: "Recipe",
+    name: str,
+    scratch: Path,
+    light: bool = False,
 ) -> "LocalCluster":
     """Processes on this machine, with the engine's libraries loaded once (unless `light`)."""
     from si.adapters.local import LocalCluster, local_folder
@@ -109,7 +114,7 @@ def local_cluster(
     engines = {recipe.sampling.engine, recipe.train.trainer}
     torch = "transformers" in engines and not light
     preload = "si.adapters.preload" + ("_torch" if torch else "")
-    cluster = LocalCluster(place, local_folder(place.store) / "logs" / name, scratch, preload)
+    cluster = LocalCluster(place, local_folder(where) / "logs" / name, scratch, preload)
     cluster.warm_up()
     return cluster
 
@@ -119,7 +124,7 @@ def write_report(run: "Run", address: str) -> Path:
     from si.adapters.local import local_folder
     from si.artifacts import Artifact
 
-    folder = local_folder(run.store.url) / "reports"
+    folder = local_folder(run.store) / "reports"
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / f"{run.name}.html"
     page.write_bytes(Artifact.open(run.store, address).read("report.html"))

@@ -48,13 +48,13 @@ def report(
     recipe = recipe.model_copy(update={"iterations": len(done) - 1})
     with exclusive(where.url, f"{name} report") as scratch:
         # All stages but the report are committed; walking the loop finds them so.
-        cluster = local_cluster(place, recipe, name, scratch, light=True)
+        cluster = local_cluster(where, place, recipe, name, scratch, light=True)
         made = iterate(Run(name, recipe, where, cluster, generation))
     artifact = Artifact.open(where, made.ref)
     if as_json:
         typer.echo(json.dumps(artifact.json("report.json"), indent=2))
         return
-    page = out or local_folder(place.store) / "reports" / f"{name}.html"
+    page = out or local_folder(where) / "reports" / f"{name}.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     for suffix in ("html", "md", "json"):
         page.with_suffix(f".{suffix}").write_bytes(artifact.read(f"report.{suffix}"))

@@ -36,7 +36,7 @@ def test_finished_run_is_kept(place):
     before = artefacts(folder / "si-runs", "sums-gr-k4-s0"), records(folder / "si-runs")
     done = si_ctl("iterate", "--recipe", recipe, cwd=folder)
     assert done.stdout.count("   kept") >= 20
-    assert " s  " not in done.stdout.replace("   kept", "")
+    assert all(" kept " in line for line in done.stdout.splitlines() if "/e" in line[:8])
     assert before == (artefacts(folder / "si-runs", "sums-gr-k4-s0"), records(folder / "si-runs"))
 
 
@@ -118,9 +118,7 @@ def test_dry_run_makes_nothing(place):
 def test_changed_recipe_is_refused_with_ways_out(place):
     """A changed recipe under an old run name stops, says what differs and how to go on."""
     folder, recipe = place
-    done = si_ctl(
-        "iterate", "--recipe", recipe, "--set", "train.lr=0.5", cwd=folder, check=False
-    )
+    done = si_ctl("iterate", "--recipe", recipe, "--set", "train.lr=0.5", cwd=folder, check=False)
     refused(done, 3, "sums-gr-k4-s0", "train.lr: 0.001 -> 0.5", "--run", "--fresh")
 
 
