@@ -11,10 +11,13 @@ from typing import Any
 import pyarrow as pa
 
 from si.artifacts import Output, canonical
+from si.compare import best
 from si.dataset import Dataset
 from si.errors import DataError
 from si.job import Job, ShardFunction
 from si.records import LEVELS, SCORES, SPLITS
+
+__all__ = ["best", "evaluate", "score", "summarise"]
 
 Row = Mapping[str, Any]
 
@@ -103,21 +106,6 @@ def summarise(rows: Iterable[Row]) -> dict[str, Any]:
         for split in SPLITS
         if split in splits
     }
-
-
-def best(scores: Sequence[Mapping[str, Any]], split: str = "dev") -> int | None:
-    """The iteration with the highest accuracy on `split`, the earliest of equals.
-
-    Args:
-        scores: what `summarise` made, by iteration from 0.
-        split: dev to choose a policy; test only for what is then called the oracle.
-
-    Returns:
-        None if the split was not scored.
-    """
-    if not scores or any(split not in part for part in scores):
-        return None
-    return max(range(len(scores)), key=lambda t: (scores[t][split]["accuracy"], -t))
 
 
 def _grouped(rows: Iterable[Row], name: str) -> dict[Any, list[Row]]:

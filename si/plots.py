@@ -1,0 +1,228 @@
+"""Plots as SVG that is part of a page: its text is text, its colours are the page's.
+
+matplotlib draws in the light theme's colours; afterwards each becomes a CSS variable, so a
+plot follows the reader's light or dark theme. The bytes depend on the numbers and on
+matplotlib's version alone: no date, no random ids, no layout by font metrics.
+"""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import matplotlib
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
+
+# Name of a CSS variable -> its value in the light theme and in the dark one. All values of the
+# light theme differ: a plot's colours are told apart by them.
+COLOURS = {
+    "ink": ("#1b2430", "#e7ebf0"),
+    "soft": ("#5b6675", "#9aa7b8"),
+    "grid": ("#d9dee6", "#334052"),
+    "L1": ("#b8430b", "#ff8a4c"),
+    "L2": ("#e08a1e", "#f7b955"),
+    "L3": ("#9a9483", "#c9c3b2"),
+    "L4": ("#4aa3b5", "#6fc9db"),
+    "L5": ("#2f6fc4", "#7aa8ff"),
+    "U": ("#4b3fa0", "#b3a4ff"),
+    "s1": ("#2563a8", "#78b0f0"),
+    "s2": ("#c2410d", "#ff9558"),
+    "s3": ("#15803d", "#5fd08a"),
+    "s4": ("#9333a8", "#d99bf0"),
+    "s5": ("#8a6d0b", "#e3c34d"),
+    "s6": ("#0e7c86", "#56d0da"),
+    "s7": ("#be185d", "#ff8cba"),
+    "s8": ("#64748c", "#a9b7cb"),
+}
+SERIES = tuple(name for name in COLOURS if name[0] == "s" and name != "soft")
+MARKERS = "osD^vPX*"
+WIDTH, HEIGHT = 440, 280  # CSS pixels at full size: two or three fit beside one another
+
+_SETTINGS: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "si-ctl",
+    "font.family": ["DejaVu Sans"],  # comes with matplotlib
+    "font.size": 10.5,
+    "text.parse_math": False,
+    "path.simplify": True,
+    "axes.edgecolor": COLOURS["grid"][0],
+    "axes.labelcolor": COLOURS["soft"][0],
+    "axes.titlesize": 12,
+    "axes.titlecolor": COLOURS["ink"][0],
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": COLOURS["soft"][0],
+    "ytick.color": COLOURS["soft"][0],
+    "grid.color": COLOURS["grid"][0],
+    "text.color": COLOURS["ink"][0],
+}
+
+
+class Line(NamedTuple):
+    """A series: its label, a value (or None) for each x, and its colour's name."""
+
+    label: str
+    values: Sequence[float | None]
+    colour: str
+
+
+def lines(
+    name: str,
+    title: str,
+    xs: Sequence[float],
+    series: Sequence[Line],
+    share: bool = True,
+    xlabel: str = "iteration",
+    marks: Mapping[str, int] | None = None,
+    points: bool = True,
+) -> str:
+    """Lines with their labels at their ends.
+
+    Args:
+        name: prefix of the element ids; unique on the page.
+        share: values are shares (0 to 1), shown as percent on an axis from 0 to 1.
+        marks: label of a series -> index of a point to ring (the best iteration).
+        points: draw a marker at each value.
+    """
+    with matplotlib.rc_context(_SETTINGS):
+        figure, axes = _axes(title, right=0.84)
+        ends = []
+        for number, (label, values, colour) in enumerate(series):
+            known = [(x, y) for x, y in zip(xs, values, strict=True) if y is not None]
+            if not known:
+                continue
+            paint = COLOURS[colour][0]
+            marker = MARKERS[number % len(MARKERS)] if points else None
+            axes.plot(
+                *zip(*known, strict=True), color=paint, marker=marker, ms=4, lw=1.8, clip_on=False
+            )
+            ends.append((known[-1][1], label, paint))
+            if marks and label in marks:
+                best = marks[label]
+                axes.plot(xs[best], values[best], "o", ms=11, mfc="none", mec=paint, mew=1.4)
+        if share:
+            _percent(
+                axes, max((value for line in series for value in line.values if value), default=1)
+            )
+        elif ends:
+            axes.set_ylim(bottom=0)
+        axes.set_xlabel(xlabel)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        _label_ends(axes, ends)
+        return _svg(figure, name, title)
+
+
+def stacked(
+    name: str, title: str, xs: Sequence[int], layers: Sequence[Line], share: bool = True
+) -> str:
+    """Stacked bars, one per x, the first layer at the bottom."""
+    with matplotlib.rc_context(_SETTINGS):
+        figure, axes = _axes(title, right=0.84 if share else 0.97)
+        bottom = [0.0] * len(xs)
+        ends = []
+        for label, values, colour in layers:
+            heights = [value or 0.0 for value in values]
+            axes.bar(xs, heights, 0.72, bottom, color=COLOURS[colour][0], edgecolor="none")
+            if heights and heights[-1] > 0.004 and share:
+                ends.append((bottom[-1] + heights[-1] / 2, label, COLOURS[colour][0]))
+            bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
+        if share:
+            _percent(axes)
+        else:
+            axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axes.set_xlabel("iteration")
+        axes.set_xticks(xs)
+        _label_ends(axes, ends)
+        return _svg(figure, name, title)
+
+
+def bars(
+    name: str, title: str, groups: Sequence[str], series: Sequence[Line], share: bool = False
+) -> str:
+    """Grouped bars; the series are told apart by colour, their labels belong into a legend."""
+    with matplotlib.rc_context(_SETTINGS):
+        figure, axes = _axes(title, right=0.97)
+        width = 0.8 / max(1, len(series))
+        for number, (_, values, colour) in enumerate(series):
+            places = [i - 0.4 + width * (number + 0.5) for i in range(len(groups))]
+            heights = [value or 0.0 for value in values]
+            axes.bar(places, heights, width * 0.92, color=COLOURS[colour][0], edgecolor="none")
+        if share:
+            _percent(axes)
+        axes.set_xticks(range(len(groups)), groups)
+        return _svg(figure, name, title)
+
+
+def _axes(title: str, right: float) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72), facecolor="none")
+    axes = figure.add_axes((0.125, 0.17, right - 0.125, 0.69), facecolor="none")
+    axes.set_title(title, pad=12, fontweight="bold")
+    axes.grid(axis="y", lw=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0)
+    axes.spines["left"].set_visible(False)
+    return figure, axes
+
+
+def _percent(axes: Any, highest: float = 1.0) -> None:
+    """An axis from 0 to the first of 100, 50, 20 and 10 percent that leaves no half empty."""
+    top = next((top for top in (0.1, 0.2, 0.5) if highest < 0.95 * top), 1.0)
+    axes.set_ylim(0, 1.02 * top)
+    axes.set_yticks([top * fifth / 5 for fifth in range(6)])
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+
+
+def _label_ends(axes: Any, ends: Sequence[tuple[float, str, str]]) -> None:
+    """Labels to the right of the plot, each as near to its line's end as the others allow."""
+    low, high = axes.get_ylim()
+    gap = (high - low) * 0.068
+    places: list[float] = []
+    for y, *_ in sorted(ends):
+        places.append(max(y, places[-1] + gap) if places else y)
+    if places and places[-1] > high:  # pushed out at the top: push back down
+        places[-1] = high
+        for i in range(len(places) - 2, -1, -1):
+            places[i] = min(places[i], places[i + 1] - gap)
+    for place, (_, label, paint) in zip(places, sorted(ends), strict=True):
+        axes.annotate(
+            label,
+            (1.02, place),
+            xycoords=("axes fraction", "data"),
+            color=paint,
+            va="center",
+            fontsize=10,
+            fontweight="bold",
+            annotation_clip=False,
+        )
+
+
+_VARIABLE = {light: f"var(--{name})" for name, (light, _) in COLOURS.items()}
+_ID = re.compile(r'(\bid="|url\(#|xlink:href="#)')
+_SIZE = re.compile(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>')
+
+
+def _svg(figure: Figure, name: str, title: str) -> str:
+    """The figure as an `<svg>` element; ids get the figure's name, as many share the page."""
+    file = io.StringIO()
+    figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+    text = file.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>\s*|<!--.*?-->\s*", "", text, flags=re.DOTALL)
+    for light, variable in _VARIABLE.items():
+        text = text.replace(light, variable)
+    text = _ID.sub(rf"\g<1>{name}-", text)
+    box = _SIZE.search(text)
+    assert box is not None
+    opening = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'viewBox="{box[1]}" role="img" aria-labelledby="{name}-title">'
+        f'<title id="{name}-title">{_escape(title)}</title>'
+    )
+    return opening + text[box.end() :].strip()
+
+
+def _escape(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")

@@ -1,0 +1,269 @@
+"""The report and the comparison: the numbers they read, the words they choose, what they escape."""
+
+import io
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from si.adapters.folder import FolderStore
+from si.artifacts import Artifact
+from si.compare import (
+    Change,
+    Iteration,
+    RunSummary,
+    changed,
+    collect,
+    compare,
+    matthew,
+    page,
+    percent,
+    points,
+    progress,
+    rebalanced,
+)
+from si.errors import DataError
+from si.job import Job
+from si.records import LEVELS
+from si.report import PIXELS, embed, report
+from tests.browser.made_up import HOSTILE, make_run, report_spec
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> FolderStore:
+    return FolderStore(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="module")
+def runs(store: FolderStore, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    scratch = tmp_path_factory.mktemp("scratch")
+    return {name: make_run(store, scratch, name, 2, hostile=True) for name in ("vanilla", "gr+rp")}
+
+
+@pytest.fixture(scope="module")
+def files(
+    store: FolderStore, runs: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    return _report(store, runs["gr+rp"], tmp_path_factory.mktemp("report"))
+
+
+def _report(store: FolderStore, refs: Any, scratch: Path, iterations: int = 2) -> dict[str, Any]:
+    return report(Job(store, report_spec(refs, "gr+rp", iterations), scratch))(0).files
+
+
+def test_same_inputs_same_bytes(
+    store: FolderStore, runs: Any, files: dict[str, Any], tmp_path: Path
+) -> None:
+    """Reports hold no date, no random id, no path: made twice, they are the same bytes."""
+    assert _report(store, runs["gr+rp"], tmp_path) == files
+    assert set(files) == {"report.html", "report.md", "report.json"}
+    assert str(tmp_path.parent).encode() not in files["report.html"]
+
+
+def test_the_numbers_are_the_artefacts(
+    store: FolderStore, runs: Any, files: dict[str, Any]
+) -> None:
+    """report.json repeats what evaluate, rebalance and train committed, iteration by iteration."""
+    refs = runs["gr+rp"]
+    said = json.loads(files["report.json"])
+    for t, it in enumerate(said["iterations"]):
+        assert it["scores"] == Artifact.open(store, refs[f"scores-{t}"]).json("scores.json")
+        if t:
+            examples = Artifact.open(store, refs[f"examples-{t}"])
+            assert it["metrics"] == examples.json("metrics.json")
+            facts = Artifact.open(store, refs[f"policy-{t}"]).manifest.facts
+            assert (it["spent"]["steps"], it["losses"]) == (facts["steps"], facts["losses"])
+            second = Artifact.open(store, refs[f"explore2-{t}"]).manifest.facts
+            assert it["spent"]["samples_2"] == second["samples"]
+    assert said["recipe"]["strategy"] == "gr+rp"
+    assert {"best", "last", "oracle", "matthew", "words"} <= said.keys()
+
+
+def test_page_is_self_contained(store: FolderStore, runs: Any, files: dict[str, Any]) -> None:
+    """No script, no address to load anything from, and a policy that forbids both."""
+    comparison = page(compare(store, list(runs.items())))
+    for text in (files["report.html"].decode(), comparison):
+        assert "default-src 'none'; style-src 'unsafe-inline'; img-src data:" in text
+        loads = _Loads()
+        loads.feed(text)
+        assert loads.tags.isdisjoint({"script", "iframe", "object", "embed", "base", "form"})
+        assert loads.addresses
+        assert all(address.startswith(("data:", "#")) for address in loads.addresses)
+
+
+class _Loads(HTMLParser):
+    """Collects a page's tags and every address in an attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        for name, value in attrs:
+            assert not name.startswith("on")
+            if name in ("src", "href", "xlink:href", "srcset", "action", "data", "poster"):
+                self.addresses.append(value or "")
+            self.addresses += re.findall(r"url\(([^)]*)", value or "")
+
+
+def test_untrusted_text_is_escaped(files: dict[str, Any]) -> None:
+    """Tags in questions and responses arrive as text, in the page and in the Markdown."""
+    text = files["report.html"].decode()
+    assert "&lt;script&gt;window.pwned" in text
+    for hostile in HOSTILE:
+        tag = re.match(r"<\w+[ >]", hostile)
+        assert tag is None or hostile not in text
+    assert "window.pwned" not in files["report.md"].decode()
+
+
+def test_guided_prefix_is_marked(files: dict[str, Any]) -> None:
+    """The part of a guided response that was given is set apart from what the policy wrote."""
+    text = files["report.html"].decode()
+    assert re.search(r"<pre><mark>[^<]+</mark>[^<]+</pre>", text)
+
+
+def test_a_run_without_iterations_has_a_report(
+    store: FolderStore, runs: Any, tmp_path: Path
+) -> None:
+    """Policy 0's scores alone make a page, and its words claim nothing."""
+    refs = {
+        role: ref for role, ref in runs["gr+rp"].items() if role in ("data", "levels", "scores-0")
+    }
+    files = _report(store, refs, tmp_path, 0)
+    assert "nothing was trained yet" in files["report.md"].decode()
+    assert b"nothing was trained yet" in files["report.html"]
+    with pytest.raises(DataError):
+        collect(store, {"data": refs["data"]})
+
+
+def test_strategy_is_read_from_what_was_done(store: FolderStore, runs: Any) -> None:
+    """A summary names the strategy by the draws and examples that were made, not by the run."""
+    assert collect(store, runs["vanilla"]).strategy == "vanilla"
+    assert collect(store, runs["gr+rp"]).strategy == "gr+rp"
+    assert collect(store, runs["gr+rp"]).k == 8
+
+
+def test_comparison_counts_queries(store: FolderStore, runs: Any) -> None:
+    """Side by side: each run's test accuracy, and won and lost queries that add up to it."""
+    made = compare(store, list(runs.items()))
+    tables = {table.title: table for table in made.tables}
+    (row, *_) = tables["Query by query against vanilla, on test"].rows
+    first, second = (run.iterations[run.best or 0] for _, run in made.runs)
+    difference = second.scores["test"]["correct"] - first.scores["test"]["correct"]
+    assert int(row[3]) - int(row[4]) == difference
+    assert [name for name, _ in made.words] == ["vanilla", "gr+rp", "gr+rp against vanilla"]
+    assert all(len(r) == len(t.columns) for t in made.tables for r in t.rows)
+    json.dumps(made.to_json())
+
+
+def _run(*shares: tuple[float, float], right: tuple[str, ...] = ("a", "ab")) -> RunSummary:
+    """A run with these (head, tail) shares of successes, and these queries right."""
+    iterations = []
+    for t in range(len(shares) + 1):
+        known = {q: q in right[min(t, len(right) - 1)] for q in "abcdefghij"}
+        correct = sum(known.values())
+        part = {
+            "n": 10,
+            "correct": correct,
+            "accuracy": correct / 10,
+            "by_level": {},
+            "tokens_mean": 1.0,
+        }
+        metrics = None
+        if t:
+            head, tail = shares[t - 1]
+            by_level = dict.fromkeys(LEVELS, 0.0) | {"L1": head, "U": tail, "L3": 1 - head - tail}
+            metrics = {what: {"share_by_level": by_level} for what in ("successes", "examples")}
+        scores = {"dev": part, "test": part}
+        iterations.append(Iteration(t, scores, {"dev": known, "test": known}, metrics, {}))
+    return RunSummary("vanilla", 8, "data/x", tuple(iterations))
+
+
+@pytest.mark.parametrize(
+    ("shares", "seen"),
+    [
+        ([(0.50, 0.05), (0.60, 0.02)], "yes"),
+        ([(0.50, 0.05), (0.60, 0.05)], "partly"),
+        ([(0.50, 0.05), (0.50, 0.02)], "partly"),
+        ([(0.50, 0.05), (0.505, 0.045)], "no"),
+        ([(0.60, 0.02), (0.50, 0.05)], "no"),
+        ([(0.50, 0.05), (0.70, 0.01), (0.50, 0.05)], "no"),
+        ([(0.50, 0.05)], "unknown"),
+        ([], "unknown"),
+    ],
+)
+def test_matthew_effect_is_called_by_its_rule(shares: Any, seen: str) -> None:
+    """Seen when the head's share grew and the tail's fell, each by more than a point; else not."""
+    assert matthew(_run(*shares)).seen == seen
+
+
+@pytest.mark.parametrize(
+    ("right", "words"),
+    [
+        (("a", "abcdefghi"), "Held-out accuracy rose: 10.0 % to 90.0 %"),
+        (("a", "ab"), "did not change measurably"),
+        (("abcdefghi", "a"), "no iteration beat policy 0"),
+        (("a", "a"), "no iteration beat policy 0"),
+    ],
+)
+def test_progress_is_claimed_only_beyond_chance(right: tuple[str, ...], words: str) -> None:
+    """A gain of one query in ten is no rise; nor is one that dev did not choose."""
+    assert words in progress(_run((0.5, 0.1), right=right))
+
+
+def test_rebalancing_says_when_nothing_was_moved() -> None:
+    """Examples that are the successes as they came are called that."""
+    assert "as they came" in rebalanced(_run((0.5, 0.1)))
+
+
+def test_sign_test_is_exact() -> None:
+    """The p-value is that of tossing a coin for every query that changed."""
+    assert Change(10, 0, 0).p == 1
+    assert Change(10, 5, 0).p == 2 / 2**5
+    assert Change(10, 1, 4).p == 2 * (1 + 5) / 2**5
+    assert Change(9000, 3000, 2000).p < 1e-40
+    assert changed({"a": True, "b": False, "c": True}, {"a": False, "b": True}) == (2, 1, 1)
+
+
+def test_figures_are_printed_alike() -> None:
+    """Rounding does not depend on how a number was come by."""
+    assert points(0.6 - 0.4625) == points(11 / 80) == "+13.8 points"
+    assert points(-0.05) == "−5.0 points"
+    assert percent(None) == "–"
+
+
+def test_only_pixels_pass() -> None:
+    """Images are decoded and encoded anew: SVG, text, bombs and broken files are left out."""
+    file = io.BytesIO()
+    Image.new("RGB", (2000, 500), "red").save(file, "PNG")
+    picture = embed(file.getvalue() + b"<script>alert(1)</script>")
+    assert picture is not None
+    assert picture.uri.startswith("data:image/png;base64,")
+    assert picture.width == PIXELS
+    gif = io.BytesIO()
+    Image.new("RGB", (20, 20)).save(gif, "GIF")
+    for bad in (
+        b"",
+        b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        gif.getvalue(),
+        file.getvalue()[:60],
+    ):
+        assert embed(bad) is None
+
+
+def test_matplotlib_is_left_alone_until_a_page_is_made() -> None:
+    """Importing the stages costs no matplotlib, no math-verify and no browser's worth of jinja."""
+    code = (
+        "import sys, si.verify, si.evaluate, si.report, si.compare;"
+        "print([m for m in ('matplotlib', 'sympy', 'math_verify', 'PIL') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
