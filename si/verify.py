@@ -178,22 +178,60 @@ _NUMBER = re.compile(
     \s*(?P<unit>.*)""",
     re.VERBOSE | re.DOTALL | re.ASCII,
 )
-# Words that may follow a number without changing its value. An unknown word is no unit:
-# "12 thousand", "12 pi" and "12 or 13" are not 12.
+# What may follow a number without changing its value, one unit a line in all its spellings.
+# An unknown word is no unit: "12 thousand", "12 pi" and "12 or 13" are not 12.
 _UNITS = """
-    % percent ° deg degree degrees rad radian radians unit units
-    mm cm dm m km in inch inches ft foot feet yd yard yards mi mile miles
-    millimeter millimeters centimeter centimeters meter meters kilometer kilometers
-    millimetre millimetres centimetre centimetres metre metres kilometre kilometres
-    mg g kg gram grams kilogram kilograms ton tons lb lbs pound pounds oz ounce ounces
-    ml cl dl l liter liters litre litres s sec second seconds min minute minutes h hr hour hours
-    day days week weeks month months year years
-    dollar dollars cent cents euro euros $ € £ usd eur
-    n j w v a hz pa k kn kj kw mph km/h m/s
+    % percent
+    ° deg degree degrees
+    rad radian radians
+    mm millimeter millimeters millimetre millimetres
+    cm centimeter centimeters centimetre centimetres
+    dm decimeter decimeters decimetre decimetres
+    m meter meters metre metres
+    km kilometer kilometers kilometre kilometres
+    in inch inches
+    ft foot feet
+    yd yard yards
+    mi mile miles
+    mg milligram milligrams
+    g gram grams
+    kg kilogram kilograms
+    ton tons
+    lb lbs pound pounds
+    oz ounce ounces
+    ml milliliter milliliters millilitre millilitres
+    cl
+    dl
+    l liter liters litre litres
+    s sec second seconds
+    min minute minutes
+    h hr hour hours
+    day days
+    week weeks
+    month months
+    year years
+    cent cents
+    $ dollar dollars usd
+    € euro euros eur
+    £
+    n newton newtons
+    j joule joules
+    w watt watts
+    v volt volts
+    a ampere amperes
+    hz hertz
+    pa pascal pascals
+    kn
+    kj
+    kw
+    mph
+    km/h
+    m/s
 """
-UNITS = frozenset(_UNITS.split())
-_POWER = re.compile(r"\s*(?:\^\s*\{?\s*[23]\s*\}?|²|³)$")
-_AREA = re.compile(r"(?:square|sq\.?|cubic|cu\.?)\s+")
+UNITS = {word: line.split()[0] for line in _UNITS.split("\n") for word in line.split()}
+UNITS |= {"unit": "", "units": ""}  # a unit that is none
+_POWER = re.compile(r"\s*(?:\^\s*\{?\s*([23])\s*\}?|(²)|(³))$")
+_AREA = re.compile(r"(?:(square|sq\.?)|cubic|cu\.?)\s+")
 _DEGREE = re.compile(r"\^?\s*\{?\s*\\circ\s*\}?|º")
 
 
@@ -228,7 +266,7 @@ def number(text: str) -> Number | None:
             return None
         value = top / bottom + int(match["whole"] or 0)
     value = -value if match["sign"] == "-" else value
-    percent = unit in ("%", "percent")
+    percent = unit == "%"
     return Number(value, percent, "" if percent else unit or (match["money"] or "").strip("\\"))
 
 
@@ -239,15 +277,21 @@ def _decimal(digits: str) -> Fraction:
 
 
 def _unit(text: str) -> str | None:
-    """A known unit in lower case, `` for none; None for words that are no unit."""
+    """A known unit in its first spelling, with its power (`cm2`), `` for none; None for words
+    that are no unit."""
     text = _DEGREE.sub("°", text).strip().lstrip("\\").strip().lower()
+    if not text:
+        return ""
     power = _POWER.search(text)
     word = text[: power.start()] if power else text
     area = _AREA.match(word)
     word = word[area.end() :] if area else word
-    if not word:
-        return "" if not (power or area) else None
-    return text if word.strip(" .") in UNITS else None
+    unit = UNITS.get(word.strip(" ."))
+    if unit and area:
+        unit += "2" if area[1] else "3"
+    elif unit and power:
+        unit += "3" if "3" in power.groups() or power[3] else "2"
+    return unit
 
 
 def same_number(one: Number, other: Number) -> bool:

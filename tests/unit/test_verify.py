@@ -5,12 +5,20 @@ import time
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from si import verify
+from si.adapters.folder import FolderStore
+from si.artifacts import Output, Ref, Spec, canonical, commit_shard, finish, settle
+from si.data import parts
+from si.errors import DataError
+from si.job import Job
+from si.records import ROLLOUTS, VERDICTS
 from si.verify import Judgement, MathPool, choice, extract, judge, judge_all, normalise, number
 
 
@@ -124,6 +132,12 @@ def test_choice_needs_one_letter(text: str, letter: str | None) -> None:
         ("Answer: 12 cm", "12", "number", True, "number"),
         ("Answer: 12", "12 cm", "number", True, "number"),
         ("Answer: 12 m", "12 cm", "number", False, "number"),
+        ("Answer: 12 cm", "12 cm^2", "number", False, "number"),
+        ("Answer: 12 square centimeters", "12 cm^2", "number", True, "number"),
+        ("Answer: 12 square units", "12", "number", True, "number"),
+        ("Answer: 90 degrees", "90°", "number", True, "number"),
+        ("Answer: $12", "12 dollars", "number", True, "number"),
+        ("Answer: 8 cm³", "8 cubic cm", "number", True, "number"),
         ("Answer: -12", "12", "number", False, "number"),
         ("Answer: Red!", "red", "text", True, "exact"),
         ("Answer: der", "red", "text", False, "none"),
@@ -177,6 +191,73 @@ def test_pool_is_asked_once_per_pair_and_only_when_needed() -> None:
         assert len(fresh.memo) == 1
         judge_all(cases, fresh)
         assert time.monotonic() - started < 20
+
+
+def test_stage_judges_shard_by_shard(tmp_path: Path) -> None:
+    """Shard i of the rollouts becomes shard i of the verdicts, keys in the same order."""
+    store = FolderStore(tmp_path / "store")
+    queries = [
+        {"query_id": q, "family": "f", "question": "?", "answer": a, "answer_kind": "number"}
+        | {"difficulty": 1, "rationale": None, "images": []}
+        for q, a in (("a", "1"), ("b", "2"))
+    ]
+    data = _commit(store, Spec("synth", "d", {}, {}, {}), [parts(queries, "train")])
+    shards = [
+        Output({"rollouts.parquet": pa.Table.from_pylist(rows, ROLLOUTS)}, len(rows))
+        for rows in (
+            [_rollout("a", 0, "Answer: 1"), _rollout("a", 1, "Answer: 2")],
+            [_rollout("b", 0, "no")],
+            [],
+        )
+    ]
+    rollouts = _commit(store, Spec("explore", "r", {}, {}, {}, 3), shards)
+    inputs = {"data": data, "rollouts": rollouts}
+    spec = Spec("verify", "v", {"verify": {"math_timeout": 5.0}}, {}, inputs, 3)
+    function = verify.verify(Job(store, spec, tmp_path))
+    made = [function(shard) for shard in range(3)]
+    assert [output.facts for output in made] == [
+        {"samples": 2, "correct": 1},
+        {"samples": 1, "correct": 0},
+        {"samples": 0, "correct": 0},
+    ]
+    tables = [output.files["verdicts.parquet"] for output in made]
+    assert all(isinstance(table, pa.Table) and table.schema == VERDICTS for table in tables)
+    assert tables[0].to_pylist()[1] == {  # type: ignore[union-attr]
+        **{"query_id": "a", "round": 1, "prefix_id": "", "sample": 1},
+        **{"correct": False, "extracted": "2", "method": "number"},
+    }
+
+
+def test_rollouts_of_other_data_are_refused(tmp_path: Path) -> None:
+    """A rollout whose query the data set does not hold is an error that names it."""
+    store = FolderStore(tmp_path / "store")
+    data = _commit(store, Spec("synth", "d", {}, {}, {}), [parts([], "train")])
+    table = pa.Table.from_pylist([_rollout("zz", 0, "Answer: 1")], ROLLOUTS)
+    rollouts = _commit(
+        store, Spec("explore", "r", {}, {}, {}), [Output({"rollouts.parquet": table}, 1)]
+    )
+    inputs = {"data": data, "rollouts": rollouts}
+    spec = Spec("verify", "v", {"verify": {"math_timeout": 5.0}}, {}, inputs)
+    with pytest.raises(DataError, match="not in the data") as caught:
+        verify.verify(Job(store, spec, tmp_path))(0)
+    assert "zz" in caught.value.detail
+
+
+def _commit(store: FolderStore, spec: Spec, outputs: list[Output]) -> Ref:
+    settle(store, f"{spec.address}/spec.json", canonical(spec.to_json()))
+    for shard, output in enumerate(outputs):
+        commit_shard(store, spec, shard, output)
+    manifest = finish(store, spec)
+    assert manifest is not None
+    return manifest.ref
+
+
+def _rollout(query: str, sample: int, text: str) -> dict[str, Any]:
+    return {
+        **{"query_id": query, "round": 1, "prefix_id": "", "sample": sample, "seed": 0},
+        **{"token_ids": [1], "token_ends": [len(text)], "prefix_len": 0, "text": text},
+        **{"finish_reason": "stop", "logprob": 0.0},
+    }
 
 
 def test_hanging_and_hungry_answers_are_wrong_and_harm_nobody() -> None:
