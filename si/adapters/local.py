@@ -93,6 +93,19 @@ def exclusive(store: str, run: str) -> Iterator[Path]:
         yield folder / name
 
 
+@contextmanager
+def _no_main() -> Iterator[None]:
+    """Keep workers from importing the command's main module: they need nothing of it, and
+    importing it takes longer than a small stage."""
+    main = sys.modules["__main__"].__dict__
+    hidden = {name: main.pop(name) for name in ("__file__", "__spec__") if name in main}
+    main["__spec__"] = None
+    try:
+        yield
+    finally:
+        main.update(hidden)
+
+
 class LocalCluster:
     """Implements `si.ports.Cluster` by processes on this machine."""
 
@@ -153,7 +166,8 @@ class LocalCluster:
                     args=(str(script(spec.stage)), argv, environment, log, sender),
                     name=f"{spec.stage}-{worker}",
                 )
-                process.start()
+                with _no_main():
+                    process.start()
                 sender.close()
                 running[worker] = (process, receiver)
             self._listen({w: receiver for w, (_, receiver) in running.items()}, on_event)
