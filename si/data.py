@@ -69,8 +69,8 @@ def parts(queries: list[dict[str, Any]], split: str) -> Output:
     )
 
 
-def synth_spec(source: str, salt: dict[str, Any] | None = None) -> Spec:
-    """The stage that makes a synthetic data set.
+def synth_spec(source: str, salt: dict[str, Any] | None = None, levels: bool = True) -> Spec:
+    """The stage that makes a synthetic data set, with its measured levels or without.
 
     Raises:
         RecipeError: if there is no generator of that name.
@@ -81,35 +81,38 @@ def synth_spec(source: str, salt: dict[str, Any] | None = None) -> Spec:
             "known: synth:embedded",
             "Use data.source: synth:embedded, or the address of a data set in the store.",
         )
-    # The levels are measured, not generated: their file is part of what identifies the data.
-    levels = hashlib.sha256(EMBEDDED_LEVELS.read_bytes()).hexdigest()
+    # Levels are measured, not generated: their file is part of what identifies the data.
+    measured = hashlib.sha256(EMBEDDED_LEVELS.read_bytes()).hexdigest() if levels else None
     return Spec(
         "synth",
         "embedded",
         settings={"data.source": source},
-        params={"seed": SEED, "slices": SLICES, "levels": levels, **(salt or {})},
+        params={"seed": SEED, "slices": SLICES, "levels": measured, **(salt or {})},
         inputs={},
-        # Training slices, dev, test, and the levels under the embedded policy.
+        # Training slices, dev, test, and what holds for all of them.
         shards=SLICES + 3,
     )
 
 
 def synth(
-    store: Store, source: str = "synth:embedded", salt: dict[str, Any] | None = None
+    store: Store,
+    source: str = "synth:embedded",
+    salt: dict[str, Any] | None = None,
+    levels: bool = True,
 ) -> Manifest:
     """Make the embedded data set, or find it made."""
-    spec = synth_spec(source, salt)
+    spec = synth_spec(source, salt, levels)
     made: list[Output] = []
 
     def make(shard: int) -> Output:
         if not made:
-            made.extend(_embedded())
+            made.extend(_embedded(levels))
         return made[shard]
 
     return commit(store, spec, make)
 
 
-def _embedded() -> Iterator[Output]:
+def _embedded(levels: bool) -> Iterator[Output]:
     from si.embedded import families
 
     separators = {name: family.separator for name, family in families.FAMILIES.items()}
@@ -117,16 +120,13 @@ def _embedded() -> Iterator[Output]:
         yield parts(queries, "train")
     yield parts(families.generate("dev", families.DEV_MIX, SEED), "dev")
     yield parts(families.generate("test", families.TEST_MIX, SEED), "test")
-    levels = pq.read_table(EMBEDDED_LEVELS)
-    yield Output(
-        files={"levels.parquet": levels.replace_schema_metadata(None)},
-        rows=0,
-        facts={
-            "separators": separators,
-            "levels_policy": levels.schema.metadata[b"policy"].decode(),
-            "levels_k": levels.schema.metadata[b"k"].decode(),
-        },
-    )
+    last = Output(files={}, rows=0, facts={"separators": separators})
+    if levels:
+        table = pq.read_table(EMBEDDED_LEVELS)
+        last.files["levels.parquet"] = table.replace_schema_metadata(None)
+        last.facts["levels_policy"] = table.schema.metadata[b"policy"].decode()
+        last.facts["levels_k"] = table.schema.metadata[b"k"].decode()
+    yield last
 
 
 def fetch(store: Store, source: str, salt: dict[str, Any] | None = None) -> Manifest:

@@ -51,7 +51,7 @@ READS: dict[str, tuple[str, ...]] = {
     "explore": ("seed", "sampling"),
     "verify": ("verify",),
     "levels": (),
-    "resample": ("seed", "ar", "gr"),
+    "resample": ("seed", "ar", "gr", "sampling.max_new_tokens"),
     "rebalance": ("seed", "tc"),
     "train": ("train", "sampling.system_prompt"),
     "evaluate": (),
@@ -110,7 +110,7 @@ class Run:
                     "Every run needs train, and the splits that evaluate.splits names.",
                 )
         self._selection(self.recipe.iterations)
-        self.held_out_levels = self._levels(0, self._held_out())
+        self.held_out_levels = self.levels(0, self._held_out())
 
     def explore(self, t: int, policy: Manifest, draws: Manifest | None = None) -> Manifest:
         """Sample K responses a query, or what `draws` asks for."""
@@ -358,7 +358,7 @@ class Run:
             for split, size in sizes.items()
         ]
 
-    def _levels(self, t: int, select: list[dict[str, Any]]) -> Manifest:
+    def levels(self, t: int, select: list[dict[str, Any]]) -> Manifest:
         """Levels of these queries: the data's own if they are this policy's, else measured."""
         facts = self.data.facts
         if facts.get("levels_policy") == self.base.content and self.recipe.levels.k:
@@ -371,7 +371,7 @@ class Run:
 
     def _train_levels(self, t: int, first_round: Manifest) -> Manifest:
         if self.recipe.levels.k:
-            return self._levels(t, self._selection(t))
+            return self.levels(t, self._selection(t))
         if t == 1:
             return self.stage(1, "levels", "levels", "levels", {}, {"verdicts-1": first_round.ref})
         if self.recipe.data.schedule == "fixed":

@@ -124,7 +124,9 @@ def test_place_travels_as_environment(monkeypatch):
     from si.config import S3, Place, load
     from si.work import place_environment
 
-    place = Place(store="s3://b/p", s3=S3(endpoint="http://127.0.0.1:9", region="eu", path_style=False))
+    place = Place(
+        store="s3://b/p", s3=S3(endpoint="http://127.0.0.1:9", region="eu", path_style=False)
+    )
     again = load(environment=place_environment(place))[1]
     assert (again.store, again.s3) == (place.store, place.s3)
 

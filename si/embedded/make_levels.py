@@ -1,0 +1,55 @@
+"""Measures the embedded queries' levels under the embedded policy, by the loop's own stages.
+
+    python -m si.embedded.make_levels [--workers N]
+
+Writes levels.parquet beside this file: for every training, dev and test query of the embedded
+data set the number of right answers among 16 samples of policy 0. These samples are never
+trained on. The file names the policy it was measured with by its content digest.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from si import data
+from si.adapters.folder import FolderStore
+from si.adapters.local import LocalCluster
+from si.artifacts import Artifact
+from si.config import Place, Recipe
+from si.dataset import Dataset
+from si.loop import Run
+from si.records import LEVEL_TABLE
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--workers", type=int, default=None)
+    parser.add_argument("--store", type=Path, default=None, help="keep the artefacts here")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        scratch = Path(temporary)
+        store = FolderStore(options.store or scratch / "store")
+        place = Place(store=str(store.root), workers=options.workers)
+        logs = scratch / "logs"
+        cluster = LocalCluster(place, logs, scratch / "work", "si.adapters.preload_torch")
+        run = Run("levels", Recipe(), store, cluster, on_event=lambda event: print(event))
+        made = data.synth(store, levels=False)
+        dataset = Dataset(Artifact(store, made))
+        run.stages |= {"it00/data": made, "it00/policy": data.fetch(store, "embedded")}
+        everything = [
+            {"split": split, "start": 0, "stop": dataset.size(split)}
+            for split in ("train", "dev", "test")
+        ]
+        levels = run.levels(0, everything)
+        table = Artifact.open(store, levels.ref).tables("levels.parquet")
+    facts = {"policy": run.base.content, "k": str(run.recipe.levels.k)}
+    table = pa.table(table.columns, schema=LEVEL_TABLE.remove_metadata().with_metadata(facts))
+    pq.write_table(table, data.EMBEDDED_LEVELS, compression="zstd")
+    print(table.group_by("level").aggregate([("query_id", "count")]).to_pydict())
+
+
+if __name__ == "__main__":
+    main()
