@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from si.cli.options import JsonOption, StoreOption
+from si.cli.options import JsonOption, StoreOption, open_place
 
 
 def register(app: typer.Typer) -> None:
