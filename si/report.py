@@ -37,6 +37,12 @@ PIXELS = 384  # longest side of a shown image
 HEAVY = 60_000  # bytes of a shown PNG; heavier pictures are shown as JPEG
 LOSSES = 150  # points of a loss curve that are drawn
 IMAGES = 3  # images shown of one query
+CONCENTRATION = {
+    "gini": "Gini",
+    "gini_solved": "of solved",
+    "entropy": "entropy",
+    "entropy_solved": "of solved",
+}
 
 
 def report(job: Job) -> ShardFunction:
@@ -131,18 +137,18 @@ def tables(run: RunSummary) -> dict[str, list[Table]]:
     shares = [
         Table(
             f"Shares of {what} by level",
-            ["iteration", *LEVELS, "head/tail", "Gini", "entropy"],
+            ["iteration", *LEVELS, "head/tail", *CONCENTRATION.values()],
             [
                 [
                     str(it.t),
                     *(percent(it.share(what, [level])) for level in LEVELS),
                     number(_figure(it, what, "head_tail_ratio")),
-                    number(_figure(it, what, "gini"), 3),
-                    number(_figure(it, what, "entropy"), 3),
+                    *(number(_figure(it, what, name), 3) for name in CONCENTRATION),
                 ]
                 for it in trained
             ],
-            "Gini and normalised entropy over all queries: 0 and 1 if all contribute alike.",
+            "Gini and normalised entropy over all queries, and over those that contribute at all: "
+            "0 and 1 if all contribute alike.",
         )
         for what in ("successes", "examples")
     ]
@@ -258,7 +264,8 @@ def page(
         },
         {
             "title": "Who feeds the training",
-            "lead": "Successes are right answers, sampled; examples are what re-balancing made "
+            "lead": "Successes are right answers, those of a second round included; examples are "
+            "what re-balancing made "
             "of them for training. The further head and tail drift apart from bar to bar, the "
             "more the rich get richer.",
         },

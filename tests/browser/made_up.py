@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from si.artifacts import Artifact, Output, Ref, Spec, canonical, commit_shard, finish, settle
@@ -13,6 +14,7 @@ from si.data import parts
 from si.embedded import families
 from si.evaluate import evaluate
 from si.job import Job
+from si.metrics import matthew, pass_rates
 from si.ports import Store
 from si.randomness import keyed_rng
 from si.records import EXAMPLES, LEVEL_TABLE, LEVELS, ROLLOUTS, VERDICTS, level
@@ -220,32 +222,27 @@ def _rebalance(
             {name: row[name] for name in EXAMPLES.names if name != "copy"} | {"copy": copy}
             for row, copy in chosen
         ]
-    asked = [row for row in samples if row["round"] == 1]
+    asked = sorted({row["query_id"] for row in samples})
+    level_of = np.array([LEVELS.index(levels[query]) for query in asked])
 
-    def by_level(rows: Sequence[Mapping[str, Any]], value: Any) -> dict[str, float | None]:
-        groups = {v: [r for r in rows if levels[r["query_id"]] == v] for v in LEVELS}
-        return {v: value(group) if group else None for v, group in groups.items()}
+    def sums(rows: Sequence[Mapping[str, Any]], value: Any) -> Any:
+        total = dict.fromkeys(asked, 0)
+        for row in rows:
+            total[row["query_id"]] += value(row)
+        return np.array(list(total.values()))
 
     def figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        shares = {v: s or 0.0 for v, s in by_level(rows, lambda g: len(g) / len(rows)).items()}
-        tail = shares["L5"] + shares["U"]
-        return {
-            "total": len(rows),
-            "share_by_level": shares,
-            "head_tail_ratio": shares["L1"] / tail if tail else None,
-            "gini": 0.4,
-            "entropy": 0.8,
-            "tokens_by_level": by_level(
-                rows, lambda g: sum(len(r["token_ids"]) for r in g) / len(g)
-            ),
-            "steps_by_level": by_level(
-                rows, lambda g: sum(r["text"].count("\n") + 1 for r in g) / len(g)
-            ),
-        }
+        parts = (
+            sums(rows, lambda _: 1),
+            sums(rows, lambda row: len(row["token_ids"])),
+            sums(rows, lambda row: row["text"].count("\n") + 1),
+        )
+        return matthew(level_of, *parts)
 
+    first = [row for row in samples if row["round"] == 1]
+    n, k = sums(first, lambda _: 1), sums(first, lambda row: row["correct"])
     return examples, {
         "successes": figures(successes),
         "examples": figures(examples),
-        "accuracy_by_level": by_level(asked, lambda g: sum(r["correct"] for r in g) / len(g)),
-        "queries_by_level": by_level(asked, lambda g: len({r["query_id"] for r in g})),
+        **pass_rates(level_of, n, k),
     }

@@ -34,6 +34,8 @@ from si.records import LEVELS
 from si.report import PIXELS, embed, report
 from tests.browser.made_up import HOSTILE, make_run, report_spec
 
+ROOT = Path(__file__).parents[2]
+
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> FolderStore:
@@ -238,6 +240,35 @@ def test_figures_are_printed_alike() -> None:
     assert points(0.6 - 0.4625) == points(11 / 80) == "+13.8 points"
     assert points(-0.05) == "−5.0 points"
     assert percent(None) == "–"
+
+
+def test_plots_ignore_the_machines_settings(tmp_path: Path) -> None:
+    """A matplotlibrc of one's own, or a hash seed, does not change a plot's bytes."""
+    (tmp_path / "matplotlibrc").write_text(
+        "lines.linewidth: 9\naxes.facecolor: red\nsvg.fonttype: path"
+    )
+    code = (
+        "from si.plots import *;"
+        "print(lines('a', 'A <b> & $x$', [0, 1],"
+        " [Line('L1', [0.1, None], 'L1'), Line('U', [0.2, 0.4], 'U')]))"
+    )
+    made = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            check=True,
+            cwd=folder,
+            env={
+                "PYTHONHASHSEED": seed,
+                "PYTHONPATH": str(ROOT),
+                "MPLCONFIGDIR": str(tmp_path / "cache"),
+            },
+        ).stdout
+        for folder, seed in ((tmp_path, "1"), (ROOT, "2"))
+    ]
+    assert made[0] == made[1]
+    assert b"A &lt;b" in made[0]
+    assert b"var(--L1)" in made[0]
 
 
 def test_only_pixels_pass() -> None:
