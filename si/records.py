@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from si.errors import DataError
+
 HEAD = ("L1",)
 TAIL = ("L5", "U")
 LEVELS = ("L1", "L2", "L3", "L4", "L5", "U")
@@ -135,6 +137,8 @@ _WHICH = (
     ("sample", pa.int32(), "sample number within (query, round, prefix), from 0"),
 )
 
+KEY = [name for name, _, _ in _WHICH]
+
 QUERIES = _schema(
     ("query_id", pa.string(), "first 16 hex digits of SHA-256 over pixels, question and answer"),
     ("family", pa.string(), "the family of queries, which declares the step separator"),
@@ -204,6 +208,33 @@ SCHEMAS: dict[str, pa.Schema] = {
     "examples": EXAMPLES,
     "scores": SCORES,
 }
+
+
+def outcomes(verdicts: pa.Table) -> pa.Table:
+    """How often each query was sampled and right: query_id, n, k, sorted by query_id."""
+    counted = verdicts.group_by("query_id").aggregate([("correct", "count"), ("correct", "sum")])
+    table = pa.table(
+        {
+            "query_id": counted["query_id"],
+            "n": counted["correct_count"].cast(pa.int64()),
+            "k": counted["correct_sum"].cast(pa.int64()),
+        }
+    )
+    return table.sort_by("query_id")
+
+
+def successes(rollouts: pa.Table, verdicts: pa.Table) -> pa.Table:
+    """The rollouts of one shard that are right, by the verdicts of the same shard.
+
+    Raises:
+        DataError: if the verdicts are not about these rollouts, row for row.
+    """
+    if not rollouts.select(KEY).equals(verdicts.select(KEY)):
+        raise DataError(
+            "Rollouts and verdicts are not about the same samples",
+            f"{len(rollouts)} rollouts, {len(verdicts)} verdicts",
+        )
+    return rollouts.filter(verdicts["correct"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,105 @@
+"""Matthew metrics: how concentrated successes or examples are, and on which levels.
+
+Everything is computed from arrays with one entry a query, so that a query which contributes
+nothing counts too. A figure that does not exist (a ratio over nothing) is None.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from si.records import HEAD, LEVELS, TAIL
+
+Array = npt.NDArray[Any]
+
+
+def matthew(level: Array, count: Array, tokens: Array, steps: Array) -> dict[str, Any]:
+    """Shares by level, concentration over queries, lengths by level; JSON-serialisable.
+
+    Args:
+        level: of each query, as a position in LEVELS.
+        count: successes (or examples) of each query.
+        tokens: sum of their response lengths in tokens, by query.
+        steps: sum of their response lengths in steps, by query.
+
+    Returns:
+        total; count_by_level and share_by_level; head_tail_ratio (None where the tail, L5 and
+        U, contributes nothing); gini and entropy over all queries, gini_solved and
+        entropy_solved over those that contribute; tokens_mean, steps_mean, tokens_by_level and
+        steps_by_level (means over successes or examples).
+    """
+    counts, token_sums, step_sums = (_by_level(level, sums) for sums in (count, tokens, steps))
+    total = sum(counts.values())
+    solved = count[count > 0]
+    return {
+        "total": total,
+        "count_by_level": counts,
+        "share_by_level": {name: _ratio(n, total) for name, n in counts.items()},
+        "head_tail_ratio": _ratio(
+            sum(counts[name] for name in HEAD), sum(counts[name] for name in TAIL)
+        ),
+        "gini": gini(count),
+        "gini_solved": gini(solved),
+        "entropy": entropy(count),
+        "entropy_solved": entropy(solved),
+        "tokens_mean": _ratio(sum(token_sums.values()), total),
+        "steps_mean": _ratio(sum(step_sums.values()), total),
+        "tokens_by_level": {name: _ratio(token_sums[name], n) for name, n in counts.items()},
+        "steps_by_level": {name: _ratio(step_sums[name], n) for name, n in counts.items()},
+    }
+
+
+def pass_rates(level: Array, n: Array, k: Array) -> dict[str, Any]:
+    """Of queries with `n` samples and `k` right ones each: how many there are in each level
+    (queries_by_level), and the share of right samples among all (accuracy_by_level)."""
+    samples, right = _by_level(level, n), _by_level(level, k)
+    return {
+        "queries_by_level": _by_level(level, np.ones_like(n)),
+        "accuracy_by_level": {name: _ratio(right[name], samples[name]) for name in LEVELS},
+    }
+
+
+def gini(count: Array) -> float | None:
+    """Gini coefficient of non-negative whole numbers: 0 if all are equal, towards 1 if one has
+    all; None if there is nothing to share out.
+
+    sum over i of (2i - n - 1) x_i / (n sum x), for x_1 <= ... <= x_n; exact until the division.
+    """
+    x = np.sort(count).astype(np.int64)
+    ranks = 2 * np.arange(1, len(x) + 1) - len(x) - 1
+    return _ratio(int(ranks @ x), len(x) * int(x.sum()))
+
+
+def entropy(count: Array) -> float | None:
+    """Entropy of the shares x_i / sum x over its maximum log n: 1 if all are equal, 0 if one
+    has all; 1 for a single one, None if there is nothing to share out."""
+    total = int(count.sum())
+    if not total or len(count) == 1:
+        return 1.0 if total else None
+    value, times = np.unique(count[count > 0], return_counts=True)
+    share = value / total
+    return float(min(1.0, abs(times @ (share * np.log(share))) / np.log(len(count))))
+
+
+def step_counts(texts: pa.Array, separator: str) -> Array:
+    """How many steps each text has: `len(strategies.step_ends(text, separator))`, for columns."""
+    pieces = pc.split_pattern(texts, separator)
+    flat = pieces.values
+    blank = pc.or_(pc.equal(flat, ""), pc.utf8_is_space(flat))
+    steps_before = np.concatenate([[0], np.cumsum(~blank.to_numpy(zero_copy_only=False))])
+    ends = steps_before[pieces.offsets.to_numpy()]
+    counts: Array = ends[1:] - ends[:-1]
+    return counts
+
+
+def _by_level(level: Array, values: Array) -> dict[str, int]:
+    """Sums of whole numbers by level."""
+    sums = np.bincount(level, weights=values, minlength=len(LEVELS))
+    return {name: round(total) for name, total in zip(LEVELS, sums.tolist(), strict=True)}
+
+
+def _ratio(one: int, other: int) -> float | None:
+    return one / other if other else None
