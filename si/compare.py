@@ -11,7 +11,7 @@ says the same of the same run:
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from math import comb
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ from si.ports import Store
 from si.records import HEAD, LEVELS, TAIL
 
 NOTABLE = 0.01  # change of a share that is more than "hardly any"
+SOURCES = ("own", "earlier", "reference", "plain")
 UNLIKELY = 0.05  # chance below which a paired difference is called real
 
 
@@ -44,8 +45,11 @@ class Iteration:
         metrics: what `rebalance` wrote: `successes` and `examples`, each with the shares by
             level and the Matthew metrics; `accuracy_by_level`, `queries_by_level`.
         spent: samples, samples_2 (second round), tokens (sampled), examples, train_tokens,
-            steps.
+            steps, dropped (examples too long to train on).
         losses: training loss, one a gradient step.
+        identical: share (0 to 1) of the successes whose text another one of the same query has.
+        sources: second-round samples by where their prefix came from: own, earlier, reference
+            or plain (no prefix).
     """
 
     t: int
@@ -54,6 +58,8 @@ class Iteration:
     metrics: Mapping[str, Any] | None = None
     spent: Mapping[str, int] | None = None
     losses: Sequence[float] = ()
+    identical: float | None = None
+    sources: Mapping[str, int] = field(default_factory=dict)
 
     def share(self, what: str, levels: Sequence[str]) -> float | None:
         """Share (0 to 1) of these levels among `successes` or `examples`; None without any."""
@@ -112,6 +118,8 @@ class RunSummary:
                     "metrics": it.metrics,
                     "spent": it.spent,
                     "losses": list(it.losses),
+                    "identical": it.identical,
+                    "sources": it.sources,
                 }
                 for it in self.iterations
             ],
@@ -187,9 +195,16 @@ def _iteration(store: Store, refs: Mapping[str, Ref], t: int) -> Iteration:
         "examples": facts["examples"].get("examples", 0),
         "train_tokens": facts["policy"].get("tokens", 0),
         "steps": facts["policy"].get("steps", 0),
+        "dropped": facts["policy"].get("dropped", 0),
     }
+    sources = {}
+    if f"explore2-{t}" in refs:
+        draws = Spec.load(store, refs[f"explore2-{t}"].address).inputs["draws"]
+        asked = Artifact.open(store, draws).manifest.facts
+        sources = {name: asked.get(f"samples_{name}", 0) for name in SOURCES}
     metrics = Artifact.open(store, refs[f"examples-{t}"]).json("metrics.json")
-    return Iteration(t, scores, right, metrics, spent, facts["policy"].get("losses", ()))
+    losses, identical = facts["policy"].get("losses", ()), facts["examples"].get("identical")
+    return Iteration(t, scores, right, metrics, spent, losses, identical, sources)
 
 
 # --- words ---------------------------------------------------------------------------------
@@ -518,6 +533,7 @@ SPENT = {
     "examples": "examples",
     "train_tokens": "trained tokens",
     "steps": "gradient steps",
+    "dropped": "dropped",
 }
 
 
@@ -531,7 +547,8 @@ def _spent(runs: Runs) -> Table:
         "Spent, over all iterations",
         ["run", "iterations", *SPENT.values()],
         rows,
-        "Samples count both rounds; without the levels' and the evaluations'.",
+        "Samples count both rounds; without the levels' and the evaluations'. Dropped: examples "
+        "too long to train on.",
     )
 
 

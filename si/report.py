@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from si.artifacts import Artifact, Output, Ref, Spec, canonical
 from si.compare import (
+    SOURCES,
     SPENT,
     Iteration,
     RunSummary,
@@ -179,20 +180,32 @@ def tables(run: RunSummary) -> dict[str, list[Table]]:
     spent = [
         Table(
             "Spent",
-            ["iteration", *SPENT.values(), "first loss", "last loss"],
+            ["iteration", *SPENT.values(), "identical", "first loss", "last loss"],
             [
                 [
                     str(it.t),
                     *(number((it.spent or {}).get(key, 0)) for key in SPENT),
+                    percent(it.identical),
                     number(it.losses[0] if it.losses else None, 3),
                     number(it.losses[-1] if it.losses else None, 3),
                 ]
                 for it in trained
             ],
             "Samples are those of round 1 here; sampled tokens those of both rounds. "
-            "Levels and evaluations not counted.",
+            "Levels and evaluations not counted. Dropped: examples too long to train on. "
+            "Identical: successes whose text another success of the same query has.",
         )
     ]
+    if any(it.sources for it in trained):
+        spent.append(
+            Table(
+                "Second-round samples by where their prefix came from",
+                ["iteration", *SOURCES],
+                [[str(it.t), *(number(it.sources.get(s)) for s in SOURCES)] for it in trained],
+                "A success of the same iteration, of an earlier one, the data's own rationale, "
+                "or no prefix at all.",
+            )
+        )
     return {"accuracy": accuracy, "shares": shares, "lengths": lengths, "spent": spent}
 
 

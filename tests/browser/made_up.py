@@ -122,7 +122,7 @@ def make_run(
         rounds = [(rollouts, verdicts)]
         if rule:
             spec = Spec("resample", f"it{t:02d}-{rule}", {"strategy": rule}, {}, {"v": verdicts})
-            draws = commit(store, spec, [Output({}, 1)])
+            draws = commit(store, spec, [Output({}, 1, {"samples_own": 90, "samples_plain": 6})])
             second = refs[f"explore2-{t}"] = explore(t, 2, made["train"][::3], {"draws": draws})
             refs[f"verify2-{t}"] = run(
                 "verify", f"it{t:02d}-r2", verify, {}, {"data": data, "rollouts": second}
@@ -140,13 +140,14 @@ def make_run(
             "examples.parquet": pa.Table.from_pylist(examples, EXAMPLES),
             "metrics.json": canonical(metrics),
         }
-        facts = {"examples": len(examples), "successes": metrics["successes"]["total"]}
+        facts = {"examples": len(examples), "identical": 0.125}
         refs[f"examples-{t}"] = commit(store, spec, [Output(files, len(examples), facts)])
         steps = -(-2 * len(examples) // 48)
         facts = {
             "steps": steps,
             "examples": len(examples),
             "tokens": sum(len(row["token_ids"]) for row in examples),
+            "dropped": 2,
             "losses": [round(0.4 / (1 + 0.1 * s) + 0.1 / t, 4) for s in range(steps)],
         }
         spec = Spec("train", f"it{t:02d}", {}, {}, {"examples-1": refs[f"examples-{t}"]})
