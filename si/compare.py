@@ -5,7 +5,8 @@ comparison share. The words are chosen by rules on the numbers, here, so that ev
 says the same of the same run:
 
 - *Matthew effect*: between the first iteration and the last, the head's share of successes
-  grows and the tail's falls, each by more than `NOTABLE`.
+  grows and the tail's falls, each by more than `NOTABLE` and than twice the standard error of
+  such a difference (successes taken as independent draws).
 - *Accuracy rose*: the exact sign test on the queries whose answer changed (McNemar) is below
   `UNLIKELY`.
 """
@@ -13,7 +14,7 @@ says the same of the same run:
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from math import comb
+from math import comb, sqrt
 from typing import Any, NamedTuple
 
 from si.artifacts import Artifact, Ref, Spec
@@ -266,21 +267,36 @@ def matthew(run: RunSummary) -> Matthew:
     if len(head) < 2 or None in (head[0], head[-1], tail[0], tail[-1]):
         words = "One iteration cannot show whether the Matthew effect is at work: run at least two."
         return Matthew("unknown", words, head, tail)
-    up, down = head[-1] - head[0], tail[0] - tail[-1]  # type: ignore[operator]
-    if up > NOTABLE and down > NOTABLE:
+    first, last = run.trained[0], run.trained[-1]
+    up, down = _moved(first, last, HEAD), -_moved(first, last, TAIL)
+    if up > 0 and down > 0:
         seen, verdict = "yes", "The Matthew effect shows"
-    elif up > NOTABLE or down > NOTABLE:
+    elif up == down == 0:
+        seen, verdict = "no", "No Matthew effect: the shares moved no more than chance moves them"
+    elif up >= 0 and down >= 0:
         seen, verdict = "partly", "The Matthew effect shows in part"
-    elif max(abs(up), abs(down)) <= NOTABLE:
-        seen, verdict = "no", "No Matthew effect: the shares hardly moved"
-    else:
+    elif up <= 0 and down <= 0:
         seen, verdict = "no", "No Matthew effect: the shares moved the other way"
+    else:
+        seen, verdict = "no", "No Matthew effect: head and tail moved together"
     words = (
         f"{verdict}. From iteration 1 to {len(head)} the head's share of successes went from "
         f"{percent(head[0])} to {percent(head[-1])}, the tail's from {percent(tail[0])} to "
         f"{percent(tail[-1])}{_of_queries(run)}."
     )
     return Matthew(seen, words, head, tail)
+
+
+def _moved(old: Iteration, new: Iteration, levels: Sequence[str]) -> float:
+    """By how much the levels' share of successes differs; 0 if that is little or may be chance."""
+    shares, error = [], 0.0
+    for it in (old, new):
+        share = it.share("successes", levels) or 0.0
+        total = (it.metrics or {})["successes"]["total"]
+        shares.append(share)
+        error += share * (1 - share) / max(1, total)
+    difference = shares[1] - shares[0]
+    return difference if abs(difference) > max(NOTABLE, 2 * sqrt(error)) else 0.0
 
 
 def _of_queries(run: RunSummary) -> str:
@@ -422,27 +438,54 @@ def _words(runs: Runs) -> list[tuple[str, str]]:
             why = "They used different data" if shared >= 2 else "They share too few iterations"
             words.append((heading, f"{why}: what re-balancing changed cannot be told."))
             continue
-        gaps: list[float] = []
-        for levels in (HEAD, TAIL):
-            ours, theirs = (
-                r.trained[shared - 1].share("successes", levels) or 0.0 for r in (run, first)
-            )
-            gaps.append(ours - theirs)
-        head, tail = gaps
-        if head < -NOTABLE and tail > NOTABLE:
-            verdict = "Counteracts the Matthew effect"
-        elif max(abs(head), abs(tail)) <= NOTABLE:
-            verdict = "Hardly changes who succeeds"
-        elif head > NOTABLE and tail < -NOTABLE:
-            verdict = "Makes the imbalance worse"
+        here, there = run.trained[shared - 1], first.trained[shared - 1]
+        head, tail = (_moved(there, here, levels) for levels in (HEAD, TAIL))
+        if head < 0 < tail:
+            verdict = "Less of its successes are head, more are tail"
+        elif tail < 0 < head:
+            verdict = "More of its successes are head, less are tail"
+        elif head == tail == 0:
+            verdict = "The shares of its successes differ no more than by chance"
         else:
-            verdict = "Changes the shares, but not both for the better"
-        told = (
-            f"{verdict}: at iteration {shared} the head's share of "
-            f"successes is {_apart(head)}, the tail's {_apart(tail)}."
+            verdict = "The shares of its successes differ, head and tail not both clearly"
+        gaps = (
+            (here.share("successes", levels) or 0.0) - (there.share("successes", levels) or 0.0)
+            for levels in (HEAD, TAIL)
         )
-        words.append((heading, told))
+        told = (
+            f"{verdict}: at iteration {shared} the head's share is {_apart(next(gaps))}, the "
+            f"tail's {_apart(next(gaps))}. {_effects(first_name, first, name, run)} "
+            f"{_gain(first, run)}"
+        )
+        words.append((heading, told.strip()))
     return words
+
+
+def _effects(first_name: str, first: RunSummary, name: str, run: RunSummary) -> str:
+    """What the two verdicts on the Matthew effect, side by side, come to."""
+    theirs, ours = matthew(first).seen, matthew(run).seen
+    if theirs in ("yes", "partly") and ours == "no":
+        return f"{first_name} shows the Matthew effect, {name} does not: it was counteracted."
+    if theirs == "no" and ours in ("yes", "partly"):
+        return f"{name} shows the Matthew effect, {first_name} does not."
+    if theirs == ours == "no":
+        return "Neither shows the Matthew effect, so there was none to counteract."
+    if "unknown" in (theirs, ours):
+        return ""
+    return "Both show the Matthew effect, at least in part."
+
+
+def _gain(first: RunSummary, run: RunSummary) -> str:
+    """Test accuracy against the first run, best iterations by dev."""
+    if first.best is None or run.best is None:
+        return ""
+    change = changed(
+        first.iterations[first.best].right.get("test", {}),
+        run.iterations[run.best].right.get("test", {}),
+    )
+    if not change.n:
+        return ""
+    return f"On test, best by dev: {points(change.difference)}; {change.words}."
 
 
 def _apart(gap: float) -> str:

@@ -166,7 +166,9 @@ def test_comparison_counts_queries(store: FolderStore, runs: Any) -> None:
     json.dumps(made.to_json())
 
 
-def _run(*shares: tuple[float, float], right: tuple[str, ...] = ("a", "ab")) -> RunSummary:
+def _run(
+    *shares: tuple[float, float], right: tuple[str, ...] = ("a", "ab"), total: int = 100_000
+) -> RunSummary:
     """A run with these (head, tail) shares of successes, and these queries right."""
     iterations = []
     for t in range(len(shares) + 1):
@@ -183,7 +185,8 @@ def _run(*shares: tuple[float, float], right: tuple[str, ...] = ("a", "ab")) -> 
         if t:
             head, tail = shares[t - 1]
             by_level = dict.fromkeys(LEVELS, 0.0) | {"L1": head, "U": tail, "L3": 1 - head - tail}
-            metrics = {what: {"share_by_level": by_level} for what in ("successes", "examples")}
+            figures = {"share_by_level": by_level, "total": total}
+            metrics = dict.fromkeys(("successes", "examples"), figures)
         scores = {"dev": part, "test": part}
         iterations.append(Iteration(t, scores, {"dev": known, "test": known}, metrics, {}))
     return RunSummary("vanilla", 8, "data/x", tuple(iterations))
@@ -205,6 +208,13 @@ def _run(*shares: tuple[float, float], right: tuple[str, ...] = ("a", "ab")) -> 
 def test_matthew_effect_is_called_by_its_rule(shares: Any, seen: str) -> None:
     """Seen when the head's share grew and the tail's fell, each by more than a point; else not."""
     assert matthew(_run(*shares)).seen == seen
+
+
+def test_a_few_successes_show_no_effect() -> None:
+    """What chance may do to the shares is not called a Matthew effect, however large."""
+    shares = (0.50, 0.20), (0.60, 0.10)
+    assert matthew(_run(*shares, total=1000)).seen == "yes"
+    assert matthew(_run(*shares, total=40)).seen == "no"
 
 
 @pytest.mark.parametrize(
