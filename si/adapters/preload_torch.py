@@ -1,1 +1,16 @@
 """What workers of the transformers engine need, imported once in the fork server."""
+
+import accelerate
+import transformers.models.qwen2_vl.image_processing_qwen2_vl
+import transformers.models.qwen2_vl.modeling_qwen2_vl
+import transformers.models.qwen2_vl.processing_qwen2_vl
+import transformers.models.qwen2_vl.video_processing_qwen2_vl
+
+import si.adapters.preload
+import si.adapters.trainer
+import si.adapters.transformers
+from si.data import EMBEDDED_POLICY
+
+# Finding a processor's class walks through all models' video processors, once per process.
+# Nothing here computes: a process that forks must not have started torch's threads.
+si.adapters.transformers.load_processor(EMBEDDED_POLICY)

@@ -21,7 +21,6 @@ from torch.nn import functional
 
 from si.adapters.transformers import (
     ADAPTER_CONFIG,
-    Prompt,
     Prompts,
     collate,
     device,
@@ -42,15 +41,17 @@ MODEL_CONFIGS = ("config.json", "generation_config.json")
 
 @dataclass(frozen=True)
 class Example:
-    """A training row as the model reads it: prompt, response ids, and how many leading
-    response ids stay out of the loss."""
+    """A training row, how many of its leading response ids stay out of the loss, and how many
+    tokens it has with its prompt. The prompt itself is made when it is needed: pictures of
+    a whole data set may not fit into memory."""
 
-    prompt: Prompt
-    token_ids: tuple[int, ...]
+    row: TrainingRow
     masked: int
+    length: int
 
-    def __len__(self) -> int:
-        return len(self.prompt.ids) + len(self.token_ids)
+    @property
+    def targets(self) -> int:
+        return len(self.row.token_ids) - self.masked
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
@@ -119,11 +120,10 @@ class TransformersTrainer:
         """
         make_deterministic(settings["cpu_threads"], seed)
         folder = base if is_adapter(start) else start
-        processor = load_processor(folder)
-        prompts = Prompts(processor, settings.get("system_prompt", ""))
+        prompts = Prompts(load_processor(folder), settings.get("system_prompt", ""))
         examples = make_examples(rows, prompts, settings)
         model = open_policy(start, base, settings)
-        losses = fit(model, examples, processor.tokenizer.pad_token_id, settings, seed)
+        losses = fit(model, prompts, examples, settings, seed)
         if not settings["lora"]:
             model.to(getattr(torch, settings["dtype"]))
         write_policy(model, folder, out)
@@ -131,7 +131,7 @@ class TransformersTrainer:
         return {
             "steps": len(losses),
             "examples": len(examples),
-            "tokens": sum(len(example.token_ids) for example in examples),
+            "tokens": sum(len(example.row.token_ids) for example in examples),
             "dropped": len(rows) - len(examples),
             "losses": [round(loss, 4) for loss in losses],
             "adapter": is_adapter(out),
@@ -155,17 +155,17 @@ def make_examples(
     pictures' tokens stand for, or its answer."""
     examples = [
         Example(
-            prompts(row.question, row.images),
-            row.token_ids,
+            row,
             row.prefix_len if settings["mask_prefix"] else 0,
+            len(prompts(row.question, row.images).ids) + len(row.token_ids),
         )
         for row in rows
     ]
-    fit = [e for e in examples if len(e) <= settings["max_length"] and len(e.token_ids) > e.masked]
+    fit = [e for e in examples if e.length <= settings["max_length"] and e.targets > 0]
     if not fit:
         raise NothingToTrain(
             f"All {len(rows)} examples are longer than {settings['max_length']} tokens",
-            f"shortest: {min(map(len, examples), default=0)} tokens, images included",
+            f"shortest: {min((e.length for e in examples), default=0)} tokens, images included",
             "Raise train.max_length.",
         )
     return fit
@@ -211,7 +211,11 @@ def open_policy(start: Path, base: Path, settings: dict[str, Any]) -> Any:
 
 
 def fit(
-    model: Any, examples: Sequence[Example], pad: int, settings: dict[str, Any], seed: int
+    model: Any,
+    prompts: Prompts,
+    examples: Sequence[Example],
+    settings: dict[str, Any],
+    seed: int,
 ) -> list[float]:
     """Train in place; the loss of every step."""
     batch, micro = settings["batch"], settings["micro_batch"]
@@ -232,11 +236,12 @@ def fit(
     losses = []
     for step in range(steps):
         chosen = [examples[number] for number in islice(numbers, batch)]
-        chosen.sort(key=len)  # neighbours of one length need little padding
-        tokens = sum(len(example.token_ids) - example.masked for example in chosen)
+        # Neighbours of one length need little padding.
+        chosen.sort(key=lambda example: example.length)
+        tokens = sum(example.targets for example in chosen)
         total = 0.0
         for first in range(0, len(chosen), micro):
-            loss = summed_loss(model, chosen[first : first + micro], pad, dtype) / tokens
+            loss = summed_loss(model, prompts, chosen[first : first + micro], dtype) / tokens
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.item()
         torch.nn.utils.clip_grad_norm_(parameters, settings["clip"])
@@ -248,18 +253,22 @@ def fit(
     return losses
 
 
-def summed_loss(model: Any, examples: Sequence[Example], pad: int, dtype: torch.dtype) -> Tensor:
+def summed_loss(
+    model: Any, prompts: Prompts, examples: Sequence[Example], dtype: torch.dtype
+) -> Tensor:
     """Cross entropy summed over the response tokens of a micro-batch; the model computes in
     `dtype`, the loss in float32."""
     whole = model.get_base_model() if hasattr(model, "peft_config") else model
-    responses = [example.token_ids for example in examples]
-    inputs = place(whole, collate([example.prompt for example in examples], responses, pad))
+    rows = [example.row for example in examples]
+    responses = [row.token_ids for row in rows]
+    made = [prompts(row.question, row.images) for row in rows]
+    inputs = place(whole, collate(made, responses, prompts.pad))
     # Padded on the left, all responses end at the end; only their logits are computed.
     longest = max(map(len, responses))
     labels = torch.tensor(
         [
-            [IGNORED] * (longest - len(e.token_ids) + e.masked) + list(e.token_ids[e.masked :])
-            for e in examples
+            [IGNORED] * (longest - example.targets) + list(example.row.token_ids[example.masked :])
+            for example in examples
         ],
         device=whole.device,
     )

@@ -30,7 +30,7 @@ BLOCK = 8
 # Sequences that have ended are dropped from a batch once fewer than this share goes on;
 # dropping copies the cache, so not at every step.
 GOING_ON = 0.75
-PROMPT_CACHE_BYTES = 1 << 30
+PROMPT_CACHE_BYTES = 1 << 29
 ADAPTER_CONFIG = "adapter_config.json"
 
 # Tokens that stand for pictures. Sampled, they would ask for a picture that is not there.
@@ -102,11 +102,16 @@ class Prompt:
 
 
 class Prompts:
-    """Makes prompts with the processor's own chat template, once for each distinct query."""
+    """Makes prompts with the processor's own chat template, once for each distinct query (as
+    long as `PROMPT_CACHE_BYTES` hold them)."""
 
     def __init__(self, processor: Any, system: str = ""):
         self.processor = processor
         self.system = system
+        tokenizer = processor.tokenizer
+        self.pad: int = tokenizer.eos_token_id
+        if tokenizer.pad_token_id is not None:
+            self.pad = tokenizer.pad_token_id
         self._made: dict[tuple[str, tuple[bytes, ...]], Prompt] = {}
         self._bytes = 0
 
@@ -377,7 +382,7 @@ class TransformersSampler:
         batch = collate(
             [prompts[i] for i in fits],
             [requests[i].prefix_ids for i in fits],
-            self.tokenizer.pad_token_id,
+            self.prompts.pad,
         )
         inputs = place(self.model, batch)
         output = self.model(**inputs, use_cache=True, logits_to_keep=1)
