@@ -6,10 +6,13 @@ there are.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -25,8 +28,11 @@ from si.randomness import keyed_rng
 from si.records import EXAMPLES, KEY, LEVELS, outcomes, successes
 from si.strategies import Strategy, by_name
 
-BUCKET = 64 << 20  # bytes of rollout files, compressed, whose successes share a bucket
+T = TypeVar("T")
+
+BUCKET = 32 << 20  # bytes of rollout files, compressed, whose successes share a bucket
 MOST_BUCKETS = 256
+THREADS = 2  # reading and sorting ahead of what is written
 WANTED = [*KEY, "token_ids", "prefix_len", "text"]
 
 
@@ -46,12 +52,15 @@ def rebalance(job: Job) -> ShardFunction:
         settings, params = job.settings, job.params
         strategy = by_name(settings["strategy"], tc=settings["tc"])
         rng = partial(keyed_rng, settings["seed"], "rebalance", params["iteration"])
-        queries = _queries(job)
         path = job.scratch / "examples.parquet"
-        tally = _Tally(len(queries.ids))
-        with pq.ParquetWriter(path, EXAMPLES, **PARQUET) as file:
-            for bucket in _buckets(job, queries.ids):
-                file.write_table(_examples(bucket, queries, strategy, params["k"], rng, tally))
+        with ThreadPoolExecutor(THREADS) as pool:
+            rounds = _rounds(job, pool)
+            queries = _queries(job, pa.concat_tables(rounds[0].verdicts))
+            tally = _Tally(len(queries.ids))
+            work = partial(_examples, queries, strategy, params["k"], rng, tally)
+            with pq.ParquetWriter(path, EXAMPLES, use_dictionary=KEY, **PARQUET) as file:
+                for examples in _ahead(pool, work, _buckets(job, rounds, queries.ids, pool)):
+                    file.write_table(examples)
         metrics = {
             "successes": matthew(queries.level, *tally.successes),
             "examples": matthew(queries.level, *tally.examples),
@@ -64,7 +73,7 @@ def rebalance(job: Job) -> ShardFunction:
             "successes": int(right.sum()),
             "examples": int(used.sum()),
             "tokens": int(tally.examples[1].sum()),
-            "identical": tally.identical / max(1, int(right.sum())),
+            "identical": int(tally.identical.sum()) / max(1, int(right.sum())),
         }
         files: dict[str, Any] = {"examples.parquet": path, "metrics.json": canonical(metrics)}
         return Output(files, facts["examples"], facts)
@@ -84,17 +93,34 @@ class Queries(NamedTuple):
 
 
 class _Tally:
-    """Figures by query (number, tokens, steps) of successes and examples, bucket by bucket."""
+    """Figures by query: number, tokens and steps of its successes and of its examples, and how
+    many successes say the same as another one."""
 
     def __init__(self, queries: int):
         self.successes = np.zeros((3, queries), np.int64)
         self.examples = np.zeros((3, queries), np.int64)
-        self.identical = 0
+        self.identical = np.zeros(queries, np.int64)
 
 
-def _queries(job: Job) -> Queries:
-    columns = ["query_id", "correct"]
-    counted = outcomes(job.input("verdicts-1").tables("verdicts.parquet", columns))
+class _Round(NamedTuple):
+    """Rollouts, and the verdicts on each of their shards."""
+
+    rollouts: Artifact
+    verdicts: list[pa.Table]
+
+
+def _rounds(job: Job, pool: Executor) -> list[_Round]:
+    def table(verdicts: Artifact, shard: int) -> pa.Table:
+        return verdicts.table("verdicts.parquet", shard, [*KEY, "correct"])
+
+    return [
+        _Round(rollouts, list(pool.map(partial(table, said), range(said.manifest.spec.shards))))
+        for rollouts, said in zip(job.inputs("rollouts"), job.inputs("verdicts"), strict=True)
+    ]
+
+
+def _queries(job: Job, verdicts: pa.Table) -> Queries:
+    counted = outcomes(verdicts)
     ids = counted["query_id"].combine_chunks()
     data = Dataset(job.input("data"))
     families = _lookup(ids, data.table(columns=["query_id", "family"]), "family", data.artifact)
@@ -126,16 +152,20 @@ def _lookup(ids: pa.Array, table: pa.Table, column: str, source: Artifact) -> pa
 
 
 class Bucket(NamedTuple):
-    """The successes of queries `start` to `stop`, in the order (round, shard, row)."""
+    """The successes of queries `start` to `stop`, in the order (round, shard, row), in a file."""
 
     start: int
     stop: int
-    successes: pa.Table
+    path: Path
 
 
-def _buckets(job: Job, ids: pa.Array) -> Iterator[Bucket]:
+def _buckets(job: Job, rounds: list[_Round], ids: pa.Array, pool: Executor) -> Iterator[Bucket]:
     """All successes, by ranges of query ids."""
-    rounds = list(zip(job.inputs("rollouts"), job.inputs("verdicts"), strict=True))
+
+    def right(task: tuple[Artifact, int, pa.Table]) -> pa.Table:
+        rollouts, shard, verdicts = task
+        return successes(rollouts.table("rollouts.parquet", shard, WANTED), verdicts)
+
     size = sum(blob.size for rollouts, _ in rounds for blob in rollouts.blobs())
     number = min(1 + size // BUCKET, MOST_BUCKETS)
     bounds = [len(ids) * i // number for i in range(number + 1)]
@@ -143,33 +173,40 @@ def _buckets(job: Job, ids: pa.Array) -> Iterator[Bucket]:
     paths = [job.scratch / f"bucket-{i}" for i in range(number)]
     schema = pa.schema([field for field in EXAMPLES if field.name in WANTED])
     files = [pa.ipc.new_stream(path, schema) for path in paths]
-    for rollouts, verdicts in rounds:
-        for shard in range(rollouts.manifest.spec.shards):
-            right = successes(
-                rollouts.table("rollouts.parquet", shard, WANTED),
-                verdicts.table("verdicts.parquet", shard, [*KEY, "correct"]),
-            )
-            sorted_ids = right["query_id"]
-            cuts = [bisect_left(sorted_ids, edge, key=pa.StringScalar.as_py) for edge in edges]
-            for file, start, stop in zip(files, [0, *cuts], [*cuts, len(right)], strict=True):
-                file.write_table(right.slice(start, stop - start))
+    tasks = ((r.rollouts, shard, said) for r in rounds for shard, said in enumerate(r.verdicts))
+    for table in _ahead(pool, right, tasks):
+        cuts = [bisect_left(table["query_id"], edge, key=pa.StringScalar.as_py) for edge in edges]
+        for file, start, stop in zip(files, [0, *cuts], [*cuts, len(table)], strict=True):
+            file.write_table(table.slice(start, stop - start))
     for start, stop, file, path in zip(bounds, bounds[1:], files, paths, strict=False):
         file.close()
-        with pa.memory_map(str(path)) as source:
-            yield Bucket(start, stop, pa.ipc.open_stream(source).read_all().combine_chunks())
-        path.unlink()
+        yield Bucket(start, stop, path)
+
+
+def _ahead(pool: Executor, work: Callable[[T], pa.Table], tasks: Iterable[T]) -> Iterator[pa.Table]:
+    """What `work` makes of each task, in order, computed no more than a few tasks ahead."""
+    waiting: deque[Future[pa.Table]] = deque()
+    for task in tasks:
+        waiting.append(pool.submit(work, task))
+        if len(waiting) > THREADS:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def _examples(
-    bucket: Bucket,
     queries: Queries,
     strategy: Strategy,
     k: int,
     rng: Callable[[str], Random],
     tally: _Tally,
+    bucket: Bucket,
 ) -> pa.Table:
     """The examples that the strategy makes of a bucket; figures go to `tally`."""
-    right, here = bucket.successes, slice(bucket.start, bucket.stop)
+    with pa.memory_map(str(bucket.path)) as source:
+        right = pa.ipc.open_stream(source).read_all().combine_chunks()
+    bucket.path.unlink()
+    here = slice(bucket.start, bucket.stop)
     ids = queries.ids[here]
     index = pc.index_in(right["query_id"].combine_chunks(), ids)
     if index.null_count:
@@ -192,7 +229,8 @@ def _examples(
     for sums, weight in ((tally.successes, np.ones_like(used)), (tally.examples, by_row)):
         for what, values in enumerate((weight, weight * tokens, weight * steps)):
             sums[what, here] = np.bincount(query, values, minlength=len(ids))
-    tally.identical += _identical(query, right["text"].combine_chunks())
+    same = _identical(query, right["text"].combine_chunks())
+    tally.identical[here] = np.bincount(query[same], minlength=len(ids))
     made = right.take(rows).append_column("copy", pa.array(copies, pa.int32()))
     return made.select(EXAMPLES.names).cast(EXAMPLES)
 
@@ -246,9 +284,16 @@ def _ranks(used: Array) -> Array:
     return ranks
 
 
-def _identical(query: Array, texts: pa.Array) -> int:
-    """How many texts are the same as another one of the same query."""
-    codes = texts.dictionary_encode()
-    pairs = query.astype(np.int64) * len(codes.dictionary) + codes.indices.to_numpy()
-    _, times = np.unique(pairs, return_counts=True)
-    return int(times[times > 1].sum())
+def _identical(query: Array, texts: pa.Array) -> Array:
+    """Rows whose text is the same as another one of their query."""
+    rows = _shared(query, pc.binary_length(texts).to_numpy())  # most are told apart by length
+    codes = texts.take(rows).dictionary_encode().indices.to_numpy()
+    same: Array = rows[_shared(query[rows], codes)]
+    return same
+
+
+def _shared(query: Array, code: Array) -> Array:
+    """Rows whose pair of query and code occurs more than once."""
+    pairs = query.astype(np.int64) * (int(code.max(initial=0)) + 1) + code
+    _, place, times = np.unique(pairs, return_inverse=True, return_counts=True)
+    return np.flatnonzero(times[place] > 1)
