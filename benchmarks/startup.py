@@ -1,6 +1,6 @@
 """Start-up: `si-ctl --help` against a bare typer program that prints its help.
 
-    python benchmarks/startup.py [--runs 15]
+python benchmarks/startup.py [--runs 15]
 """
 
 import argparse

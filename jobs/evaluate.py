@@ -1,7 +1,6 @@
 """Evaluate: accuracy on held-out queries, by level."""
 
 from si.evaluate import evaluate
-
 from si.work import work
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Explore: sample responses, a shard of queries at a time."""
 
 from si.explore import explore
-
 from si.work import work
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Levels: each query's level, from policy 0's verdicts."""
 
 from si.levels import levels
-
 from si.work import work
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Report: one self-contained page about the run."""
 
 from si.report import report
-
 from si.work import work
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Resample: the second round's draws, as the strategy asks for them."""
 
 from si.resample import resample
-
 from si.work import work
 
 if __name__ == "__main__":

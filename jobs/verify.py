@@ -1,7 +1,6 @@
 """Verify: decide of every rollout whether its final answer is right."""
 
 from si.verify import verify
-
 from si.work import work
 
 if __name__ == "__main__":

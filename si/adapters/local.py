@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import Any
 
 from si.adapters.folder import FolderStore
 from si.artifacts import Spec
@@ -98,7 +99,7 @@ def _no_main() -> Iterator[None]:
     """Keep workers from importing the command's main module: they need nothing of it, and
     importing it takes longer than a small stage."""
     main = sys.modules["__main__"].__dict__
-    hidden = {name: main.pop(name) for name in ("__file__", "__spec__") if name in main}
+    hidden: dict[str, Any] = {n: main.pop(n) for n in ("__file__", "__spec__") if n in main}
     main["__spec__"] = None
     try:
         yield

@@ -3,15 +3,12 @@ undisturbed run. Scripted engines here; tests/loop/test_embedded.py does it with
 
 import os
 import shutil
-import signal
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from si.adapters.folder import FolderStore
-from tests.loop.running import SI_CTL, artefacts, environment, records, si_ctl, wreck
+from tests.loop.running import artefacts, environment, records, si_ctl, wreck
 from tests.loop.tiny import tiny_data, tiny_recipe
 
 KILLER = str(Path(__file__).parent / "killer")

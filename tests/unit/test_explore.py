@@ -115,8 +115,9 @@ def test_equal_seeds_draw_equally_in_any_company(
     make: Callable[..., TransformersSampler], sampler: TransformersSampler
 ) -> None:
     """Alone or padded beside longer prompts, a sequence draws the same tokens."""
-    together = sample(sampler, *(request(i) for i in range(4)))
-    alone = [sample(make(batch=1), request(i))[0] for i in range(4)]
+    requests = [request(i, 8, 20 + 5 * i) for i in range(4)]
+    together = sample(sampler, *requests)
+    alone = [sample(make(batch=1), each)[0] for each in requests]
     for one, two in zip(itertools.chain(*together), itertools.chain(*alone), strict=True):
         assert one.token_ids == two.token_ids
         assert one.logprob == pytest.approx(two.logprob, abs=1e-3)

@@ -139,11 +139,12 @@ def test_learning_rate_rises_and_falls() -> None:
 def loss_of(policy: Path, rows: Sequence[TrainingRow], **more: Any) -> float:
     """The mean loss of one batch, as the trainer computes it."""
     settings = {**SETTINGS, **more}
-    examples = adapter.make_examples(rows, adapter.Prompts(load_processor(policy)), settings)
+    prompts = adapter.Prompts(load_processor(policy))
+    examples = adapter.make_examples(rows, prompts, settings)
     model = adapter.open_policy(policy, policy, settings).eval()
     with torch.no_grad():
-        total = float(adapter.summed_loss(model, examples, 0, torch.float32))
-    return total / sum(len(e.token_ids) - e.masked for e in examples)
+        total = float(adapter.summed_loss(model, prompts, examples, torch.float32))
+    return total / sum(example.targets for example in examples)
 
 
 def test_loss_is_that_of_the_sampler(policy: Path, rows: list[TrainingRow]) -> None:
