@@ -161,6 +161,14 @@ def test_loss_is_that_of_the_sampler(policy: Path, rows: list[TrainingRow]) -> N
     assert loss_of(policy, imitated) == pytest.approx(want, abs=1e-4)
 
 
+def test_reported_loss_is_the_mean_over_tokens(
+    fit: Fit, policy: Path, rows: list[TrainingRow]
+) -> None:
+    """The first step's loss is the untrained policy's mean over the batch's response tokens."""
+    _, facts = fit(rows, batch=12, micro_batch=5, steps=1)
+    assert facts["losses"][0] == pytest.approx(loss_of(policy, rows), abs=1e-3)
+
+
 def test_mask_prefix(policy: Path, rows: list[TrainingRow]) -> None:
     """Masked, a prefix's tokens are context and no target; otherwise they are learnt."""
     row = rows[0]
