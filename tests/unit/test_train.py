@@ -234,11 +234,15 @@ def test_vision_trains_if_asked(fit: Fit, rows: list[TrainingRow], policy: Path)
     assert not torch.equal(before[name], after[name])
 
 
-def test_bfloat16_learns_and_is_written_as_such(fit: Fit, rows: list[TrainingRow]) -> None:
-    """In bfloat16 small steps still count, and the folder holds what its config says."""
-    out, facts = fit(rows, dtype="bfloat16", steps=30, batch=12, lr=1e-2)
-    assert facts["losses"][-1] < facts["losses"][0] / 2
-    assert {tensor.dtype for tensor in weights(out).values()} == {torch.bfloat16}
+def test_bfloat16_steps_add_up(fit: Fit, rows: list[TrainingRow], policy: Path) -> None:
+    """In bfloat16 steps too small for the format still add up, and the folder is written in it."""
+    out, _ = fit(rows, dtype="bfloat16", steps=30, batch=12, lr=4e-4)
+    before, after = weights(policy), weights(out)
+    assert {tensor.dtype for tensor in after.values()} == {torch.bfloat16}
+    norms = [name for name in before if "norm" in name and "visual" not in name]
+    # Each step is a tenth of the distance from 1 to the next number below it.
+    assert norms
+    assert all((before[name] == 1).all() and (after[name] != 1).any() for name in norms)
 
 
 # --- bytes ----------------------------------------------------------------------------------
