@@ -173,7 +173,7 @@ VERDICTS = _schema(
     *_WHICH,
     ("correct", pa.bool_(), "the final answer equals the reference"),
     ("extracted", pa.string(), "the final answer as found in the response, or null"),
-    ("method", pa.string(), "how it was decided: exact, number, choice, math or none"),
+    ("method", pa.string(), "how it was decided: exact, number, choice, math, timeout or none"),
 )
 LEVEL_TABLE = _schema(
     ("query_id", pa.string(), "the query"),

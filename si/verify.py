@@ -612,6 +612,12 @@ def math_equal(reference: str, answer: str) -> bool:
 # --- the stage -----------------------------------------------------------------------------
 
 
+def said(text: str, finish_reason: str) -> str:
+    """The response as far as it is whole: one that met its token limit loses its last line,
+    since what was cut there may have been the answer's other half."""
+    return text.rpartition("\n")[0] if finish_reason == "length" else text
+
+
 def verify(job: Job) -> ShardFunction:
     """Stage function: shard i of the rollouts to shard i of the verdicts.
 
@@ -626,7 +632,8 @@ def verify(job: Job) -> ShardFunction:
 
     def shard(number: int) -> Output:
         which = ["query_id", "round", "prefix_id", "sample"]
-        rollouts = job.input("rollouts").table("rollouts.parquet", number, [*which, "text"])
+        columns = [*which, "text", "finish_reason"]
+        rollouts = job.input("rollouts").table("rollouts.parquet", number, columns)
         ids = rollouts["query_id"].to_pylist()
         strange = set(ids) - wanted.keys()
         if strange:
@@ -635,7 +642,7 @@ def verify(job: Job) -> ShardFunction:
                 f"the first is {min(strange)}, shard {number}; data {data.artifact.address}",
                 "Verify rollouts with the data set that they were sampled from.",
             )
-        texts = rollouts["text"].to_pylist()
+        texts = list(map(said, rollouts["text"].to_pylist(), rollouts["finish_reason"].to_pylist()))
         cases = [(text, *wanted[query]) for query, text in zip(ids, texts, strict=True)]
         verdicts = judge_all(cases, pool)
         correct, extracted, method = zip(*verdicts, strict=True) if verdicts else ((), (), ())

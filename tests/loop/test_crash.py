@@ -47,7 +47,7 @@ def command(cwd, recipe, counter, victim, n):
         cwd=cwd,
         check=False,
         PYTHONPATH=f"{KILLER}:{environment()['PYTHONPATH']}",
-        SI_TEST_KILL=f"{counter}:{victim}:{n}",
+        TEST_KILL=f"{counter}:{victim}:{n}",
     )
 
 

@@ -19,7 +19,17 @@ from si.data import parts
 from si.errors import DataError
 from si.job import Job
 from si.records import ROLLOUTS, VERDICTS
-from si.verify import Judgement, MathPool, choice, extract, judge, judge_all, normalise, number
+from si.verify import (
+    Judgement,
+    MathPool,
+    choice,
+    extract,
+    judge,
+    judge_all,
+    normalise,
+    number,
+    said,
+)
 
 
 @pytest.fixture(scope="module")
@@ -351,3 +361,11 @@ def test_equal_numbers_are_equal_however_written(value: Fraction, scale: int) ->
     sign = "-" if a < 0 else ""
     assert judge(f"Answer: ${sign}\\frac{{{abs(a)}}}{{{b}}}$", str(value), "number").correct
     assert not judge(f"Answer: {a + 1}/{b}", str(value), "number").correct
+
+
+def test_an_answer_cut_by_the_token_limit_is_no_answer() -> None:
+    """A response that met its token limit is judged by its whole lines only."""
+    assert judge(said("Step 1: 12\nAnswer: 1", "length"), "1", "number").correct is False
+    assert judge(said("Step 1: 12\nAnswer: 1", "stop"), "1", "number").correct is True
+    assert judge(said("Answer: 12\nand so", "length"), "12", "number").correct is True
+    assert said("Answer: 1", "length") == ""

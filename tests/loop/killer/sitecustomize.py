@@ -1,6 +1,6 @@
 """Loaded by Python at start-up in processes that a crash test runs: ends them at a chosen point.
 
-Every file becomes visible in a folder store by one rename or one hard link. SI_TEST_KILL is
+Every file becomes visible in a folder store by one rename or one hard link. TEST_KILL is
 `<folder>:<victim>:<n>`: the n-th of these points, counted over all processes, kills.
 A link counts before it is made and after; a rename after. `victim` is `self` (the process at
 the point) or `all` (the controller as well).
@@ -11,7 +11,7 @@ import os
 import pathlib
 import signal
 
-FOLDER, VICTIM, N = os.environ["SI_TEST_KILL"].rsplit(":", 2)
+FOLDER, VICTIM, N = os.environ["TEST_KILL"].rsplit(":", 2)
 BOSS = pathlib.Path(FOLDER, "controller")
 if not BOSS.exists():
     BOSS.write_text(str(os.getpid()))
