@@ -4,8 +4,8 @@
 
 Rollouts are made up: K = 8, about 40 tokens each, shards of 500 queries, pass rates that pile up
 at both ends. A second round (K - k_i samples a query) is there for gr. Each measurement is a
-process of its own: wall time, processor time, and the most memory it held. The scan reads the columns that
-rebalancing reads, from the files that it reads; everything is in the page cache.
+process of its own: wall time, processor time, and the most memory it held. The scan reads the
+columns that rebalancing reads, from the files that it reads; everything is in the page cache.
 """
 
 import argparse
@@ -221,11 +221,11 @@ def main() -> None:
         rows = {rule: measured(rule) for rule in options.rules}
         for rule, found in (bare | rows).items():
             against = bare["scan-2" if rule in ("gr", "scan-2") else "scan-1"]
-            print(
-                f"{rule:10} {found['seconds']:8.2f} {found['seconds'] / against['seconds']:7.2f} "
-                f"{found['cpu']:7.2f} {found['cpu'] / against['cpu']:7.2f} {found['memory']:7.0f}  ",
-                *(f"{k}={v}" for k, v in found["facts"].items() if k in SHOWN),
-            )
+            times = [
+                f"{found[of]:8.2f} {found[of] / against[of]:7.2f}" for of in ("seconds", "cpu")
+            ]
+            facts = [f"{key}={n}" for key, n in found["facts"].items() if key in SHOWN]
+            print(f"{rule:10}", *times, f"{found['memory']:7.0f}  ", *facts)
 
 
 if __name__ == "__main__":
