@@ -112,7 +112,7 @@ class Train(Section):
     """Gradient steps whatever the data: a number, one per iteration, or a run's name."""
     batch: Positive = 48
     """Examples per gradient step (global)."""
-    micro_batch: Positive = 48
+    micro_batch: Positive = 16
     """Examples computed at once on one device; gradients accumulate to `batch`."""
     lr: float = Field(1e-3, gt=0)
     """Peak learning rate of AdamW."""

@@ -1,5 +1,11 @@
 """What workers of the transformers engine need, imported once in the fork server."""
 
+import os
+
+# Threads that spin while they wait for each other stall a machine that has other work, tenfold.
+# OpenMP reads this when torch loads it.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import accelerate
 import transformers.models.qwen2_vl.image_processing_qwen2_vl
 import transformers.models.qwen2_vl.modeling_qwen2_vl

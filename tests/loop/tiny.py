@@ -4,22 +4,25 @@ import io
 import random
 from pathlib import Path
 
+import pyarrow as pa
 from PIL import Image
 
 from si.artifacts import Output, Spec
-from si.data import commit, parts
+from si.data import commit, fetch, parts
 from si.embedded.families import content_id
 from si.ports import Store
+from si.records import LEVEL_TABLE, level
 from tests.loop.scripted import write_policy
 
 SIZES = {"train": 24, "dev": 8, "test": 8}
 
 
-def tiny_data(store: Store) -> str:
-    """Commit the data set, and give its address."""
+def tiny_data(store: Store, policy: Path | None = None) -> str:
+    """Commit the data set, and give its address; with levels, made up, under `policy`."""
     made = random.Random(7)
     outputs: list[Output] = []
     seen: set[str] = set()
+    ids: set[str] = set()
     for split, size in SIZES.items():
         queries = []
         while len(queries) < size:
@@ -44,6 +47,12 @@ def tiny_data(store: Store) -> str:
                 }
             )
         outputs.append(parts(queries, split))
+        ids |= {query["query_id"] for query in queries}
+    if policy is not None:
+        rows = [{"query_id": q, "n": 4, "k": 3, "level": level(4, 3)} for q in sorted(ids)]
+        facts = {"levels_policy": fetch(store, str(policy)).content, "levels_k": "4"}
+        table = pa.Table.from_pylist(rows, LEVEL_TABLE)
+        outputs.append(Output({"levels.parquet": table}, 0, facts))
     spec = Spec("synth", "sums", settings={}, params={"test": 1}, inputs={}, shards=len(outputs))
     return commit(store, spec, lambda shard: outputs[shard]).spec.address
 

@@ -1,9 +1,10 @@
 """Loaded by Python at start-up in processes that a crash test runs: ends them at a chosen point.
 
 Every file becomes visible in a folder store by one rename or one hard link. TEST_KILL is
-`<folder>:<victim>:<n>`: the n-th of these points, counted over all processes, kills.
-A link counts before it is made and after; a rename after. `victim` is `self` (the process at
-the point) or `all` (the controller as well).
+`<folder>:<victim>:<n>`: every n-th of these points, counted over all processes, kills; with
+n = 0 they are only counted. Victim `all` dies right behind a link or rename, and the controller
+with it: each state that storage goes through is seen once with n = 1. Victim `self` is the
+process at the point alone, and points before a link count as well.
 """
 
 import fcntl
@@ -24,7 +25,7 @@ def point(what: str, path: pathlib.Path) -> None:
         number = len(file.readlines()) + 1
         file.write(f"{what} {path}\n")
         file.flush()
-    if number == int(N):
+    if int(N) and number % int(N) == 0:
         if VICTIM == "all":
             os.kill(int(BOSS.read_text()), signal.SIGKILL)
         os.kill(os.getpid(), signal.SIGKILL)
@@ -34,7 +35,7 @@ def patch() -> None:
     link, replace = pathlib.Path.hardlink_to, pathlib.Path.replace
 
     def hardlink_to(self: pathlib.Path, target: pathlib.Path) -> None:
-        if not self.exists():  # else the link fails, and nothing changes
+        if VICTIM == "self" and not self.exists():  # else the link fails, and nothing changes
             point("before", self)
         link(self, target)
         point("after", self)
