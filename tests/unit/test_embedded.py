@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 
 from si.embedded import families
@@ -40,13 +41,11 @@ def read_number(picture: families.Pixels, paper: np.ndarray) -> int | None:
     found = []
     for ink in (0, 255):
         inked = (picture == ink).all(axis=2)
-        rows, columns = inked.shape
+        windows = sliding_window_view(inked, (14, 10))
+        clean = sliding_window_view(inked | paper, (14, 10)).all(axis=(2, 3))
         for digit, glyph in GLYPHS.items():
-            for top in range(rows - 13):
-                for left in range(columns - 9):
-                    window = np.s_[top : top + 14, left : left + 10]
-                    if (inked[window] == glyph).all() and (paper[window] | inked[window]).all():
-                        found.append((left, digit))
+            hits = (windows == glyph).all(axis=(2, 3)) & clean
+            found += [(int(left), digit) for left in np.nonzero(hits)[1]]
     return int("".join(d for _, d in sorted(found))) if found else None
 
 
@@ -154,7 +153,7 @@ def test_generation_is_the_same_in_every_process_and_release() -> None:
     assert made.stdout.split() == PINNED
 
 
-PINNED = ["4330dec24bbb5dbd", "b9c8580c0928c364", "59ac715737001573"]
+PINNED = ["cd0a5fa409d9db2c", "e03ccdc7aa4710f4", "d1611d62d0a1c35c"]
 
 
 def test_splits_are_disjoint_by_content() -> None:
@@ -260,7 +259,7 @@ def test_the_shipped_policy_answers_easy_queries() -> None:
     ]
     images = [Image.fromarray(pixels(query)) for query in drawn]
     inputs = processor(text=texts, images=images, padding=True, return_tensors="pt")
-    made = model.generate(**inputs, do_sample=False, max_new_tokens=40)
+    made = model.generate(**inputs, do_sample=False, max_new_tokens=16)
     replies = processor.batch_decode(
         made[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
     )
