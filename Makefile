@@ -21,7 +21,7 @@ demo: install ## Run five iterations of guided resampling, ending with a report
 
 .PHONY: test
 test: .make/test ## Run the tests
-	$(BIN)/pytest -n auto $(TESTS)
+	$(BIN)/pytest -n auto --dist loadscope $(TESTS)
 
 .PHONY: lint
 lint: .make/test ## Run the linters, the type checker and the import contracts

@@ -34,7 +34,7 @@ class Data(Section):
     """`synth:embedded`, or the address of a data set in the store (`data/<name>-<digest12>`)."""
     schedule: Literal["fixed", "fresh"] = "fresh"
     """`fixed`: the same queries every iteration; `fresh`: a disjoint slice per iteration."""
-    slice_size: Positive = 400
+    slice_size: Positive = 300
     """Queries per iteration under `fresh`."""
 
 
@@ -54,8 +54,8 @@ class Sampling(Section):
     """Nucleus mass; 1 samples from the whole distribution."""
     max_new_tokens: Positive = 64
     """Token limit of a response, a guided prefix included."""
-    batch: Positive = 64
-    """Requests that the transformers engine computes together; part of the recipe since
+    batch: Positive = 512
+    """Sequences that the transformers engine computes together; part of the recipe since
     rounding depends on it."""
     system_prompt: str = ""
     """Text of a system turn before the question; empty for none."""
@@ -106,7 +106,7 @@ class Train(Section):
     """Begin from policy 0, or go on from the previous iteration's policy."""
     pool: Literal["iteration", "all"] = "iteration"
     """Train on this iteration's examples only, or on those of all iterations so far."""
-    epochs: Positive = 2
+    epochs: Positive = 1
     """Passes over the examples."""
     match_steps: int | str | list[int] | None = None
     """Gradient steps whatever the data: a number, one per iteration, or a run's name."""
@@ -114,7 +114,7 @@ class Train(Section):
     """Examples per gradient step (global)."""
     micro_batch: Positive = 16
     """Examples computed at once on one device; gradients accumulate to `batch`."""
-    lr: float = Field(1e-3, gt=0)
+    lr: float = Field(2e-4, gt=0)
     """Peak learning rate of AdamW."""
     warmup: float = Field(0.05, ge=0, lt=1)
     """Share of the steps with rising learning rate; it falls to 0 by a cosine after that."""

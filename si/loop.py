@@ -318,6 +318,8 @@ class Run:
         if queries is None:
             queries = sum(piece["stop"] - piece["start"] for piece in select)
         per_shard = self.recipe.explore.shard_queries
+        if greedy:
+            per_shard *= 4  # one response a query: small batches would be slow
         params = {
             # Greedy responses do not depend on the iteration but through the policy.
             "iteration": 0 if greedy or number == 0 else t,

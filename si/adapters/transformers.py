@@ -2,8 +2,8 @@
 
 It is reproducible because of two rules. Each sequence draws from a
 generator of its own, keyed by its seed, so its neighbours' seeds do not matter.
-And batches are composed from the request list alone (`sampling.batch` requests,
-eight samples of each at a time), never from the number of workers, since
+And batches are composed from the request list alone (`sampling.batch` sequences, at
+most eight of a request at a time), never from the number of workers, since
 rounding depends on what is computed together.
 """
 
@@ -364,8 +364,17 @@ class TransformersSampler:
         prompt, prefix and token limit together exceed the model's longest sequence gets
         samples with finish reason "dropped".
         """
-        for start in range(0, len(requests), self.batch):
-            yield from self._batch(requests[start : start + self.batch])
+        batch: list[Request] = []
+        sequences = 0
+        for request in requests:
+            width = min(len(request.seeds), BLOCK)
+            if batch and sequences + width > self.batch:
+                yield from self._batch(batch)
+                batch, sequences = [], 0
+            batch.append(request)
+            sequences += width
+        if batch:
+            yield from self._batch(batch)
 
     @torch.inference_mode()
     def _batch(self, requests: Sequence[Request]) -> list[list[Sampled]]:

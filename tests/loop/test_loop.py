@@ -119,7 +119,7 @@ def test_changed_recipe_is_refused_with_ways_out(place):
     """A changed recipe under an old run name stops, says what differs and how to go on."""
     folder, recipe = place
     done = si_ctl("iterate", "--recipe", recipe, "--set", "train.lr=0.5", cwd=folder, check=False)
-    refused(done, 3, "sums-gr-k4-s0", "train.lr: 0.001 -> 0.5", "--run", "--fresh")
+    refused(done, 3, "sums-gr-k4-s0", "train.lr: 0.0002 -> 0.5", "--run", "--fresh")
 
 
 def test_fresh_computes_anew_and_deletes_nothing(place):
