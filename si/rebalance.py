@@ -32,6 +32,7 @@ T = TypeVar("T")
 
 BUCKET = 32 << 20  # bytes of rollout files, compressed, whose successes share a bucket
 MOST_BUCKETS = 256
+HELD = 16  # shards whose successes are held before they are written to their buckets
 THREADS = 2  # reading and sorting ahead of what is written
 WANTED = [*KEY, "token_ids", "prefix_len", "text"]
 
@@ -174,13 +175,25 @@ def _buckets(job: Job, rounds: list[_Round], ids: pa.Array, pool: Executor) -> I
     schema = pa.schema([field for field in EXAMPLES if field.name in WANTED])
     files = [pa.ipc.new_stream(path, schema) for path in paths]
     tasks = ((r.rollouts, shard, said) for r in rounds for shard, said in enumerate(r.verdicts))
-    for table in _ahead(pool, right, tasks):
+    held: list[list[pa.Table]] = [[] for _ in files]
+    for number, table in enumerate(_ahead(pool, right, tasks), 1):
         cuts = [bisect_left(table["query_id"], edge, key=pa.StringScalar.as_py) for edge in edges]
-        for file, start, stop in zip(files, [0, *cuts], [*cuts, len(table)], strict=True):
-            file.write_table(table.slice(start, stop - start))
+        for parts, start, stop in zip(held, [0, *cuts], [*cuts, len(table)], strict=True):
+            parts.append(table.slice(start, stop - start))
+        if number % HELD == 0:
+            _write(held, files)
+    _write(held, files)
     for start, stop, file, path in zip(bounds, bounds[1:], files, paths, strict=False):
         file.close()
         yield Bucket(start, stop, path)
+
+
+def _write(held: list[list[pa.Table]], files: Sequence[Any]) -> None:
+    """Write what is held for each file, in one piece, and let go of it."""
+    for parts, file in zip(held, files, strict=True):
+        if parts:
+            file.write_table(pa.concat_tables(parts).combine_chunks())
+        parts.clear()
 
 
 def _ahead(pool: Executor, work: Callable[[T], pa.Table], tasks: Iterable[T]) -> Iterator[pa.Table]:

@@ -409,6 +409,7 @@ def test_buckets_change_no_example(
         other = World(world.folder / f"{number}")
         other.store = world.store
         monkeypatch.setattr(rebalance_module, "BUCKET", 1)
+        monkeypatch.setattr(rebalance_module, "HELD", 2)
         monkeypatch.setattr(rebalance_module, "MOST_BUCKETS", number)
         spec = whole.manifest.spec
         scratch = other.folder / "scratch"
