@@ -34,7 +34,7 @@ class Data(Section):
     """`synth:embedded`, or the address of a data set in the store (`data/<name>-<digest12>`)."""
     schedule: Literal["fixed", "fresh"] = "fresh"
     """`fixed`: the same queries every iteration; `fresh`: a disjoint slice per iteration."""
-    slice_size: Positive = 300
+    slice_size: Positive = 200
     """Queries per iteration under `fresh`."""
 
 
