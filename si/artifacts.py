@@ -145,7 +145,7 @@ class Spec:
             )
             return spec, spec.address
 
-        spec, own = _read_record(store, f"{address}/spec.json", build)
+        spec, own = read_record(store, f"{address}/spec.json", build)
         if own != address:
             raise ArtifactDamaged(
                 f"The spec at {address} is not the one that its address promises",
@@ -326,7 +326,7 @@ def commit_shard(store: Store, spec: Spec, shard: int, output: Output) -> bool:
     return won
 
 
-def _read_record(store: Store, address: str, build: Callable[[dict[str, Any]], T]) -> T:
+def read_record(store: Store, address: str, build: Callable[[dict[str, Any]], T]) -> T:
     """What `build` makes of a record, once its seal is found whole."""
     data = store.get(address)
     try:
@@ -361,7 +361,7 @@ def finish(store: Store, spec: Spec) -> Manifest | None:
     if len(committed(store, spec.address) & set(range(spec.shards))) < spec.shards:
         return None
     records = tuple(
-        _read_record(store, shard_address(spec.address, shard), ShardRecord.from_json)
+        read_record(store, shard_address(spec.address, shard), ShardRecord.from_json)
         for shard in range(spec.shards)
     )
     manifest = Manifest(spec, records)
@@ -383,7 +383,7 @@ def load_manifest(store: Store, spec: Spec) -> Manifest | None:
         shards = tuple(ShardRecord.from_json(record) for record in raw["shards"])
         return Manifest(spec, shards), (raw["key"], raw["content"])
 
-    manifest, got = _read_record(store, address, build)
+    manifest, got = read_record(store, address, build)
     if got != (spec.key, manifest.content):
         raise ArtifactDamaged(
             f"The manifest {store.url.rstrip('/')}/{address} belongs to something else",

@@ -4,7 +4,7 @@ The loop handles addresses and counts, never data. Every step is one call to
 `Run.stage`: committed already -> its address; else submit, wait, check the manifest.
 """
 
-import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +19,8 @@ from si.artifacts import (
     canonical,
     finish,
     load_manifest,
+    read_record,
+    sealed,
     settle,
 )
 from si.config import RESAMPLING, RESHAPING, Recipe
@@ -260,15 +262,16 @@ class Run:
 
     def _point(self, entry: str, spec: Spec) -> None:
         address = f"{self.folder}/{entry}.json"
-        pointer = canonical({"stage": spec.stage, "address": spec.address, "key": spec.key})
+        pointer = canonical(sealed({"stage": spec.stage, "address": spec.address, "key": spec.key}))
         if self.store.exists(address):
             standing = self.store.get(address)
         else:
             _, standing = settle(self.store, address, pointer)
         if standing != pointer:
+            other = read_record(self.store, address, lambda raw: raw["address"])
             raise RunChanged(
                 f"The run {self.name} already has another {entry}",
-                f"{address} points to {json.loads(standing)['address']}, now {spec.address}",
+                f"{address} points to {other}, now {spec.address}",
                 (
                     "Give this recipe a run name of its own: --run NAME",
                     "Or begin a new generation of this run: --fresh",
@@ -419,14 +422,15 @@ def run_folder(name: str, generation: int) -> str:
 def generations(store: Store, name: str) -> list[int]:
     """Numbers of a run's generations, in order; empty if there is no such run."""
     prefix = f"runs/{name}"
-    names = [a.removeprefix(f"{prefix}/") for a in store.list(prefix)]
-    return sorted(int(n[5:7]) for n in names if n.startswith("run-g") and n.endswith(".json"))
+    names = (address.removeprefix(f"{prefix}/") for address in store.list(prefix))
+    found = (re.fullmatch(r"run-g(\d{2,})\.json", name) for name in names)
+    return sorted(int(match.group(1)) for match in found if match)
 
 
 def load_recipe(store: Store, name: str, generation: int) -> Recipe:
     """The recipe that a generation was begun with."""
-    raw = json.loads(store.get(record_address(name, generation)))
-    return Recipe.model_validate(raw["recipe"])
+    address = record_address(name, generation)
+    return Recipe.model_validate(read_record(store, address, lambda raw: raw["recipe"]))
 
 
 def record_address(name: str, generation: int) -> str:
@@ -459,5 +463,5 @@ def begin(store: Store, name: str, recipe: Recipe, fresh: bool = False) -> int:
         return known[-1]
     generation = known[-1] + 1 if known else 1
     record = {"recipe": recipe.model_dump(mode="json"), "generation": generation}
-    settle(store, record_address(name, generation), canonical(record))
+    settle(store, record_address(name, generation), canonical(sealed(record)))
     return generation

@@ -4,7 +4,7 @@ import json
 import re
 from typing import Any
 
-from si.artifacts import Ref, Spec, committed, load_manifest
+from si.artifacts import Ref, Spec, committed, load_manifest, read_record
 from si.errors import RunMissing
 from si.loop import ROLES, generations, load_recipe, run_folder
 from si.ports import Store
@@ -68,7 +68,7 @@ def entries(store: Store, name: str) -> dict[str, str]:
     for address in store.list(folder):
         match = re.fullmatch(r"(it\d\d+/[a-z0-9-]+)\.json", address.removeprefix(f"{folder}/"))
         if match:
-            found[match.group(1)] = json.loads(store.get(address))["address"]
+            found[match.group(1)] = read_record(store, address, lambda raw: raw["address"])
 
     def when(entry: str) -> tuple[str, int]:
         iteration, stage = entry.split("/")
@@ -124,10 +124,19 @@ def status(store: Store, name: str) -> dict[str, Any]:
     }
 
 
+def provenance(store: Store, address: str) -> dict[str, Any]:
+    """What an attempt says of itself; nothing if that is unreadable, since nothing hangs on it."""
+    try:
+        said: dict[str, Any] = json.loads(store.get(address))
+    except ValueError:
+        return {}
+    return said
+
+
 def _stage(store: Store, entry: str, address: str) -> dict[str, Any]:
     spec = Spec.load(store, address)
     manifest = load_manifest(store, spec)
-    attempts = [json.loads(store.get(a)) for a in store.list(f"{address}/provenance")]
+    attempts = [provenance(store, each) for each in store.list(f"{address}/provenance")]
     return {
         "entry": entry,
         "stage": spec.stage,

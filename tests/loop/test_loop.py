@@ -237,6 +237,24 @@ def test_damaged_artefact_is_named_and_never_trained_on(place):
     assert "Report:" in done.stdout
 
 
+def test_damaged_records_of_a_run_are_named(place):
+    """A run's own record or entry that was cut short is named; nothing is guessed from it."""
+    folder, recipe = place
+    apart = folder / "cut"
+    apart.mkdir()
+    recipe = str(tiny_recipe(apart, tiny_data(FolderStore(apart / "si-runs"))))
+    words = ("iterate", "--recipe", recipe, "--iterations", "1")
+    si_ctl(*words, cwd=apart)
+    run = apart / "si-runs" / "runs" / "sums-gr-k4-s0"
+    for name in ("it01/train.json", "run-g01.json"):
+        whole = (run / name).read_bytes()
+        (run / name).write_bytes(whole[: len(whole) // 2])
+        for command in (words, ("status", "sums-gr-k4-s0")):
+            refused(si_ctl(*command, cwd=apart, check=False), 3, name, "is damaged")
+        (run / name).write_bytes(whole)
+    assert " kept " in si_ctl(*words, cwd=apart).stdout
+
+
 def test_status_and_json(place):
     """status shows a tree of stages with figures, and the same as JSON; a wrong name is named."""
     folder, _ = place
