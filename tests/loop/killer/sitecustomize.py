@@ -16,6 +16,15 @@ FOLDER, VICTIM, N = os.environ["TEST_KILL"].rsplit(":", 2)
 BOSS = pathlib.Path(FOLDER, "controller")
 if not BOSS.exists():
     BOSS.write_text(str(os.getpid()))
+CONTROLLER = int(BOSS.read_text())
+
+
+def at_work(process: int) -> bool:
+    """Whether the number is still the controller's: an orphan may outlive it."""
+    try:
+        return b"si-ctl" in pathlib.Path(f"/proc/{process}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def point(what: str, path: pathlib.Path) -> None:
@@ -26,8 +35,8 @@ def point(what: str, path: pathlib.Path) -> None:
         file.write(f"{what} {path}\n")
         file.flush()
     if int(N) and number % int(N) == 0:
-        if VICTIM == "all":
-            os.kill(int(BOSS.read_text()), signal.SIGKILL)
+        if VICTIM == "all" and at_work(CONTROLLER):
+            os.kill(CONTROLLER, signal.SIGKILL)
         os.kill(os.getpid(), signal.SIGKILL)
 
 
