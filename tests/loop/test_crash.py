@@ -70,12 +70,12 @@ def test_points_lie_in_every_stage(calm):
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize(("victim", "stride"), [("all", 1), ("self", 11)])
 def test_killed_again_and_again(victim, stride, tmp_path, calm):
-    """Killed behind every single change of storage, and resumed, a run ends like one in peace.
+    """Killed behind every single commit, and resumed, a run ends like one left in peace.
 
     Victim `all`, stride 1: each attempt dies, controller and worker, behind its first new
-    commit, so that the run is resumed from every state that it can be left in. Victim `self`:
-    every eleventh point kills a worker only, before its commit or behind it; the controller starts
-    workers again, and gives up where that does not help.
+    commit. Victim `self`: every eleventh point kills the process at it, before a commit, behind
+    one, or between a file and its record; the controller starts workers again, and gives up
+    where that does not help.
     """
     store = tmp_path / "si-runs"
     shutil.copytree(calm["start"], store)

@@ -2,9 +2,10 @@
 
 Every file becomes visible in a folder store by one rename or one hard link. TEST_KILL is
 `<folder>:<victim>:<n>`: every n-th of these points, counted over all processes, kills; with
-n = 0 they are only counted. Victim `all` dies right behind a link or rename, and the controller
-with it: each state that storage goes through is seen once with n = 1. Victim `self` is the
-process at the point alone, and points before a link count as well.
+n = 0 they are only counted. Victim `all` dies right behind a link, and the controller with it:
+records are committed by links, so with n = 1 a run that is begun again and again dies behind
+each of its commits once. Victim `self` is the process at the point alone; there, points before a
+link and behind a rename count as well.
 """
 
 import fcntl
@@ -51,7 +52,8 @@ def patch() -> None:
 
     def rename(self: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
         result = replace(self, target)
-        point("put", pathlib.Path(target))
+        if VICTIM == "self":
+            point("put", pathlib.Path(target))
         return result
 
     pathlib.Path.hardlink_to = hardlink_to  # type: ignore[method-assign]
