@@ -211,6 +211,59 @@ class S3(Section):
     """Address buckets in the path (MinIO and most others) instead of the host name."""
     checksums: Literal["when_required", "when_supported"] = "when_required"
     """Extra checksum headers; `when_required` suits servers that do not know them."""
+    endpoint_external: str | None = None
+    """The same server as seen from outside the cluster, for `report` on a laptop."""
+
+
+class Pods(Section):
+    """The pods that run one kind of image."""
+
+    image: str
+    """Reference of the image, with a tag or a digest."""
+    workers: Positive = 1
+    """Pods of a sharded stage, each with an engine of its own."""
+    resources: dict[Literal["requests", "limits"], dict[str, str]] = {}
+    """What a pod asks for and may take at most, as Kubernetes writes it."""
+    node_selector: dict[str, str] = {}
+    """Labels that a node must have."""
+    tolerations: list[dict[str, Any]] = []
+    """Taints that the pods tolerate, as Kubernetes writes them."""
+    priority_class: str = ""
+    """Name of a PriorityClass; empty for the cluster's default."""
+    shared_memory: str = "1Gi"
+    """Size of /dev/shm, which counts as memory of the pod."""
+    env: dict[str, str] = {}
+    """More environment variables; never credentials."""
+
+
+class Kubernetes(Section):
+    """How the loop runs on a cluster. The chart writes it, the command line reads it from there."""
+
+    release: str = Field("si", pattern=r"^[a-z]([-a-z0-9]{0,12}[a-z0-9])?$")
+    """Name of the Helm release; the names of all objects begin with it."""
+    controller_account: str = "si-controller"
+    """ServiceAccount of the controller: it makes Jobs, and watches them."""
+    stage_account: str = "si-stage"
+    """ServiceAccount of the stages' pods; they get no token."""
+    secret: str = ""
+    """Secret with the bucket's credentials (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY); empty where
+    pods get them otherwise."""
+    pull_policy: Literal["IfNotPresent", "Always", "Never"] = "IfNotPresent"
+    """When images are pulled."""
+    pull_secrets: list[str] = []
+    """Secrets with the registry's credentials."""
+    cache_claim: str = ""
+    """PersistentVolumeClaim for downloaded models; empty for none."""
+    queue: str = ""
+    """Kueue LocalQueue that the stages' Jobs wait in; empty for none."""
+    keep_finished: Positive = 86400
+    """Seconds that a finished Job stays to be looked at."""
+    explore: Pods = Pods(image="si-ctl-explore:0.1.0")
+    """Exploration: a GPU each, as a rule."""
+    verify: Pods = Pods(image="si-ctl-verify:0.1.0")
+    """Everything that needs no GPU, the controller included."""
+    train: Pods = Pods(image="si-ctl-train:0.1.0")
+    """Training."""
 
 
 class Place(Section):
@@ -223,6 +276,7 @@ class Place(Section):
     """Worker processes of a sharded stage; default: one per core, at most 8."""
     retries: int = Field(2, ge=0)
     """How often a stage's failed workers are started again."""
+    kubernetes: Kubernetes = Kubernetes()
 
     @property
     def width(self) -> int:
@@ -267,7 +321,7 @@ def load(
     return _validate(Recipe, tree, origin, ""), _validate(Place, place, origin, "place.")
 
 
-RESERVED = ("SI_SCRATCH",)
+RESERVED = ("SI_SCRATCH", "SI_IMAGE")
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
