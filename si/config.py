@@ -6,6 +6,7 @@ errors that name the nearest key. Changing the Place never changes a stage key.
 
 import contextlib
 import difflib
+import json
 import os
 import re
 import typing
@@ -287,20 +288,24 @@ def load(
     path: Path | None = None,
     flags: Mapping[str, Any] | None = None,
     environment: Mapping[str, str] | None = None,
+    release: Mapping[str, Any] | None = None,
 ) -> tuple[Recipe, Place]:
-    """Resolve recipe and place: defaults < file < environment < flags.
+    """Resolve recipe and place: defaults < release < file < environment < flags.
 
     Args:
         path: a YAML file with recipe keys, and the place's under `place`.
         flags: dotted names to values; None values are ignored.
         environment: `SI_<KEY>`, `__` between section and key (`SI_TRAIN__LR=1e-4`);
             the place's keys begin with `SI_PLACE__` (`SI_STORE` is short for the store).
+        release: the place as a release of the chart has it.
 
     Raises:
         RecipeError: unreadable file, unknown key, value of the wrong kind.
     """
     tree: dict[str, Any] = {}
     origin: dict[str, str] = {}
+    if release is not None:
+        _merge(tree, {"place": release}, origin, "the release")
     if path is not None:
         _merge(tree, _read_yaml(path), origin, str(path))
     environment = os.environ if environment is None else environment
@@ -319,6 +324,16 @@ def load(
             _merge(tree, nest(dotted, value), origin, f"--{dotted}")
     place = tree.pop("place", None) or {}
     return _validate(Recipe, tree, origin, ""), _validate(Place, place, origin, "place.")
+
+
+def place_environment(place: Place) -> dict[str, str]:
+    """The place as environment variables for a stage script. It holds no credentials."""
+    variables = {"SI_PLACE__STORE": place.store}
+    inside = place.s3.model_dump(mode="json", exclude={"endpoint_external"})
+    for name, value in inside.items():
+        if value is not None:
+            variables[f"SI_PLACE__S3__{name.upper()}"] = json.dumps(value)
+    return variables
 
 
 RESERVED = ("SI_SCRATCH", "SI_IMAGE")

@@ -245,7 +245,14 @@ class Run:
         else:
             self._point(entry, spec)
         if manifest is None:
-            self.cluster.run(spec, lambda event: self.on_event({**event, "entry": entry}))
+            try:
+                self.cluster.run(
+                    entry, spec, lambda event: self.on_event({**event, "entry": entry})
+                )
+            except StageFailed:
+                # The manifest decides: others may have done what these workers could not.
+                if finish(self.store, spec) is None:
+                    raise
             manifest = finish(self.store, spec)
         if manifest is None:
             raise StageFailed(
@@ -450,18 +457,23 @@ def begin(store: Store, name: str, recipe: Recipe, fresh: bool = False) -> int:
         old = load_recipe(store, name, known[-1])
         changed = differences(old, recipe)
         if changed:
-            raise RunChanged(
-                f"The run {name} was begun with another recipe",
-                "\n".join(changed),
-                (
-                    "Give the changed recipe a run name of its own (it shares all artefacts that "
-                    "are the same): --run NAME",
-                    f"Begin a new generation of {name}, computed anew, deleting nothing: --fresh",
-                    "Or take the change back: the same command as before resumes the run.",
-                ),
-            )
+            raise changed_recipe(name, changed)
         return known[-1]
     generation = known[-1] + 1 if known else 1
     record = {"recipe": recipe.model_dump(mode="json"), "generation": generation}
     settle(store, record_address(name, generation), canonical(sealed(record)))
     return generation
+
+
+def changed_recipe(name: str, changed: list[str]) -> RunChanged:
+    """The error of a run that was begun with another recipe; `changed` as `differences` says."""
+    return RunChanged(
+        f"The run {name} was begun with another recipe",
+        "\n".join(changed),
+        (
+            "Give the changed recipe a run name of its own (it shares all artefacts that "
+            "are the same): --run NAME",
+            f"Begin a new generation of {name}, computed anew, deleting nothing: --fresh",
+            "Or take the change back: the same command as before resumes the run.",
+        ),
+    )

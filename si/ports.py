@@ -115,8 +115,8 @@ Event = dict[str, Any]
 class Cluster(Protocol):
     """Runs a stage's script somewhere, as wide as the Place says, until its shards are in."""
 
-    def run(self, spec: "Spec", on_event: Callable[[Event], None]) -> None:
-        """Work on `spec` until its workers end.
+    def run(self, entry: str, spec: "Spec", on_event: Callable[[Event], None]) -> None:
+        """Work on `spec`, the run's stage `entry` (`it01/explore`), until its workers end.
 
         Raises `StageFailed` with the workers' exit code. Returning does not mean
         that the stage is whole: the manifest alone says so.

@@ -542,7 +542,8 @@ class _Worker:
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
-        self.input.close()
+        with contextlib.suppress(BrokenPipeError):  # what it had not read yet
+            self.input.close()
         self.output.close()
 
 

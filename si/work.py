@@ -10,18 +10,20 @@ import argparse
 import json
 import os
 import platform
+import signal
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
-from si import __version__
+from si import __version__, bundle
 from si.adapters.stores import open_store
 from si.artifacts import Spec, commit_shard, finish, load_manifest, shard_address
-from si.config import Place, load
-from si.errors import SiError
+from si.config import load
+from si.errors import RETRY, SiError
 from si.job import Job, StageFunction
 from si.ports import Store
 from si.randomness import keyed_seed
@@ -30,32 +32,32 @@ STAGES = ("explore", "verify", "levels", "resample", "rebalance", "train", "eval
 
 
 def script(stage: str) -> Path:
-    """A stage's script: beside the package in a checkout, inside it in a wheel or an image."""
-    package = Path(__file__).parent
-    for folder in (package / "_bundle" / "jobs", package.parent / "jobs"):
-        path = folder / f"{stage}.py"
-        if path.is_file():
-            return path
-    raise SiError(
-        f"The script of stage {stage} is missing from this installation",
-        f"looked beside and inside {package}",
-        "Install si-ctl again.",
-    )
-
-
-def place_environment(place: Place) -> dict[str, str]:
-    """The place as environment variables for a stage script. It holds no credentials."""
-    variables = {"SI_PLACE__STORE": place.store}
-    for name, value in place.s3.model_dump(mode="json").items():
-        if value is not None:
-            variables[f"SI_PLACE__S3__{name.upper()}"] = json.dumps(value)
-    return variables
+    """A stage's script, in a checkout, a wheel or an image."""
+    return bundle.folder("jobs") / f"{stage}.py"
 
 
 def emit(event: str, **fields: object) -> None:
     """One JSON line on standard output: what the controller and log collectors read."""
     sys.stdout.write(json.dumps({"event": event, **fields}) + "\n")
     sys.stdout.flush()
+
+
+# What a pod's last words are read from; Kubernetes makes it, and keeps at most 4096 bytes of it.
+LAST_WORDS = Path("/dev/termination-log")
+
+
+def _fail(error: SiError) -> None:
+    """Tell the controller why, by event and, in a pod, by the pod's last words."""
+    said = {"headline": error.headline, "detail": error.detail, "ways_out": error.ways_out}
+    emit("error", **said)
+    if LAST_WORDS.exists():
+        said["detail"] = error.detail[:1000]
+        LAST_WORDS.write_text(json.dumps(said)[:4096])
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """A process that is number 1, as in a pod, ignores SIGTERM unless it is told otherwise."""
+    sys.exit(RETRY)
 
 
 def shards_of(spec: Spec, worker: int, workers: int) -> Iterator[tuple[int, bool]]:
@@ -108,6 +110,7 @@ def work(stage: str, function: StageFunction, argv: list[str] | None = None) -> 
     parser.add_argument("--worker", type=int, default=0, help="this worker's number, from 0")
     parser.add_argument("--workers", type=int, default=1, help="how many workers share the stage")
     options = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, _leave)
     try:
         # The recipe comes with the spec; of the environment only the place is read.
         place = {k: v for k, v in os.environ.items() if k.startswith("SI_PLACE__")}
@@ -120,6 +123,6 @@ def work(stage: str, function: StageFunction, argv: list[str] | None = None) -> 
             job = Job(store, spec, Path(folder))
             do_shards(store, job, function, options.worker, options.workers)
     except SiError as error:
-        emit("error", headline=error.headline, detail=error.detail, ways_out=error.ways_out)
+        _fail(error)
         traceback.print_exc()
         sys.exit(error.exit_code)

@@ -26,10 +26,10 @@ from typing import Any
 
 from si.adapters.folder import FolderStore
 from si.artifacts import Spec
-from si.config import Place
+from si.config import Place, place_environment
 from si.errors import RETRY, UNUSABLE, RunBusy, SiError, StageFailed
 from si.ports import Event, Store
-from si.work import place_environment, script
+from si.work import script
 
 CONTEXT = multiprocessing.get_context("forkserver")
 
@@ -130,7 +130,7 @@ class LocalCluster:
 
         forkserver.ensure_running()
 
-    def run(self, spec: Spec, on_event: Callable[[Event], None]) -> None:
+    def run(self, entry: str, spec: Spec, on_event: Callable[[Event], None]) -> None:
         """See `Cluster.run`. Workers that ask for it (exit 4, or a signal) are started again."""
         workers = min(self.place.width, spec.shards)
         pending = list(range(workers))
@@ -141,7 +141,7 @@ class LocalCluster:
                 return
             final = {w: c for w, c in failed.items() if c > 0 and c != RETRY}
             if final or attempt == self.place.retries:
-                self._fail(spec, final or failed)
+                self._fail(entry, spec, final or failed)
             pending = sorted(failed)
             on_event({"event": "retry", "stage": spec.stage, "workers": pending})
 
@@ -212,14 +212,14 @@ class LocalCluster:
     def log(self, spec: Spec, worker: int) -> Path:
         return self.logs / f"{spec.stage}-{spec.name}-{spec.key[:12]}-w{worker}.log"
 
-    def _fail(self, spec: Spec, codes: dict[int, int]) -> None:
+    def _fail(self, entry: str, spec: Spec, codes: dict[int, int]) -> None:
         worker, code = sorted(codes.items())[0]
         log = self.log(spec, worker)
         said = self.errors.get(worker)
         if said:
             raise StageFailed(
                 said["headline"],
-                f"{said['detail']}\nin stage {spec.stage}, {spec.address}; log {log}",
+                f"{said['detail']}\nin stage {entry}, {spec.address}; log {log}",
                 tuple(said["ways_out"]),
                 exit_code=code if code > 0 else RETRY,
             )
@@ -227,7 +227,7 @@ class LocalCluster:
         hint = "The system kills processes when memory runs out: try fewer workers (--workers)."
         last = log.read_text(errors="replace").strip().splitlines()[-12:] if log.exists() else []
         raise StageFailed(
-            f"Stage {spec.stage} failed: worker {worker} {ended}",
+            f"Stage {entry} failed: worker {worker} {ended}",
             "\n".join([f"last lines of {log}:", *last]),
             ("Run the same command again; it resumes.", *([hint] if code == -9 else [])),
             exit_code=code if code in (RETRY, UNUSABLE) else RETRY if code < 0 else 1,

@@ -3,11 +3,19 @@
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from si.cli.options import RecipeOption, SetOption, StoreOption, resolve
+from si.cli.options import (
+    NamespaceOption,
+    OnOption,
+    RecipeOption,
+    ReleaseOption,
+    SetOption,
+    StoreOption,
+    resolve,
+)
 
 if TYPE_CHECKING:
     from si.adapters.local import LocalCluster
@@ -43,6 +51,16 @@ def iterate(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be made; make nothing.")
     ] = False,
+    on: OnOption = "local",
+    namespace: NamespaceOption = None,
+    release: ReleaseOption = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="On a cluster: begin, and do not wait.")
+    ] = False,
+    output: Annotated[
+        Literal["yaml"] | None,
+        typer.Option("--output", "-o", help="With --dry-run on a cluster: the manifests."),
+    ] = None,
 ) -> None:
     """Improve a policy on its own correct answers, round after round.
 
@@ -56,6 +74,13 @@ def iterate(
         "place.store": store,
         "place.workers": workers,
     }
+    if on == "kubernetes":
+        from si.cli.cluster import iterate as iterate_there
+
+        iterate_there(
+            recipe, settings, flags, run, namespace, release, fresh, dry_run, detach, output
+        )
+        return
     computed, place = resolve(recipe, settings, flags)
     from si.adapters.stores import open_store
 

@@ -1,7 +1,7 @@
 """Options that several verbs share, and what they resolve to."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -23,6 +23,18 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="Any recipe or place setting, as NAME=VALUE; repeatable."),
 ]
+OnOption = Annotated[
+    Literal["local", "kubernetes"],
+    typer.Option("--on", help="This machine, or the cluster that kubectl talks to."),
+]
+NamespaceOption = Annotated[
+    str | None,
+    typer.Option("--namespace", "-n", help="The cluster's namespace; kubectl's by default."),
+]
+ReleaseOption = Annotated[
+    str | None,
+    typer.Option("--release", help="The chart's release, where a namespace has several."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -32,10 +44,10 @@ def recipe_file(name: str | None) -> Path | None:
         return None
     if name.endswith((".yaml", ".yml")) or "/" in name:
         return Path(name)
-    package = Path(__file__).parent.parent
-    shipped: dict[str, Path] = {}
-    for folder in (package / "_bundle" / "jobs", package.parent / "jobs"):
-        shipped |= {path.stem: path for path in (folder / "recipes").glob("*.yaml")}
+    from si import bundle
+
+    recipes = bundle.folder("jobs") / "recipes"
+    shipped = {path.stem: path for path in recipes.glob("*.yaml")}
     if name not in shipped:
         raise RecipeError(
             f"No recipe is called {name!r}",
@@ -46,13 +58,17 @@ def recipe_file(name: str | None) -> Path | None:
 
 
 def resolve(
-    recipe: str | None, settings: list[str] | None, flags: dict[str, Any]
+    recipe: str | None,
+    settings: list[str] | None,
+    flags: dict[str, Any],
+    release: dict[str, Any] | None = None,
 ) -> tuple["Recipe", "Place"]:
-    """Recipe and place from defaults, file, environment and flags, in rising order."""
+    """Recipe and place from defaults, release, file, environment and flags, in rising order."""
     from si.config import assignment, load
 
     given = dict(assignment(text) for text in settings or ())
-    return load(recipe_file(recipe), given | {k: v for k, v in flags.items() if v is not None})
+    given |= {name: value for name, value in flags.items() if value is not None}
+    return load(recipe_file(recipe), given, release=release)
 
 
 def open_place(store: str | None) -> "Store":

@@ -6,7 +6,14 @@ from typing import Annotated
 
 import typer
 
-from si.cli.options import JsonOption, StoreOption, resolve
+from si.cli.options import (
+    JsonOption,
+    NamespaceOption,
+    OnOption,
+    ReleaseOption,
+    StoreOption,
+    resolve,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -20,10 +27,14 @@ def report(
         Path | None, typer.Option(help="Where to write the page; reports/RUN.html by default.")
     ] = None,
     as_json: JsonOption = False,
+    on: OnOption = "local",
+    namespace: NamespaceOption = None,
+    release: ReleaseOption = None,
 ) -> None:
     """Write a run's report: HTML, with Markdown and JSON beside it.
 
-    Of a run that is not at its end, the iterations that are done are shown.
+    Of a run that is not at its end, the iterations that are done are shown. Of a run on a
+    cluster the bucket is read from here, with credentials of your own.
     """
     from si.adapters.local import exclusive, local_folder
     from si.adapters.stores import open_store
@@ -33,7 +44,12 @@ def report(
     from si.loop import Run, generations, iterate, load_recipe
     from si.status import find_run, report_inputs
 
-    place = resolve(None, None, {"place.store": store})[1]
+    if on == "kubernetes":
+        from si.cli.cluster import place_from_outside
+
+        place = place_from_outside(namespace, release)
+    else:
+        place = resolve(None, None, {"place.store": store})[1]
     where = open_store(place)
     name = find_run(where, run)
     done = [role for role in report_inputs(where, name) if role.startswith("scores-")]

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from si.ports import Event
+from si.progress import describe
 
 
 class Screen:
@@ -56,50 +57,31 @@ class Screen:
                 self.task = self.progress.add_task(event["entry"], total=event["shards"])
             case "shard" if self.task is not None and event.get("won"):
                 self.progress.advance(self.task)
+            case "shards" if self.task is not None:
+                self.progress.update(self.task, completed=event["committed"])
+            case "problem":
+                self.line(f"  {event['entry']}: {event['headline']}")
+                for text in (*event["detail"].splitlines(), *event["ways_out"]):
+                    self.line(f"    {text}")
+            case "failure":
+                self.line(f"  {event['entry']}: pod {event['pod']} {event['why']}; trying again")
             case "retry":
                 self.line(f"  {event['entry']}: worker {event['workers']} failed; trying again")
             case "done":
-                self._clear()
                 begun = self.begun.get(event["entry"])
-                spent = "   kept" if begun is None else f"{time.monotonic() - begun:5.1f} s"
                 words = describe(event["entry"].split("/")[1], event["facts"])
-                self.line(f"{event['entry']:<22} {spent}  {words}")
+                self.done(event["entry"], begun and time.monotonic() - begun, words)
+
+    def done(self, entry: str, seconds: float | None, words: str) -> None:
+        """Show a stage that is done; `seconds` is None where it was done before."""
+        self._clear()
+        spent = "   kept" if seconds is None else f"{seconds:5.1f} s"
+        self.line(f"{entry:<22} {spent}  {words}")
 
     def _clear(self) -> None:
         if self.task is not None:
             self.progress.remove_task(self.task)
             self.task = None
-
-
-def describe(stage: str, facts: dict[str, Any]) -> str:
-    """What a stage's figures say, in a few words."""
-    match stage:
-        case "explore" | "explore-2" | "levels-explore" | "evaluate-explore":
-            dropped = f", {facts['dropped']} dropped" if facts.get("dropped") else ""
-            return f"{facts['samples']} samples, {facts['tokens']} tokens{dropped}"
-        case "verify" | "verify-2" | "levels-verify" | "evaluate-verify":
-            share = 100 * facts["correct"] / max(1, facts["samples"])
-            return f"{share:.1f} % right"
-        case "resample":
-            sources = [
-                f"{facts[f'samples_{name}']} {name}"
-                for name in ("own", "earlier", "reference", "plain")
-                if facts.get(f"samples_{name}")
-            ]
-            return f"{facts['samples']} more samples asked ({', '.join(sources) or 'none'})"
-        case "rebalance":
-            return f"{facts['examples']} examples of {facts['solved']} solved queries"
-        case "train":
-            losses = facts["losses"]
-            fall = f", loss {losses[0]:.3f} -> {losses[-1]:.3f}" if losses else ""
-            return f"{facts['steps']} steps{fall}"
-        case "evaluate":
-            return ", ".join(
-                f"{name.removeprefix('accuracy_')} {100 * value:.1f} %"
-                for name, value in facts.items()
-                if name.startswith("accuracy_")
-            )
-    return ""
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

@@ -5,7 +5,14 @@ from typing import Annotated, Any
 
 import typer
 
-from si.cli.options import JsonOption, StoreOption, open_place
+from si.cli.options import (
+    JsonOption,
+    NamespaceOption,
+    OnOption,
+    ReleaseOption,
+    StoreOption,
+    open_place,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -18,8 +25,16 @@ def status(
     ] = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
+    on: OnOption = "local",
+    namespace: NamespaceOption = None,
+    release: ReleaseOption = None,
 ) -> None:
     """Show a run as a tree of iterations and stages, or list all runs."""
+    if on == "kubernetes":
+        from si.cli.cluster import status as status_there
+
+        status_there(run, as_json, namespace, release)
+        return
     from si.status import find_run, runs
     from si.status import status as read
 
@@ -53,7 +68,7 @@ def _show(tree: dict[str, Any]) -> None:
     from rich.text import Text
     from rich.tree import Tree
 
-    from si.cli.screen import describe
+    from si.progress import describe
 
     head = f"{tree['run']}: {tree['strategy']}, K={tree['k']}, seed {tree['seed']}"
     if tree["generation"] > 1:

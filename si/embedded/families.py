@@ -61,7 +61,7 @@ TRIPLES = tuple(
     if isqrt(a * a + b * b) ** 2 == a * a + b * b < 100 * 100
 )
 # Difficulty of a cone query -> its longest slant height: harder ones have rarer numbers.
-_LONGEST = {1: 35, 2: 25, 3: 45, 4: 75, 5: 90}
+_LONGEST = {1: 35, 2: 25, 3: 45, 4: 85, 5: 99}
 
 _GLYPHS = {
     "0": "01110 10001 10011 10101 11001 10001 01110",
@@ -299,7 +299,7 @@ def _compose_cone(difficulty: int, rng: random.Random) -> Puzzle:
         cells[cell] = (colour, number)
 
     asked = ("height", "slant height")[_below(rng, 2)]
-    scale = 2 + _below(rng, 2)
+    scale = 2 + _below(rng, 3)
     ask = _CONE_ASKS[difficulty].format(side=asked, scale=scale)
     rationale = cone_steps(
         difficulty,

@@ -97,7 +97,7 @@ class Settings:
     warm_steps: int = 800
     warm_batch: int = 48
     warm_lr: float = 2e-3
-    stop_at: float = 0.52
+    stop_at: float = 0.56
     stop_every: int = 40
 
 

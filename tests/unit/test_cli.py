@@ -62,8 +62,8 @@ def test_stage_scripts_are_found_where_installed(layout, tmp_path):
     assert all(line.startswith(str(package / "_bundle" / "jobs")) for line in lines)
 
 
-def test_missing_script_is_named(tmp_path):
-    """An installation without its scripts says so by name."""
+def test_missing_scripts_are_named(tmp_path):
+    """An installation without its scripts says so, and where it looked."""
     package = tmp_path / "si"
     shutil.copytree(ROOT / "si", package, ignore=shutil.ignore_patterns("embedded", "_bundle"))
     code = "from si.work import script\nscript('verify')"
@@ -74,7 +74,7 @@ def test_missing_script_is_named(tmp_path):
         capture_output=True,
         text=True,
     )
-    assert "The script of stage verify is missing" in done.stderr
+    assert "The folder jobs is missing from this installation" in done.stderr
 
 
 def test_shipped_recipe_is_the_default():
@@ -121,8 +121,7 @@ def test_every_setting_is_explained():
 
 def test_place_travels_as_environment(monkeypatch):
     """A stage script reads from its environment the place that the controller was given."""
-    from si.config import S3, Place, load
-    from si.work import place_environment
+    from si.config import S3, Place, load, place_environment
 
     place = Place(
         store="s3://b/p", s3=S3(endpoint="http://127.0.0.1:9", region="eu", path_style=False)

@@ -1,0 +1,459 @@
+"""A Kubernetes cluster: a stage as an indexed Job, watched and never polled.
+
+Jobs are created, never applied. Their names are deterministic, so that whoever comes
+second finds the first one's Job and adopts it, if it has the same stage key. What a
+Job's end means is for the manifest to decide; safety never hangs on a lock or a Job,
+only on the commit protocol.
+"""
+
+import contextlib
+import datetime
+import functools
+import itertools
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import kubernetes
+from kubernetes.client.exceptions import ApiException
+from kubernetes.informer import SharedInformer
+from urllib3.exceptions import HTTPError
+
+from si import __version__, manifests
+from si.artifacts import Spec, committed
+from si.config import Place
+from si.errors import RecipeError, RunBusy, SiError, StageFailed, StoreUnavailable
+from si.ports import Event, Store
+from si.trouble import Trouble, failure, finished, stage_failed, troubles
+
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+WATCH_SECONDS = 300  # a watch is renewed so often; a dead connection is noticed by then
+PROGRESS_SECONDS = 15  # shards are counted in the store, while a stage runs, so often
+
+
+class ClusterUnavailable(StoreUnavailable):
+    """The cluster's API does not answer, or refuses."""
+
+
+class Cluster:
+    """A namespace of a cluster, by the credentials of this process.
+
+    Objects go in and come out as plain dicts, the form of their YAML.
+    """
+
+    def __init__(self, namespace: str | None = None):
+        """Inside a pod by its service account, else by the kubeconfig's current context."""
+        try:
+            if ACCOUNT.exists():
+                kubernetes.config.load_incluster_config()
+                current = (ACCOUNT / "namespace").read_text().strip()
+            else:
+                kubernetes.config.load_kube_config()
+                _, context = kubernetes.config.list_kube_config_contexts()
+                current = context["context"].get("namespace", "default")
+        except (kubernetes.config.ConfigException, OSError) as error:
+            raise RecipeError(
+                "No cluster is configured here",
+                str(error),
+                "Set KUBECONFIG, or try kubectl get pods: what it uses is used here.",
+            ) from error
+        self.namespace = namespace or current
+        self.client = kubernetes.client.ApiClient()
+        self.client.user_agent = f"si-ctl/{__version__}"
+        self.core = kubernetes.client.CoreV1Api(self.client)
+        self.batch = kubernetes.client.BatchV1Api(self.client)
+        self.leases = kubernetes.client.CoordinationV1Api(self.client)
+        # It logs every broken connection with a traceback, and then connects again.
+        logging.getLogger("kubernetes.informer").setLevel(logging.CRITICAL)
+
+    def plain(self, thing: Any) -> dict[str, Any]:
+        made: dict[str, Any] = self.client.sanitize_for_serialization(thing)
+        return made
+
+    def call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """One request in this namespace.
+
+        Raises:
+            ApiException: 404 and 409, which callers decide upon.
+            ClusterUnavailable: everything else, in words.
+        """
+        name = method.__name__.removesuffix("_namespaced")
+        try:
+            if "namespaced" in name:
+                kwargs["namespace"] = self.namespace
+            return self.plain(method(*args, **kwargs))
+        except ApiException as error:
+            if error.status in (404, 409):
+                raise
+            what = f"{name.replace('_', ' ')} in namespace {self.namespace}"
+            raise ClusterUnavailable(
+                f"The cluster refuses: {what} ({error.status})",
+                _message(error),
+                "Ask for these rights, or see docs/operations.md, what a user of a cluster needs."
+                if error.status in (401, 403)
+                else "Run the same command again; it resumes.",
+            ) from error
+        except (HTTPError, OSError) as error:
+            raise ClusterUnavailable(
+                "The cluster's API does not answer",
+                str(error),
+                "Try kubectl get pods; then run the same command again.",
+            ) from error
+
+    def read(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Any] | None:
+        """What `call` gives, or None where there is nothing of that name."""
+        try:
+            return self.call(method, *args, **kwargs)
+        except ApiException as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def create(self, body: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+        """Create a Job or a ConfigMap; (what stands there now, whether this call made it)."""
+        name = body["metadata"]["name"]
+        make, read = {
+            "Job": (self.batch.create_namespaced_job, self.batch.read_namespaced_job),
+            "ConfigMap": (
+                self.core.create_namespaced_config_map,
+                self.core.read_namespaced_config_map,
+            ),
+        }[body["kind"]]
+        while True:
+            try:
+                return self.call(make, body=dict(body)), True
+            except ApiException as error:
+                if error.status == 404:
+                    raise ClusterUnavailable(
+                        f"There is no namespace {self.namespace}", _message(error), ()
+                    ) from error
+            standing = self.read(read, name)
+            if standing is not None:
+                return standing, False
+
+    def config_maps(self, selector: str) -> list[dict[str, Any]]:
+        found = self.call(self.core.list_namespaced_config_map, label_selector=selector)
+        items: list[dict[str, Any]] = found["items"]
+        return items
+
+    def job(self, name: str) -> dict[str, Any] | None:
+        return self.read(self.batch.read_namespaced_job, name)
+
+    def run_object(self, place: Place, run: str) -> dict[str, Any] | None:
+        return self.read(self.core.read_namespaced_config_map, manifests.run_name(place, run))
+
+    def log(self, pod: str, follow: bool) -> Iterator[str]:
+        """The lines that a pod has written, and with `follow` those that it will."""
+        try:
+            answer = self.core.read_namespaced_pod_log(
+                pod, self.namespace, follow=follow, _preload_content=False
+            )
+        except ApiException as error:
+            yield f"(no log: {_message(error)})"
+            return
+        rest = b""
+        for piece in answer.stream():
+            *lines, rest = (rest + piece).split(b"\n")
+            yield from (line.decode(errors="replace") for line in lines)
+
+    def patch_run(self, name: str, data: Mapping[str, str]) -> None:
+        """Write these keys of a run's object."""
+        try:
+            self.call(self.core.patch_namespaced_config_map, name, body={"data": dict(data)})
+        except ApiException as error:
+            raise SiError(
+                "The run's object is gone: the run was cancelled",
+                f"ConfigMap {name} in namespace {self.namespace}",
+                "What is committed stays; the same iterate command begins where it stopped.",
+            ) from error
+
+    def watch(
+        self, method: Callable[..., Any], changed: threading.Event, **select: str
+    ) -> "Mirror":
+        return Mirror(self, method, changed, **select)
+
+
+class Mirror:
+    """A local copy of some of a cluster's objects, kept true by a watch with bookmarks."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        method: Callable[..., Any],
+        changed: threading.Event,
+        *,
+        label_selector: str | None = None,
+        field_selector: str | None = None,
+    ):
+        self.cluster = cluster
+
+        @functools.wraps(method)
+        def request(**kwargs: Any) -> Any:
+            if kwargs.get("watch"):
+                kwargs |= {"allow_watch_bookmarks": True, "timeout_seconds": WATCH_SECONDS}
+                kwargs["_request_timeout"] = (10, WATCH_SECONDS + 30)
+            return method(**kwargs)
+
+        self.informer = SharedInformer(
+            request, cluster.namespace, 0, label_selector, field_selector
+        )
+        for kind in ("ADDED", "MODIFIED", "DELETED"):
+            self.informer.add_event_handler(kind, lambda _: changed.set())
+        self.errors: list[Exception] = []
+        self.informer.add_event_handler("ERROR", self._refused)
+        self.informer.start()
+
+    def _refused(self, error: Any) -> None:
+        """What no waiting mends is kept for who looks next; the rest mends itself."""
+        if isinstance(error, ApiException) and error.status in (401, 403, 404):
+            self.errors.append(error)
+
+    def all(self) -> list[dict[str, Any]]:
+        if self.errors:
+            error = self.errors.pop()
+            raise ClusterUnavailable("The cluster refuses a watch", _message(error), ())
+        return [self.cluster.plain(thing) for thing in self.informer.cache.list()]
+
+    def get(self, name: str) -> dict[str, Any] | None:
+        return next((thing for thing in self.all() if thing["metadata"]["name"] == name), None)
+
+    def stop(self) -> None:
+        self.informer.stop()
+
+
+class KubernetesCluster:
+    """Implements `si.ports.Cluster` by Jobs in a namespace."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        place: Place,
+        run: str,
+        generation: int,
+        owner: Mapping[str, Any],
+        store: Store,
+    ):
+        """Args:
+        owner: the run's object, which owns the Jobs.
+        store: where shards are counted while a stage runs.
+        """
+        self.cluster = cluster
+        self.place = place
+        self.run_name = run
+        self.generation = generation
+        self.owner = owner
+        self.store = store
+        self.changed = threading.Event()
+        mine = f"{manifests.RUN}={run},app.kubernetes.io/instance={place.kubernetes.release}"
+        watch = functools.partial(cluster.watch, changed=self.changed)
+        self.jobs = watch(cluster.batch.list_namespaced_job, label_selector=mine)
+        self.pods = watch(cluster.core.list_namespaced_pod, label_selector=mine)
+        self.warnings = watch(cluster.core.list_namespaced_event, field_selector="type=Warning")
+
+    def run(self, entry: str, spec: Spec, on_event: Callable[[Event], None]) -> None:
+        """See `Cluster.run`. A Job that stands already is adopted, one that failed gets a next."""
+        attempt = 1
+        while True:
+            wanted = manifests.stage_job(
+                self.place, self.run_name, self.generation, entry, attempt, spec, self.owner
+            )
+            standing, made = self.cluster.create(wanted)
+            self._same_work(entry, standing, spec)
+            if not made and finished(standing) == "Failed":
+                attempt += 1
+                continue
+            on_event({"event": "job", "attempt": attempt})
+            if self._wait(entry, standing, spec, on_event):
+                return
+            # Somebody deleted it. What it had committed is kept; the rest needs a Job again.
+
+    def _same_work(self, entry: str, standing: Mapping[str, Any], spec: Spec) -> None:
+        metadata = standing["metadata"]
+        found = metadata.get("annotations", {}).get(manifests.KEY)
+        if found != spec.key:
+            raise StageFailed(
+                f"A Job of another kind of work has the name of stage {entry}",
+                f"Job {metadata['name']}: stage key {found}, expected {spec.key}",
+                (
+                    f"If nobody needs it: kubectl delete job {metadata['name']}",
+                    "Or give this run another name: --run NAME",
+                ),
+            )
+
+    def _wait(
+        self, entry: str, job: dict[str, Any], spec: Spec, on_event: Callable[[Event], None]
+    ) -> bool:
+        """Until the Job ends: True if it completed, False if it was deleted."""
+        name, uid = job["metadata"]["name"], job["metadata"]["uid"]
+        told: set[str] = set()
+        failed: set[str] = set()
+        counted, next_count = -1, 0.0
+        seen = False
+        while True:
+            found = self.jobs.get(name)
+            if found is not None and found["metadata"]["uid"] == uid:
+                job, seen = found, True
+            elif seen:
+                return False
+            pods = [
+                pod
+                for pod in self.pods.all()
+                if any(owner["uid"] == uid for owner in pod["metadata"].get("ownerReferences", ()))
+            ]
+            for pod in pods:
+                why = failure(pod)
+                if why and pod["metadata"]["name"] not in failed:
+                    failed.add(pod["metadata"]["name"])
+                    on_event({"event": "failure", "pod": pod["metadata"]["name"], "why": why})
+            told = self._tell(troubles(job, pods, self.warnings.all()), told, on_event)
+            ended = finished(job)
+            if ended == "Complete":
+                return True
+            if ended == "Failed":
+                raise stage_failed(entry, job, pods)
+            if spec.shards > 1 and time.monotonic() >= next_count:
+                there = len(committed(self.store, spec.address))
+                if there != counted:
+                    on_event({"event": "shards", "committed": there})
+                counted, next_count = there, time.monotonic() + PROGRESS_SECONDS
+            # The watches wake it; the time limit is for counting shards, in the store.
+            self.changed.wait(PROGRESS_SECONDS if spec.shards > 1 else WATCH_SECONDS)
+            self.changed.clear()
+
+    def _tell(
+        self, now: Iterator[Trouble], told: set[str], on_event: Callable[[Event], None]
+    ) -> set[str]:
+        """Tell what is new, and when all of it is over."""
+        current = {trouble.headline: trouble for trouble in now}
+        for headline, trouble in current.items():
+            if headline not in told:
+                on_event({"event": "problem", **trouble._asdict()})
+        if told and not current:
+            on_event({"event": "solved"})
+        return set(current)
+
+
+class Lease:
+    """A run's lock: held while the controller lives, one request each `RENEW` seconds.
+
+    It keeps two controllers from doing the work twice; two at once would still commit
+    every artefact once.
+    """
+
+    DURATION = 120
+    RENEW = 40
+
+    def __init__(self, cluster: Cluster, owner: Mapping[str, Any], holder: str):
+        """Args:
+        owner: the run's object, which owns the lease and gives it its name.
+        holder: name of this pod.
+        """
+        self.cluster = cluster
+        self.name = owner["metadata"]["name"]
+        self.holder = holder
+        self.ended = threading.Event()
+        self.lease: dict[str, Any] = {
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {
+                "name": self.name,
+                "labels": owner["metadata"]["labels"],
+                "ownerReferences": [
+                    {
+                        "apiVersion": "v1",
+                        "kind": "ConfigMap",
+                        "name": self.name,
+                        "uid": owner["metadata"]["uid"],
+                    }
+                ],
+            },
+            "spec": {},
+        }
+
+    def __enter__(self) -> "Lease":
+        """Take the lease, waiting for a holder that may be alive.
+
+        Raises:
+            RunBusy: if another holds it and renews it.
+        """
+        for attempt in itertools.count():
+            with contextlib.suppress(ApiException):
+                self.lease = self.cluster.call(
+                    self.cluster.leases.create_namespaced_lease, body=self._held()
+                )
+                break
+            standing = self.cluster.read(self.cluster.leases.read_namespaced_lease, self.name)
+            if standing is None:
+                continue
+            wait = self._remaining(standing)
+            if wait <= 0:
+                self.lease = standing
+                with contextlib.suppress(ApiException):  # another took it first
+                    self.lease = self.cluster.call(
+                        self.cluster.leases.replace_namespaced_lease, self.name, body=self._held()
+                    )
+                    break
+            elif attempt:
+                raise RunBusy(
+                    "Another controller is working on this run",
+                    f"pod {standing['spec'].get('holderIdentity')} holds the lease {self.name}",
+                )
+            time.sleep(max(1, wait))
+        threading.Thread(target=self._renew, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ended.set()
+        with contextlib.suppress(ApiException, SiError):
+            body = self._held()
+            body["spec"]["holderIdentity"] = ""
+            self.cluster.call(self.cluster.leases.replace_namespaced_lease, self.name, body=body)
+
+    def _held(self) -> dict[str, Any]:
+        now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        spec = {
+            "holderIdentity": self.holder,
+            "leaseDurationSeconds": self.DURATION,
+            "renewTime": now,
+        }
+        return {**self.lease, "spec": spec}
+
+    def _remaining(self, standing: Mapping[str, Any]) -> float:
+        """Seconds that the holder's lease still lasts; 0 if its pod has ended."""
+        spec = standing.get("spec", {})
+        holder, renewed = spec.get("holderIdentity"), spec.get("renewTime")
+        if not holder or holder == self.holder or not renewed:
+            return 0
+        pod = self.cluster.read(self.cluster.core.read_namespaced_pod, holder)
+        if pod is None or pod["status"].get("phase") in ("Succeeded", "Failed"):
+            return 0
+        until = datetime.datetime.fromisoformat(renewed) + datetime.timedelta(
+            seconds=spec.get("leaseDurationSeconds", self.DURATION)
+        )
+        return (until - datetime.datetime.now(datetime.UTC)).total_seconds()
+
+    def _renew(self) -> None:
+        """Renew until the end. Who has lost the lease stops at once, as if killed."""
+        while not self.ended.wait(self.RENEW):
+            try:
+                self.lease = self.cluster.call(
+                    self.cluster.leases.replace_namespaced_lease, self.name, body=self._held()
+                )
+            except ApiException:
+                if not self.ended.is_set():
+                    os._exit(RunBusy.exit_code)
+            except SiError:
+                continue  # the API is away; the next renewal may come through
+
+
+def _message(error: Any) -> str:
+    """What the API says of an error, without headers and JSON around it."""
+    try:
+        return str(json.loads(error.body)["message"])
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return str(getattr(error, "reason", None) or error)

@@ -1,0 +1,487 @@
+"""`si-ctl logs` and `cancel`, and what other verbs do on a cluster: find, begin, attach."""
+
+import json
+import threading
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from si.cli.options import NamespaceOption, ReleaseOption
+
+if TYPE_CHECKING:
+    from si.adapters.kube import Cluster
+    from si.config import Place, Recipe
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(logs)
+    app.command()(cancel)
+
+
+RunArgument = Annotated[str, typer.Argument(help="The run's name.")]
+
+
+def logs(
+    run: RunArgument,
+    stage: Annotated[
+        str | None,
+        typer.Option(help="A stage's entry, as it01/explore; by default the controller."),
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on with what is written from now on.")
+    ] = False,
+    namespace: NamespaceOption = None,
+    release: ReleaseOption = None,
+) -> None:
+    """Show what the pods of a run on a cluster write."""
+    from si.adapters.kube import Cluster
+    from si.manifests import ITERATION, RUN, STAGE
+
+    cluster = Cluster(namespace)
+    owner = find_run(cluster, run, release)
+    mine = f"{RUN}={owner['metadata']['labels'][RUN]}"
+    if stage is None:
+        select = f"{mine},app.kubernetes.io/component=controller"
+    else:
+        iteration, _, name = stage.partition("/")
+        select = f"{mine},{ITERATION}={iteration.removeprefix('it')},{STAGE}={name}"
+    found = cluster.call(cluster.core.list_namespaced_pod, label_selector=select)["items"]
+    if not found:
+        from si.errors import RunMissing
+
+        raise RunMissing(
+            f"No pods of {stage or 'the controller'} are there",
+            f"run {run}, namespace {cluster.namespace}",
+            ("See how far the run is: si-ctl status --on kubernetes " + run,),
+        )
+    found.sort(key=lambda pod: pod["metadata"]["creationTimestamp"])
+    readers = [
+        threading.Thread(target=_read, args=(cluster, pod, follow, len(found) > 1), daemon=True)
+        for pod in found
+    ]
+    for reader in readers:
+        reader.start()
+        if not follow:
+            reader.join()  # one pod's lines after the other's
+    for reader in readers:
+        reader.join()
+
+
+def _read(cluster: "Cluster", pod: Mapping[str, Any], follow: bool, several: bool) -> None:
+    head = f"{pod['metadata']['name']} | " if several else ""
+    for line in cluster.log(pod["metadata"]["name"], follow):
+        # A model's words pass through here: no control codes to the terminal.
+        typer.echo(head + "".join(c if c.isprintable() else " " for c in line))
+
+
+def cancel(
+    run: RunArgument,
+    namespace: NamespaceOption = None,
+    release: ReleaseOption = None,
+) -> None:
+    """Stop a run on a cluster and remove its Jobs; what is committed stays in the bucket."""
+    from si.adapters.kube import Cluster
+
+    cluster = Cluster(namespace)
+    owner = find_run(cluster, run, release)
+    name = owner["metadata"]["name"]
+    cluster.read(cluster.core.delete_namespaced_config_map, name, propagation_policy="Background")
+    typer.echo(f"Cancelled {run}: its Jobs and pods in {cluster.namespace} are being removed.")
+    typer.echo("What is committed stays; the same iterate command begins where it stopped.")
+
+
+# -- what other verbs do on a cluster ------------------------------------------------------------
+
+
+def iterate(
+    recipe: str | None,
+    settings: list[str] | None,
+    flags: dict[str, Any],
+    run: str | None,
+    namespace: str | None,
+    release: str | None,
+    fresh: bool,
+    dry_run: bool,
+    detach: bool,
+    output: str | None,
+) -> None:
+    """`si-ctl iterate --on kubernetes`: have a controller do it, and watch it."""
+    from si.adapters.kube import Cluster
+    from si.cli.iterate import run_name
+    from si.cli.options import resolve
+
+    cluster = Cluster(namespace)
+    computed, place = resolve(recipe, settings, flags, find_place(cluster, release))
+    if not place.store.startswith("s3://"):
+        from si.errors import RecipeError
+
+        raise RecipeError(
+            f"Pods cannot share the store {place.store}",
+            "place.store in the chart's values",
+            "Name a bucket: s3://BUCKET/PREFIX",
+        )
+    name = run_name(run or computed.run_name)
+    if dry_run:
+        _plan(place, computed, name, output)
+        return
+    owner, controller = begin(cluster, place, computed, name, fresh)
+    here = "" if namespace is None else f" --namespace {namespace}"
+    typer.echo(
+        f"run {name}: strategy {computed.strategy}, K={computed.k}, store {place.store}, "
+        f"namespace {cluster.namespace}"
+    )
+    status = f"si-ctl status --on kubernetes{here} {name}"
+    if detach:
+        typer.echo(f"Begun. How far it is: {status}")
+        return
+    started = time.monotonic()
+    try:
+        state = attach(cluster, owner, controller)
+    except KeyboardInterrupt:
+        typer.echo("\nYou have let go; the run goes on.")
+        typer.echo(f"  how far it is:    {status}")
+        typer.echo("  attach again:     the same command")
+        typer.echo(f"  what it writes:   si-ctl logs -f{here} {name}")
+        typer.echo(f"  stop it:          si-ctl cancel{here} {name}")
+        raise typer.Exit(130) from None
+    typer.echo(f"{name}: {computed.iterations} iterations in {time.monotonic() - started:.0f} s")
+    typer.echo(f"Report: {state['report']}/ in {place.store}")
+    typer.echo(f"Read it here: si-ctl report --on kubernetes{here} {name}")
+
+
+def _plan(place: "Place", recipe: "Recipe", run: str, output: str | None) -> None:
+    """Print the objects of one iteration. Addresses follow from what is not computed yet."""
+    import yaml
+
+    from si.artifacts import Spec
+    from si.cli.screen import table
+    from si.loop import READS
+    from si.manifests import controller_job, run_object, stage_job
+
+    owner = run_object(place, run, recipe)
+    owner["metadata"]["uid"] = "00000000-0000-0000-0000-000000000000"
+    jobs = [controller_job(place, run, 1, owner)]
+    shards = -(-recipe.data.slice_size // recipe.explore.shard_queries)
+    for stage in (*READS, "report"):
+        width = shards if stage in ("explore", "verify") else 1
+        spec = Spec(stage, "it01", {}, {}, {}, width)
+        jobs.append(stage_job(place, run, 1, f"it01/{stage}", 1, spec, owner))
+    del owner["metadata"]["uid"]
+    if output == "yaml":
+        for each in jobs:
+            # The run's object has no identity before it is made, and owns nothing.
+            del each["metadata"]["ownerReferences"]
+        typer.echo(yaml.safe_dump_all([owner, *jobs], sort_keys=False, width=100), nl=False)
+        return
+    rows = [
+        [
+            job["metadata"]["name"],
+            job["spec"].get("completions", 1),
+            job["spec"]["template"]["spec"]["containers"][0]["image"],
+        ]
+        for job in jobs
+    ]
+    table(f"Jobs of an iteration of {run}", ["job", "pods", "image"], rows)
+
+
+def place_from_outside(namespace: str | None, release: str | None) -> "Place":
+    """The release's place as a laptop reaches it: by `place.s3.endpoint_external`.
+
+    Raises:
+        RecipeError: if the bucket's server has a name for the inside of the cluster only.
+    """
+    from si.adapters.kube import Cluster
+    from si.cli.options import resolve
+    from si.errors import RecipeError
+
+    place = resolve(None, None, {}, find_place(Cluster(namespace), release))[1]
+    s3 = place.s3
+    if s3.endpoint and not s3.endpoint_external:
+        raise RecipeError(
+            f"The bucket's server {s3.endpoint} is known inside the cluster only",
+            "place.s3.endpoint_external is not set",
+            (
+                "Name its address as seen from here: "
+                "SI_PLACE__S3__ENDPOINT_EXTERNAL=http://127.0.0.1:9000",
+                "Make one by port-forward: kubectl port-forward --namespace minio "
+                "service/minio 9000",
+            ),
+        )
+    inside = s3.model_copy(update={"endpoint": s3.endpoint_external})
+    return place.model_copy(update={"s3": inside})
+
+
+def status(run: str | None, as_json: bool, namespace: str | None, release: str | None) -> None:
+    """`si-ctl status --on kubernetes`: what the runs' objects say."""
+    from si.adapters.kube import Cluster
+    from si.cli.screen import table
+    from si.manifests import RUN, state_of
+
+    cluster = Cluster(namespace)
+    objects = [find_run(cluster, run, release)] if run else run_objects(cluster, release)
+    trees = [
+        {"run": each["metadata"]["labels"][RUN]}
+        | {"recipe": json.loads(each["data"]["recipe"])}
+        | state_of(each)
+        for each in objects
+    ]
+    if as_json:
+        typer.echo(json.dumps(trees[0] if run else trees, indent=2))
+    elif run:
+        _show(trees[0])
+    elif not trees:
+        typer.echo(f"No runs in namespace {cluster.namespace}.")
+        typer.echo("Begin one: si-ctl iterate --on kubernetes")
+    else:
+        rows = [
+            [
+                tree["run"],
+                tree["recipe"]["strategy"],
+                tree["recipe"]["k"],
+                tree.get("phase", "not begun"),
+                (tree.get("stages") or [{"entry": ""}])[-1]["entry"],
+            ]
+            for tree in trees
+        ]
+        columns = ["run", "strategy", "K", "state", "at"]
+        table(f"runs in namespace {cluster.namespace}", columns, rows)
+
+
+def _show(tree: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.text import Text
+    from rich.tree import Tree
+
+    head = f"{tree['run']}: {tree.get('phase', 'not begun')}"
+    if tree.get("generation", 1) > 1:
+        head += f", generation {tree['generation']}"
+    if tree.get("starts", 1) > 1:
+        head += f", controller started {tree['starts']} times"
+    root = Tree(Text(head))
+    branches: dict[str, Any] = {}
+    for stage in tree.get("stages", []):
+        iteration, name = stage["entry"].split("/")
+        number = int(iteration.removeprefix("it"))
+        label = f"iteration {number}" if number else "policy 0"
+        branch = branches.setdefault(iteration, None) or root.add(Text(label))
+        branches[iteration] = branch
+        words = stage.get("words", "")
+        if stage["state"] != "done":
+            words = f"at work: {stage['committed']} of {stage['shards']} shards"
+            if "began" in stage:
+                words += f", for {time.time() - stage['began']:.0f} s"
+        spent = f"{stage['seconds']:.1f} s" if "seconds" in stage else ""
+        leaf = branch.add(Text(f"{name:<17} {spent:>8}  {words}"))
+        if stage["attempts"] > 1:
+            leaf.add(Text(f"Job {stage['attempts']}: earlier ones failed"))
+        for failure in stage["failures"]:
+            leaf.add(Text(f"pod {failure['pod']} {failure['why']}"))
+        if stage["problem"]:
+            leaf.add(Text(f"{stage['problem']['headline']}: {stage['problem']['detail']}"))
+    error = tree.get("error")
+    if error:
+        root.add(Text(f"{error['headline']}\n{error['detail']}"))
+    Console(highlight=False).print(root, soft_wrap=True)
+
+
+def find_place(cluster: "Cluster", release: str | None) -> dict[str, Any]:
+    """The place as the chart's release in this namespace has it.
+
+    Raises:
+        RecipeError: if there is no release, or several and none is named.
+    """
+    import yaml
+
+    from si.errors import RecipeError
+
+    found = {
+        place["metadata"]["labels"]["app.kubernetes.io/instance"]: place
+        for place in cluster.config_maps(
+            "app.kubernetes.io/name=si-ctl,app.kubernetes.io/component=place"
+        )
+    }
+    if release is None and len(found) == 1:
+        (release,) = found
+    if release not in found:
+        raise RecipeError(
+            f"No release {release} of si-ctl is in namespace {cluster.namespace}"
+            if release
+            else f"{len(found) or 'No'} releases of si-ctl are in namespace {cluster.namespace}",
+            "there: " + (", ".join(sorted(found)) or "none"),
+            (
+                "Name another namespace (--namespace) or release (--release).",
+                "Install one: helm install si helm/si-ctl --namespace NAMESPACE",
+            ),
+        )
+    tree: dict[str, Any] = yaml.safe_load(found[release]["data"]["place.yaml"])["place"]
+    return tree
+
+
+def find_run(cluster: "Cluster", run: str, release: str | None) -> dict[str, Any]:
+    """A run's object, by the run's name or by a strategy that only one run has."""
+    from si.errors import RunMissing
+    from si.manifests import RUN
+
+    objects = run_objects(cluster, release)
+    same = [each for each in objects if each["metadata"]["labels"][RUN] == run] or [
+        each for each in objects if json.loads(each["data"]["recipe"])["strategy"] == run
+    ]
+    if len(same) == 1:
+        return same[0]
+    raise RunMissing(
+        f"{len(same) or 'No'} runs on the cluster are called {run!r}",
+        f"runs in namespace {cluster.namespace}: "
+        + (", ".join(each["metadata"]["labels"][RUN] for each in objects) or "none"),
+        "Begin one: si-ctl iterate --on kubernetes",
+    )
+
+
+def run_objects(cluster: "Cluster", release: str | None) -> list[dict[str, Any]]:
+    select = "app.kubernetes.io/name=si-ctl,app.kubernetes.io/component=run"
+    if release:
+        select += f",app.kubernetes.io/instance={release}"
+    return cluster.config_maps(select)
+
+
+def begin(
+    cluster: "Cluster", place: "Place", recipe: "Recipe", run: str, fresh: bool
+) -> tuple[dict[str, Any], str]:
+    """Make the run's object and its controller, or find them; (the object, controller's name).
+
+    Raises:
+        RunChanged: if the run was begun with another recipe.
+        RunBusy: if a new generation is wanted while a controller is at work.
+    """
+    from si.config import Recipe, differences
+    from si.errors import RunBusy
+    from si.loop import changed_recipe
+    from si.manifests import controller_job, run_object, state_of
+    from si.trouble import finished
+
+    token = str(time.time_ns()) if fresh else ""
+    owner, made = cluster.create(run_object(place, run, recipe, token))
+    old = Recipe.model_validate_json(owner["data"]["recipe"])
+    changed = differences(old, recipe)
+    if changed and not fresh:
+        raise changed_recipe(run, changed)
+    attempt, more = 1, made or fresh or recipe.iterations > old.iterations
+    while job := cluster.job(controller_job(place, run, attempt, owner)["metadata"]["name"]):
+        if finished(job) is None:
+            if more and not made:
+                raise RunBusy(
+                    f"The run {run} is at work with {old.iterations} iterations",
+                    f"Job {job['metadata']['name']} in namespace {cluster.namespace}",
+                    f"Wait for it, or stop it first: si-ctl cancel {run}",
+                )
+            return owner, job["metadata"]["name"]
+        if finished(job) == "Complete" and not more and state_of(owner).get("phase") == "done":
+            return owner, job["metadata"]["name"]
+        attempt += 1
+    wish = {"recipe": recipe.model_dump_json(), "place": place.model_dump_json()}
+    if fresh:
+        wish["fresh"] = token
+    cluster.patch_run(owner["metadata"]["name"], wish)
+    job, _ = cluster.create(controller_job(place, run, attempt, owner))
+    return owner, job["metadata"]["name"]
+
+
+def attach(cluster: "Cluster", owner: Mapping[str, Any], controller: str) -> dict[str, Any]:
+    """Show a run's progress until its controller ends; the run's last state.
+
+    Raises:
+        StageFailed: with what the controller said, if the run failed.
+    """
+    from si.cli.screen import Screen
+    from si.errors import StageFailed
+    from si.manifests import state_of
+    from si.trouble import failure, finished, stage_failed, troubles
+
+    changed = threading.Event()
+    name = owner["metadata"]["name"]
+    objects = cluster.watch(
+        cluster.core.list_namespaced_config_map, changed, field_selector=f"metadata.name={name}"
+    )
+    jobs = cluster.watch(
+        cluster.batch.list_namespaced_job, changed, field_selector=f"metadata.name={controller}"
+    )
+    pods = cluster.watch(
+        cluster.core.list_namespaced_pod,
+        changed,
+        label_selector=f"batch.kubernetes.io/job-name={controller}",
+    )
+    warnings = cluster.watch(
+        cluster.core.list_namespaced_event, changed, field_selector="type=Warning"
+    )
+    told: set[str] = set()
+    with Screen() as screen:
+        follower = Follower(screen)
+        while True:
+            changed.wait(300)
+            changed.clear()
+            found, job = objects.get(name), jobs.get(controller)
+            state = state_of(found) if found else {}
+            mine = str(state.get("controller", "")).startswith(f"{controller}-")
+            if mine:
+                follower.show(state)
+                if state["phase"] == "done":
+                    return state
+                if state["phase"] == "failed":
+                    error = state["error"]
+                    raise StageFailed(
+                        error["headline"],
+                        error["detail"],
+                        tuple(error["ways_out"]),
+                        exit_code=error["exit_code"],
+                    )
+            if job is None:
+                if told or mine:
+                    raise StageFailed(f"The run was cancelled: {name} is being removed")
+                continue
+            for trouble in troubles(job, pods.all(), warnings.all()):
+                if trouble.headline not in told:
+                    screen.hear({"event": "problem", "entry": "controller", **trouble._asdict()})
+                told.add(trouble.headline)
+            for pod in pods.all():
+                why = failure(pod)
+                if why and pod["metadata"]["name"] not in told:
+                    told.add(pod["metadata"]["name"])
+                    screen.hear(
+                        {
+                            "event": "failure",
+                            "entry": "controller",
+                            "pod": pod["metadata"]["name"],
+                            "why": why,
+                        }
+                    )
+            if finished(job) == "Failed":
+                raise stage_failed("controller", job, pods.all())
+
+
+class Follower:
+    """Shows on a screen what changes between two states of a run."""
+
+    def __init__(self, screen: Any):
+        self.screen = screen
+        self.shown: dict[str, dict[str, Any]] = {}
+
+    def show(self, state: Mapping[str, Any]) -> None:
+        for stage in state["stages"]:
+            entry = stage["entry"]
+            before = self.shown.get(entry)
+            self.shown[entry] = stage
+            if before is None or (before["state"] == "done" and stage["state"] != "done"):
+                before = {"failed": 0, "problem": None, "state": ""}
+                if stage["state"] != "done":
+                    self.screen.hear({"event": "begin", "entry": entry, "shards": stage["shards"]})
+            new = stage["failed"] - before["failed"]
+            for failure in stage["failures"][-new:] if new else ():
+                self.screen.hear({"event": "failure", "entry": entry, **failure})
+            if stage["problem"] and stage["problem"] != before["problem"]:
+                self.screen.hear({"event": "problem", "entry": entry, **stage["problem"]})
+            if stage["state"] == "done" and before["state"] != "done":
+                self.screen.done(entry, stage.get("seconds"), stage["words"])
+            elif stage["state"] != "done":
+                event = {"event": "shards", "entry": entry, "committed": stage["committed"]}
+                self.screen.hear(event)

@@ -1,0 +1,76 @@
+"""`si-ctl control`: the controller of one run, inside the cluster. Jobs call it, people do not."""
+
+import json
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    app.command(hidden=True)(control)
+
+
+def control(run: Annotated[str, typer.Argument(help="The run's name.")]) -> None:
+    """Run the loop of a run's object, as the controller's pod does."""
+    from si.adapters.kube import Cluster, KubernetesCluster, Lease
+    from si.adapters.stores import open_store
+    from si.cli.iterate import match_steps
+    from si.cli.screen import Screen
+    from si.config import Place, Recipe
+    from si.errors import RETRY, RunMissing, SiError, StageFailed
+    from si.loop import Run, begin
+    from si.loop import iterate as loop
+    from si.manifests import RUN, state_of
+    from si.progress import Journal
+
+    signal.signal(signal.SIGTERM, _leave)
+    cluster = Cluster()
+    found = cluster.config_maps(f"app.kubernetes.io/component=run,{RUN}={run}")
+    if not found:
+        raise RunMissing(
+            f"No run {run} in namespace {cluster.namespace}", "", "It may have been cancelled."
+        )
+    owner = found[0]
+    name = owner["metadata"]["name"]
+    place = Place.model_validate_json(owner["data"]["place"])
+    store = open_store(place)
+
+    def save(state: dict[str, object]) -> None:
+        cluster.patch_run(name, {"state": json.dumps(state)})
+
+    pod = os.environ["POD_NAME"]
+    with Screen() as screen, Lease(cluster, owner, pod):
+        state = state_of(owner)
+        recipe = match_steps(store, Recipe.model_validate_json(owner["data"]["recipe"]))
+        fresh = owner["data"].get("fresh", "")
+        if state.get("fresh", "") != fresh:
+            state = {}
+        journal = Journal(state, save)
+        try:
+            generation = state.get("generation") or begin(store, run, recipe, bool(fresh))
+            begin(store, run, recipe)  # refuses a recipe that is not the generation's
+            journal.start(generation=generation, fresh=fresh, controller=pod)
+            doing = KubernetesCluster(cluster, place, run, generation, owner, store)
+
+            def hear(event: dict[str, object]) -> None:
+                screen.hear(event)
+                journal.hear(event)
+
+            report = loop(Run(run, recipe, store, doing, generation, hear))
+        except SiError as error:
+            journal.end(error, controller=pod)
+            if isinstance(error, StageFailed) and error.exit_code == RETRY:
+                # The stage's own Job has retried; doing all of it again is for people to decide.
+                error.exit_code = 1
+            raise
+        journal.end(report=report.spec.address)
+    typer.echo(f"{run}: done; the report is {report.spec.address}/ in {store.url}")
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """Leave on SIGTERM, which process number 1 of a pod would ignore."""
+    sys.exit(4)

@@ -1,0 +1,199 @@
+"""What is submitted to a cluster: the files of `k8s/`, filled with what the run and the Place say.
+
+Pure functions over plain dicts, the form that YAML has and the API takes. Jobs are
+created, never applied: all that a Job's pods do follows from its stage key.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import yaml
+
+from si import bundle
+from si.artifacts import Spec
+from si.config import Place, Pods, Recipe, place_environment
+
+Manifest = dict[str, Any]
+
+KEY = "si-ctl/stage-key"
+RUN, ITERATION, STAGE, ATTEMPT = "si-ctl/run", "si-ctl/iteration", "si-ctl/stage", "si-ctl/attempt"
+QUEUE = "kueue.x-k8s.io/queue-name"
+LONGEST = 52  # of a Job's name: its pods add an index and a suffix
+SHARDED = ("explore", "verify")  # the stages that several pods share
+
+
+def short(release: str, run: str, rest: str, longest: int = LONGEST) -> str:
+    """`<release>-<run>-<rest>`; a run's name that does not fit gives way to its digest."""
+    room = longest - len(release) - len(rest) - 2
+    if len(run) > room:
+        run = f"{run[: room - 6].rstrip('-')}-{hashlib.sha256(run.encode()).hexdigest()[:5]}"
+    return f"{release}-{run}-{rest}"
+
+
+def run_name(place: Place, run: str) -> str:
+    """Name of the run's object."""
+    return f"{place.kubernetes.release}-run-{run}"
+
+
+def job_name(place: Place, run: str, generation: int, entry: str, attempt: int) -> str:
+    """Name of a stage's Job, the same whoever makes it."""
+    salt = f"g{generation}-" if generation > 1 else ""
+    return short(
+        place.kubernetes.release, run, f"{salt}{entry.replace('/', '-')}-{attempt}".lower()
+    )
+
+
+def pods_of(place: Place, stage: str) -> Pods:
+    """How the pods of a stage run: those of exploration, of training, or without a GPU."""
+    kubernetes = place.kubernetes
+    return {"explore": kubernetes.explore, "train": kubernetes.train}.get(stage, kubernetes.verify)
+
+
+def run_object(place: Place, run: str, recipe: Recipe, fresh: str = "") -> Manifest:
+    """The run's object: what is to be computed and where. It owns everything of the run.
+
+    Args:
+        fresh: a token that names the wish for a new generation, empty for none.
+    """
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {
+            "name": run_name(place, run),
+            "labels": {
+                "app.kubernetes.io/name": "si-ctl",
+                "app.kubernetes.io/part-of": "si-ctl",
+                "app.kubernetes.io/instance": place.kubernetes.release,
+                "app.kubernetes.io/component": "run",
+                RUN: run,
+            },
+        },
+        "data": {
+            "recipe": recipe.model_dump_json(),
+            "place": place.model_dump_json(),
+            "fresh": fresh,
+            "state": "{}",
+        },
+    }
+
+
+def controller_job(place: Place, run: str, attempt: int, owner: Mapping[str, Any]) -> Manifest:
+    """The controller's Job; `owner` is the run's object as the cluster has it."""
+    job = _template("controller")
+    name = short(place.kubernetes.release, run, f"controller-{attempt}")
+    _fill(job, place, place.kubernetes.verify, name, run, {ATTEMPT: str(attempt)}, owner)
+    container = job["spec"]["template"]["spec"]["containers"][0]
+    container["args"] = [run]
+    # Its work is waiting: what verification asks for would be wasted on it.
+    job["spec"]["template"]["spec"]["serviceAccountName"] = place.kubernetes.controller_account
+    return job
+
+
+def stage_job(
+    place: Place,
+    run: str,
+    generation: int,
+    entry: str,
+    attempt: int,
+    spec: Spec,
+    owner: Mapping[str, Any],
+) -> Manifest:
+    """A stage's Job: an indexed pod for each worker, all of one stage key.
+
+    Args:
+        entry: the stage's entry in the run, `it01/explore`.
+        attempt: 1, or more where earlier Jobs of this stage have failed.
+        owner: the run's object as the cluster has it.
+    """
+    pods = pods_of(place, spec.stage)
+    iteration, stage = entry.split("/")
+    job = _template(spec.stage)
+    name = job_name(place, run, generation, entry, attempt)
+    labels = {ITERATION: iteration.removeprefix("it"), STAGE: stage, ATTEMPT: str(attempt)}
+    _fill(job, place, pods, name, run, labels, owner)
+    job["metadata"].setdefault("annotations", {})[KEY] = spec.key
+    workers = min(pods.workers, spec.shards) if spec.stage in SHARDED else 1
+    job["spec"]["completions"] = job["spec"]["parallelism"] = workers
+    job["spec"]["backoffLimitPerIndex"] = place.retries
+    if place.kubernetes.queue:
+        job["metadata"]["labels"][QUEUE] = place.kubernetes.queue
+    template = job["spec"]["template"]["spec"]
+    template["serviceAccountName"] = place.kubernetes.stage_account
+    container = template["containers"][0]
+    container["args"] = [
+        f"--address={spec.address}",
+        "--worker=$(JOB_COMPLETION_INDEX)",
+        f"--workers={workers}",
+    ]
+    variables = place_environment(place)
+    if place.kubernetes.cache_claim:
+        variables["HF_HOME"] = "/cache/huggingface"
+        claim = {"claimName": place.kubernetes.cache_claim}
+        template["volumes"].append({"name": "cache", "persistentVolumeClaim": claim})
+        container["volumeMounts"].append({"name": "cache", "mountPath": "/cache"})
+    container["env"] += [{"name": name, "value": value} for name, value in variables.items()]
+    container["resources"] = dict(pods.resources)
+    for volume in template["volumes"]:
+        if volume["name"] == "shm":
+            volume["emptyDir"]["sizeLimit"] = pods.shared_memory
+    return job
+
+
+def _fill(
+    job: Manifest,
+    place: Place,
+    pods: Pods,
+    name: str,
+    run: str,
+    labels: Mapping[str, str],
+    owner: Mapping[str, Any],
+) -> None:
+    """What every Job of a run has of the Place."""
+    kubernetes = place.kubernetes
+    labels = {"app.kubernetes.io/instance": kubernetes.release, RUN: run, **labels}
+    job["metadata"]["name"] = name
+    job["metadata"]["labels"] |= labels
+    job["metadata"]["ownerReferences"] = [
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "name": owner["metadata"]["name"],
+            "uid": owner["metadata"]["uid"],
+        }
+    ]
+    job["spec"]["ttlSecondsAfterFinished"] = kubernetes.keep_finished
+    job["spec"]["template"]["metadata"]["labels"] |= labels
+    template = job["spec"]["template"]["spec"]
+    for field, value in (
+        ("nodeSelector", pods.node_selector),
+        ("tolerations", pods.tolerations),
+        ("priorityClassName", pods.priority_class),
+        ("imagePullSecrets", [{"name": secret} for secret in kubernetes.pull_secrets]),
+    ):
+        if value:
+            template[field] = value
+    container = template["containers"][0]
+    container["image"] = pods.image
+    container["imagePullPolicy"] = kubernetes.pull_policy
+    container["env"] += [{"name": name, "value": value} for name, value in pods.env.items()]
+    if kubernetes.secret:
+        container["envFrom"] = [{"secretRef": {"name": kubernetes.secret}}]
+
+
+@cache
+def _text(stage: str) -> str:
+    return (bundle.folder("k8s") / f"{stage}.yaml").read_text()
+
+
+def _template(stage: str) -> Manifest:
+    job: Manifest = yaml.safe_load(_text(stage))
+    return job
+
+
+def state_of(run: Mapping[str, Any]) -> dict[str, Any]:
+    """What the controller last wrote into a run's object."""
+    state: dict[str, Any] = json.loads(run["data"].get("state") or "{}")
+    return state
