@@ -107,8 +107,8 @@ def helm(tmp_path_factory):
 def render(helm):
     """The objects that the chart makes, by kind and name."""
 
-    def objects(values, release="si"):
-        done = helm("template", release, "--namespace=lab", values=values)
+    def objects(values, release="si", namespace="lab"):
+        done = helm("template", release, f"--namespace={namespace}", values=values)
         assert done.returncode == 0, done.stderr
         found = {}
         for item in yaml.load_all(done.stdout, UniqueKeys):
@@ -298,6 +298,22 @@ def test_names_fit(helm, render, release, fits):
         done = helm("template", release, values=STORE)
         assert done.returncode != 0
         assert "at most 14" in done.stderr
+
+
+def test_names_that_yaml_takes_for_something_else(render, tmp_path):
+    """A release `on` in a namespace `123`, with a Secret `0x1`: all stay words."""
+    kubernetes = {"secret": "0x1", "pull_secrets": ["1e3"], "verify": {"env": {"Y": "1"}}}
+    values = {"place": {"store": "s3://b", "kubernetes": kubernetes}}
+    objects = render(values, "on", "123")
+    assert {o["metadata"]["labels"]["app.kubernetes.io/instance"] for o in objects.values()} == {
+        "on"
+    }
+    assert objects["RoleBinding", "on-controller"]["subjects"][0]["namespace"] == "123"
+    spec = objects["Pod", "on-check"]["spec"]
+    assert spec["containers"][0]["envFrom"] == [{"secretRef": {"name": "0x1"}}]
+    assert spec["containers"][0]["env"][-1] == {"name": "Y", "value": "1"}
+    assert spec["imagePullSecrets"] == [{"name": "1e3"}]
+    assert place_of(objects, tmp_path)[0].kubernetes.release == "on"
 
 
 def test_the_controller_may_do_this_and_no_more(either):

@@ -20,7 +20,7 @@
 {{/* Labels by which pods are selected: (list $) for all of the release, (list $ COMPONENT) for one kind. */}}
 {{- define "si-ctl.pods" -}}
 app.kubernetes.io/part-of: si-ctl
-app.kubernetes.io/instance: {{ include "si-ctl.release" (index . 0) }}
+app.kubernetes.io/instance: {{ include "si-ctl.release" (index . 0) | quote }}
 {{- if gt (len .) 1 }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end }}
