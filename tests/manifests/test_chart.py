@@ -17,7 +17,7 @@ from si.config import Place, keys, load
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "helm/si-ctl"
-OFFLINE = ROOT / "tests/cluster/offline/tool"  # builds cluster tools where no download is
+OFFLINE = ROOT / "tests/cluster/offline/tool"  # builds a cluster tool, prints its path
 GENERATOR = runpy.run_path(str(ROOT / "helm/schema.py"))
 DIGEST = "registry.example:5000/si/{}@sha256:" + "0123456789abcdef" * 4
 
@@ -85,7 +85,7 @@ def helm(tmp_path_factory):
     binary = shutil.which("helm")
     if binary is None and OFFLINE.exists():
         built = subprocess.run([OFFLINE, "helm"], capture_output=True, text=True)
-        binary = built.stdout.strip() if built.returncode == 0 else None
+        binary = built.stdout.split()[-1] if built.returncode == 0 else None
     if binary is None:
         pytest.skip("helm is not here")
     home = tmp_path_factory.mktemp("helm")
