@@ -46,6 +46,10 @@ policy: .make/demo ## Make the embedded policy and its levels again, from nothin
 	$(BIN)/python -m si.embedded.make_policy
 	$(BIN)/python -m si.embedded.make_levels
 
+.PHONY: chart
+chart: .make/demo ## Write the chart's schema and its README's table of values again
+	$(BIN)/python helm/schema.py
+
 .PHONY: wheel
 wheel: $(UV) ## Build the wheel in dist/
 	$(UV) build --quiet --wheel --build-constraint requirements/build.txt --require-hashes

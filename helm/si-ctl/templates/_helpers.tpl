@@ -1,0 +1,46 @@
+{{/* The release's name, which begins the name of every object; si-ctl knows the same limit. */}}
+{{- define "si-ctl.release" -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]{0,12}[a-z0-9])?$" .Release.Name) -}}
+{{- fail (printf "the release name %q is too long or odd: at most 14 of a-z, 0-9 and -, a letter first, so that the names of Jobs and pods fit" .Release.Name) -}}
+{{- end -}}
+{{- .Release.Name -}}
+{{- end }}
+
+{{/* Labels of an object: (list $ COMPONENT). Those of the values take none of ours away. */}}
+{{- define "si-ctl.labels" -}}
+{{- $ := index . 0 -}}
+{{- $ours := include "si-ctl.pods" . | fromYaml -}}
+{{- $_ := set $ours "app.kubernetes.io/name" "si-ctl" -}}
+{{- $_ := set $ours "app.kubernetes.io/version" $.Chart.AppVersion -}}
+{{- $_ := set $ours "app.kubernetes.io/managed-by" $.Release.Service -}}
+{{- $_ := set $ours "helm.sh/chart" (printf "%s-%s" $.Chart.Name $.Chart.Version | replace "+" "_") -}}
+{{- toYaml (merge $ours $.Values.labels) -}}
+{{- end }}
+
+{{/* Labels by which pods are selected: (list $) for all of the release, (list $ COMPONENT) for one kind. */}}
+{{- define "si-ctl.pods" -}}
+app.kubernetes.io/part-of: si-ctl
+app.kubernetes.io/instance: {{ include "si-ctl.release" (index . 0) | quote }}
+{{- if gt (len .) 1 }}
+app.kubernetes.io/component: {{ index . 1 }}
+{{- end }}
+{{- end }}
+
+{{/* Name of the claim for downloaded models; empty for none. */}}
+{{- define "si-ctl.cache" -}}
+{{- if .Values.cache.enabled -}}
+{{- .Values.cache.existingClaim | default (printf "%s-cache" (include "si-ctl.release" .)) -}}
+{{- end -}}
+{{- end }}
+
+{{/* The place as si-ctl reads it: the values, and what the chart decides. */}}
+{{- define "si-ctl.place" -}}
+{{- $release := include "si-ctl.release" . -}}
+{{- $place := deepCopy .Values.place -}}
+{{- $_ := required "place.store is empty: name your bucket, for instance --set place.store=s3://bucket/prefix" $place.store -}}
+{{- $_ := set $place.kubernetes "release" $release -}}
+{{- $_ := set $place.kubernetes "controller_account" (printf "%s-controller" $release) -}}
+{{- $_ := set $place.kubernetes "stage_account" (printf "%s-stage" $release) -}}
+{{- $_ := set $place.kubernetes "cache_claim" (include "si-ctl.cache" .) -}}
+{{- toYaml (dict "place" $place) -}}
+{{- end }}

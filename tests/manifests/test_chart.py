@@ -1,0 +1,541 @@
+"""The chart, rendered by Helm itself. Skipped where there is none."""
+
+import json
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from si import __version__
+from si.config import Place, keys, load
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "helm/si-ctl"
+OFFLINE = ROOT / "tests/cluster/offline/tool"  # builds a cluster tool, prints its path
+GENERATOR = runpy.run_path(str(ROOT / "helm/schema.py"))
+DIGEST = "registry.example:5000/si/{}@sha256:" + "0123456789abcdef" * 4
+
+PODS = {
+    "workers": 3,
+    "resources": {
+        "requests": {"cpu": "2", "memory": "8Gi"},
+        "limits": {"nvidia.com/gpu": "2", "memory": "16Gi"},
+    },
+    "node_selector": {"pool": "gpu", "spot": "true"},
+    "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+    "priority_class": "low",
+    "shared_memory": "16Gi",
+    # What a careless writer of YAML would turn into numbers, times and booleans.
+    "env": {"A": "1e5", "B": "yes", "C": "0x1F", "D": "12:30:45", "E": "0o17", "F": "1_000"},
+}
+FULL = {
+    "place": {
+        "store": "s3://bucket/some/prefix",
+        "s3": {
+            "endpoint": "http://minio.minio.svc:9000",
+            "region": "eu-1",
+            "path_style": False,
+            "checksums": "when_supported",
+            "endpoint_external": "https://s3.example.org",
+        },
+        "workers": 4,
+        "retries": 5,
+        "kubernetes": {
+            "secret": "bucket",
+            "pull_policy": "Always",
+            "pull_secrets": ["registry", "other"],
+            "queue": "team-a",
+            "keep_finished": 2592000,
+            **{
+                kind: {"image": DIGEST.format(kind), **PODS}
+                for kind in ("explore", "verify", "train")
+            },
+        },
+    },
+    "serviceAccount": {
+        "controllerAnnotations": {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/c"},
+        "stageAnnotations": {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/s"},
+    },
+    "networkPolicy": {
+        "dns": {"cidrs": ["169.254.20.10/32"], "podSelector": {"matchLabels": {"k8s-app": "dns"}}},
+        "bucket": {
+            "cidrs": ["10.1.0.0/16"],
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "minio"}},
+            "podSelector": {"matchExpressions": [{"key": "app", "operator": "Exists"}]},
+            "ports": [9000],
+        },
+        "apiServer": {"cidrs": ["10.0.0.1/32"], "ports": [6443]},
+        "credentials": {"cidrs": ["169.254.170.23/32"]},
+    },
+    "cache": {"enabled": True, "size": "50Gi", "storageClass": "fast"},
+    "labels": {"team": "vision", "app.kubernetes.io/name": "not-taken"},
+}
+STORE = {"place": {"store": "s3://bucket"}}
+
+
+@pytest.fixture(scope="module")
+def helm(tmp_path_factory):
+    """Runs Helm with values; the finished process."""
+    binary = shutil.which("helm")
+    if binary is None and OFFLINE.exists():
+        built = subprocess.run([OFFLINE, "helm"], capture_output=True, text=True)
+        binary = built.stdout.split()[-1] if built.returncode == 0 else None
+    if binary is None:
+        pytest.skip("helm is not here")
+    home = tmp_path_factory.mktemp("helm")
+    surroundings = {**os.environ, "HOME": str(home)}
+
+    def run(*words, values):
+        (home / "values.yaml").write_text(json.dumps(values))
+        return subprocess.run(
+            [binary, *words, CHART, "--kube-version=1.33.0", f"--values={home / 'values.yaml'}"],
+            capture_output=True,
+            text=True,
+            env=surroundings,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def render(helm):
+    """The objects that the chart makes, by kind and name."""
+
+    def objects(values, release="si", namespace="lab"):
+        done = helm("template", release, f"--namespace={namespace}", values=values)
+        assert done.returncode == 0, done.stderr
+        found = {}
+        for item in yaml.load_all(done.stdout, UniqueKeys):
+            assert (item["kind"], item["metadata"]["name"]) not in found
+            found[item["kind"], item["metadata"]["name"]] = item
+        return found
+
+    return objects
+
+
+class UniqueKeys(yaml.SafeLoader):
+    """Refuses what the API server refuses: a key that is there twice."""
+
+    def construct_mapping(self, node, deep=False):
+        names = [key.value for key, _ in node.value]
+        assert len(names) == len(set(names)), names
+        return super().construct_mapping(node, deep)
+
+
+@pytest.fixture(scope="module", params=["defaults", "full"])
+def either(request, render):
+    """The chart's objects with the defaults, and with every value given."""
+    return render(STORE if request.param == "defaults" else FULL)
+
+
+def place_of(objects, folder):
+    """The place as si-ctl reads it from the ConfigMap, and the tree that lies there."""
+    (config,) = (item for (kind, _), item in objects.items() if kind == "ConfigMap")
+    (text,) = config["data"].values()
+    path = folder / "place.yaml"
+    path.write_text(text)
+    return load(path, environment={})[1], yaml.safe_load(text)["place"]
+
+
+def policies(objects):
+    return {name: item["spec"] for (kind, name), item in objects.items() if kind == "NetworkPolicy"}
+
+
+def test_generated_files_are_up_to_date():
+    """`make chart` would change neither the schema nor the README's table."""
+    for path, content in GENERATOR["files"]().items():
+        assert path.read_text() == content, f"{path.name} is stale: make chart"
+
+
+def test_every_value_has_a_comment():
+    """Above every key of values.yaml stands what it means."""
+    assert [name for name, _, comment in GENERATOR["values"]() if not comment] == []
+
+
+def test_values_are_the_place():
+    """values.yaml has every key of the Place but those that the chart decides, and no other."""
+    given = {name for name, *_ in GENERATOR["values"]() if name.startswith("place.")}
+    decided = {f"place.kubernetes.{name}" for name in GENERATOR["DECIDED"]}
+    known = {f"place.{name}" for name in keys(Place)}
+    # What a map holds (resources) is free.
+    assert {name for name in given if ".resources." not in name} == known - decided
+    assert decided <= known
+
+
+def test_schema_refuses_what_it_does_not_know():
+    """Every object of the schema with named keys takes those alone."""
+
+    def objects(node):
+        if isinstance(node, dict):
+            if "properties" in node:
+                yield node
+            for below in node.values():
+                yield from objects(below)
+
+    found = list(objects(GENERATOR["schema"]()))
+    assert len(found) >= 10
+    assert all(node["additionalProperties"] is False for node in found)
+
+
+def test_versions_agree():
+    """Chart, images and package have one version."""
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert chart["version"] == chart["appVersion"] == __version__
+    place = yaml.safe_load((CHART / "values.yaml").read_text())["place"]
+    for kind in ("explore", "verify", "train"):
+        default = getattr(Place().kubernetes, kind).image
+        assert place["kubernetes"][kind]["image"] == default
+        assert default.endswith(f":{__version__}")
+
+
+@pytest.mark.parametrize("values", [{}, FULL], ids=["defaults", "full"])
+def test_lint(helm, values):
+    """Helm's linter has nothing to say, strictly."""
+    done = helm("lint", "--strict", values=values)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_defaults_reach_si_ctl(render, tmp_path):
+    """With nothing but a store given, si-ctl reads the chart's defaults from the ConfigMap."""
+    place, _ = place_of(render(STORE), tmp_path)
+    assert place.store == "s3://bucket"
+    assert place.kubernetes.explore.resources == {"limits": {"nvidia.com/gpu": "1"}}
+    assert place.kubernetes.cache_claim == ""
+
+
+def test_values_reach_si_ctl(render, tmp_path):
+    """Every value given below `place` is what si-ctl reads, beside what the chart decides."""
+    objects = render(FULL, "team-a")
+    place, tree = place_of(objects, tmp_path)
+    decided = {
+        "release": "team-a",
+        "controller_account": "team-a-controller",
+        "stage_account": "team-a-stage",
+        "cache_claim": "team-a-cache",
+    }
+    expected = {**FULL["place"], "kubernetes": {**FULL["place"]["kubernetes"], **decided}}
+    assert tree == expected
+    assert place.model_dump(mode="json") == expected
+    accounts = (decided["controller_account"], decided["stage_account"])
+    assert all(("ServiceAccount", name) in objects for name in accounts)
+    assert ("PersistentVolumeClaim", decided["cache_claim"]) in objects
+
+
+def test_place_is_found_by_its_labels(either):
+    """One ConfigMap bears the labels by which si-ctl looks for the place."""
+    wanted = {
+        "app.kubernetes.io/name": "si-ctl",
+        "app.kubernetes.io/component": "place",
+        "app.kubernetes.io/instance": "si",
+        "app.kubernetes.io/managed-by": "Helm",
+        "app.kubernetes.io/version": __version__,
+        "helm.sh/chart": f"si-ctl-{__version__}",
+    }
+    found = [
+        (kind, list(item["data"]))
+        for (kind, _), item in either.items()
+        if wanted.items() <= item["metadata"]["labels"].items()
+    ]
+    assert found == [("ConfigMap", ["place.yaml"])]
+
+
+def test_own_labels_are_everywhere(render):
+    """Labels of the values are on every object and take none of the chart's away."""
+    for item in render(FULL).values():
+        labels = item["metadata"]["labels"]
+        assert (labels["team"], labels["app.kubernetes.io/name"]) == ("vision", "si-ctl")
+        assert labels["app.kubernetes.io/part-of"] == "si-ctl"
+
+
+def test_a_gpu_can_be_taken_away(render, tmp_path):
+    """`nvidia.com/gpu: null` leaves a place without GPUs, for CPUs."""
+    none = {"resources": {"limits": {"nvidia.com/gpu": None}}}
+    kubernetes = {"explore": none, "train": none}
+    place, _ = place_of(render({"place": {"store": "s3://b", "kubernetes": kubernetes}}), tmp_path)
+    assert place.kubernetes.explore.resources == place.kubernetes.train.resources == {"limits": {}}
+
+
+@pytest.mark.parametrize(
+    "values,words",
+    [
+        ({"place": {"stor": "s3://b"}}, "stor"),
+        ({"place": {"store": "s3://b", "kubernetes": {"verify": {"nodes": {}}}}}, "nodes"),
+        ({"place": {"store": "s3://b", "kubernetes": {"release": "mine"}}}, "release"),
+        ({**STORE, "networkPolicies": {}}, "networkPolicies"),
+        ({**STORE, "networkPolicy": {"bucket": {"cidr": "10.0.0.0/8"}}}, "cidr"),
+        ({**STORE, "networkPolicy": {"dns": {"podSelector": {"app": "dns"}}}}, "app"),
+        ({**STORE, "cache": {"accessMode": "ReadWriteSometimes"}}, "accessMode"),
+        ({"place": {"store": "./si-runs"}}, "store"),
+        ({}, "place.store is empty: name your bucket"),
+    ],
+)
+def test_what_cannot_be_is_refused(helm, values, words):
+    """A misspelt or impossible value is refused before anything is installed, by its name."""
+    done = helm("template", "si", values=values)
+    assert done.returncode != 0
+    assert words in done.stderr
+
+
+def test_a_chart_above_may_hand_in_globals(render):
+    """As part of another chart it takes that one's `global`."""
+    assert render({**STORE, "global": {"anything": 1}})
+
+
+@pytest.mark.parametrize("release,fits", [("a", True), ("abcdefgh-12345", True), ("a" * 15, False)])
+def test_names_fit(helm, render, release, fits):
+    """A release's name of 14 characters is taken, a longer one refused with the reason."""
+    if fits:
+        for _, name in render(FULL, release):
+            assert re.fullmatch(r"[a-z][-a-z0-9]{0,61}[a-z0-9]", name)
+            assert name.startswith(release)
+    else:
+        done = helm("template", release, values=STORE)
+        assert done.returncode != 0
+        assert "at most 14" in done.stderr
+
+
+def test_names_that_yaml_takes_for_something_else(render, tmp_path):
+    """A release `on` in a namespace `123`, with a Secret `0x1`: all stay words."""
+    kubernetes = {"secret": "0x1", "pull_secrets": ["1e3"], "verify": {"env": {"Y": "1"}}}
+    values = {"place": {"store": "s3://b", "kubernetes": kubernetes}}
+    objects = render(values, "on", "123")
+    assert {o["metadata"]["labels"]["app.kubernetes.io/instance"] for o in objects.values()} == {
+        "on"
+    }
+    assert objects["RoleBinding", "on-controller"]["subjects"][0]["namespace"] == "123"
+    spec = objects["Pod", "on-check"]["spec"]
+    assert spec["containers"][0]["envFrom"] == [{"secretRef": {"name": "0x1"}}]
+    assert spec["containers"][0]["env"][-1] == {"name": "Y", "value": "1"}
+    assert spec["imagePullSecrets"] == [{"name": "1e3"}]
+    assert place_of(objects, tmp_path)[0].kubernetes.release == "on"
+
+
+def test_the_controller_may_do_this_and_no_more(either):
+    """The role is what is listed here, bound to the controller's account alone."""
+    role = either["Role", "si-controller"]
+    granted = {
+        (group, resource): set(rule["verbs"])
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+    assert granted == {
+        ("batch", "jobs"): {"create", "get", "list", "watch", "delete"},
+        ("", "pods"): {"get", "list", "watch"},
+        ("", "pods/log"): {"get"},
+        ("", "configmaps"): {"get", "list", "watch", "create", "update", "patch"},
+        ("coordination.k8s.io", "leases"): {"get", "create", "update", "patch"},
+        ("", "events"): {"get", "list", "watch"},
+    }
+    binding = either["RoleBinding", "si-controller"]
+    assert binding["subjects"] == [
+        {"kind": "ServiceAccount", "name": "si-controller", "namespace": "lab"}
+    ]
+    assert (binding["roleRef"]["kind"], binding["roleRef"]["name"]) == ("Role", "si-controller")
+    assert {kind for kind, _ in either} <= {
+        "ServiceAccount", "Role", "RoleBinding", "ConfigMap", "Service", "NetworkPolicy",
+        "PersistentVolumeClaim", "Pod",
+    }  # fmt: skip
+
+
+def test_accounts(either):
+    """Only the controller's pods get a token."""
+    tokens = {
+        name: item["automountServiceAccountToken"]
+        for (kind, name), item in either.items()
+        if kind == "ServiceAccount"
+    }
+    assert tokens == {"si-controller": True, "si-stage": False}
+
+
+def test_accounts_bear_the_clouds_annotations(render):
+    """Annotations for IRSA go to the account that they are given for."""
+    objects = render(FULL)
+    for who in ("controller", "stage"):
+        annotations = objects["ServiceAccount", f"si-{who}"]["metadata"]["annotations"]
+        assert annotations == FULL["serviceAccount"][f"{who}Annotations"]
+
+
+def test_pods_pass_the_restricted_standard(either):
+    """Every pod is as the `restricted` Pod Security Standard wants it, its root read-only."""
+    pods = [item for (kind, _), item in either.items() if kind == "Pod"]
+    assert pods
+    for pod in pods:
+        spec = pod["spec"]
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
+        assert all(not v.keys() - {"name", "configMap", "emptyDir"} for v in spec["volumes"])
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"]["runAsUser"] == 10001
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert spec["automountServiceAccountToken"] is False
+        assert spec["serviceAccountName"] == "si-stage"
+        for container in spec["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+
+
+def test_the_check_is_a_pod_of_the_place(render):
+    """`helm test` starts a pod with verify's image, settings and the bucket's Secret."""
+    pod = render(FULL)["Pod", "si-check"]
+    assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
+    spec, (container,) = pod["spec"], pod["spec"]["containers"]
+    assert container["image"] == DIGEST.format("verify")
+    assert container["imagePullPolicy"] == "Always"
+    assert container["envFrom"] == [{"secretRef": {"name": "bucket"}}]
+    assert container["resources"] == PODS["resources"]
+    assert PODS["env"].items() <= {e["name"]: e["value"] for e in container["env"]}.items()
+    assert spec["imagePullSecrets"] == [{"name": "registry"}, {"name": "other"}]
+    assert spec["nodeSelector"] == PODS["node_selector"]
+    assert spec["tolerations"] == PODS["tolerations"]
+    assert spec["priorityClassName"] == "low"
+
+
+def test_the_check_checks(render, s3_server, tmp_path):
+    """The pod's own command, twice on a good bucket, on none, and on a place with an error."""
+
+    def check(store, change=lambda text: text):
+        s3 = {"endpoint": s3_server, "region": "us-east-1"}
+        objects = render({"place": {"store": store, "s3": s3}})
+        (container,) = objects["Pod", "si-check"]["spec"]["containers"]
+        *command, path = container["command"]
+        (mount,) = (m for m in container["volumeMounts"] if m["name"] == "place")
+        ((key, text),) = objects["ConfigMap", "si-place"]["data"].items()
+        assert path == f"{mount['mountPath']}/{key}"
+        here = tmp_path / key
+        here.write_text(change(text))
+        return subprocess.run(
+            [sys.executable, *command[1:], here],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+
+    for _ in range(2):
+        good = check("s3://si-test/checked")
+        assert (good.returncode, good.stderr) == (0, "")
+        assert "commits exactly once" in good.stdout
+    absent = check("s3://no-such-bucket")
+    assert absent.returncode == 4
+    assert "no-such-bucket" in absent.stderr
+    wrong = check("s3://si-test", lambda text: text.replace("retries:", "retires:"))
+    assert wrong.returncode == 3
+    assert "did you mean place.retries?" in wrong.stderr
+
+
+def test_a_server_that_overwrites_is_named(tmp_path):
+    """The pod's command fails on a store that puts the same object twice."""
+    source = (CHART / "files/check.py").read_text()
+    careless = "import si.adapters.folder as f; f.FolderStore.create = lambda *_: True\n"
+    (tmp_path / "place.yaml").write_text(f"place: {{store: {tmp_path / 'runs'}}}\n")
+    done = subprocess.run(
+        [sys.executable, "-c", careless + source, tmp_path / "place.yaml"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 1
+    assert "ignores If-None-Match" in done.stderr
+
+
+def test_nothing_in_nothing_out(either):
+    """One policy denies the release's pods everything; no other opens more than it names."""
+    whole = {"app.kubernetes.io/part-of": "si-ctl", "app.kubernetes.io/instance": "si"}
+    deny = policies(either)["si-deny"]
+    assert deny == {"podSelector": {"matchLabels": whole}, "policyTypes": ["Ingress", "Egress"]}
+    for spec in policies(either).values():
+        assert whole.items() <= spec["podSelector"]["matchLabels"].items()
+        for rule in spec.get("egress", []):
+            assert rule["to"]  # an empty list would mean anywhere
+            assert all(peer for peer in rule["to"])
+
+
+def test_policies_by_default(render):
+    """Names, the bucket at any address, the API for the controller, training pods to each other."""
+    found = policies(render(STORE))
+    assert set(found) == {"si-deny", "si-dns", "si-bucket", "si-api-server", "si-train"}
+    component = "app.kubernetes.io/component"
+    chosen = {n: s["podSelector"]["matchLabels"].get(component) for n, s in found.items()}
+    assert {n: c for n, c in chosen.items() if c} == {
+        "si-api-server": "controller",
+        "si-train": "train",
+    }
+    (names,) = found["si-dns"]["egress"]
+    assert {(p["protocol"], p["port"]) for p in names["ports"]} == {("UDP", 53), ("TCP", 53)}
+    (train,) = found["si-train"]["ingress"]
+    assert train["from"] == [{"podSelector": found["si-train"]["podSelector"]}]
+    assert train["from"] == found["si-train"]["egress"][0]["to"]
+
+
+def test_policies_as_given(render):
+    """Addresses, selectors and ports of the values are those of the policies."""
+    found, given = policies(render(FULL)), FULL["networkPolicy"]
+    (bucket,) = found["si-bucket"]["egress"]
+    assert bucket == {
+        "to": [
+            {"ipBlock": {"cidr": "10.1.0.0/16"}},
+            {
+                "namespaceSelector": given["bucket"]["namespaceSelector"],
+                "podSelector": given["bucket"]["podSelector"],
+            },
+        ],
+        "ports": [{"protocol": "TCP", "port": 9000}],
+    }
+    (credentials,) = found["si-credentials"]["egress"]
+    assert credentials == {
+        "to": [{"ipBlock": {"cidr": "169.254.170.23/32"}}],
+        "ports": [{"protocol": "TCP", "port": 80}],
+    }
+    (api,) = found["si-api-server"]["egress"]
+    assert api["ports"] == [{"protocol": "TCP", "port": 6443}]
+
+
+def test_no_destination_no_policy(render):
+    """A destination without addresses and selectors is shut, not open to anywhere."""
+    values = {**STORE, "networkPolicy": {"bucket": {"cidrs": []}, "apiServer": {"ports": []}}}
+    assert {"si-bucket", "si-api-server"}.isdisjoint(policies(render(values)))
+
+
+def test_policies_can_be_left_out(render):
+    """networkPolicy.enabled: false makes none."""
+    assert policies(render({**STORE, "networkPolicy": {"enabled": False}})) == {}
+
+
+def test_training_pods_have_names(either):
+    """The Service of training pods is headless, names pods that are not ready, selects train's."""
+    spec = either["Service", "si-train"]["spec"]
+    assert (spec["clusterIP"], spec["publishNotReadyAddresses"]) == ("None", True)
+    assert spec["selector"] == policies(either)["si-train"]["podSelector"]["matchLabels"]
+
+
+def test_cache(render, tmp_path):
+    """By default no claim; enabled one of the chart's, or the one that is there already."""
+    objects = render(FULL)
+    assert objects["PersistentVolumeClaim", "si-cache"]["spec"] == {
+        "accessModes": ["ReadWriteMany"],
+        "storageClassName": "fast",
+        "resources": {"requests": {"storage": "50Gi"}},
+    }
+    assert not [kind for kind, _ in render(STORE) if kind == "PersistentVolumeClaim"]
+    there = render({**STORE, "cache": {"enabled": True, "existingClaim": "models"}})
+    assert not [kind for kind, _ in there if kind == "PersistentVolumeClaim"]
+    assert place_of(there, tmp_path)[0].kubernetes.cache_claim == "models"
+
+
+def test_readme_examples(render, tmp_path):
+    """The values that the README shows are taken."""
+    readme = (CHART / "README.md").read_text()
+    blocks = re.findall(r"(?:^    .*\n)+", readme, re.MULTILINE)
+    examples = [yaml.safe_load(block) for block in blocks if block.startswith("    place:")]
+    assert len(examples) == 2
+    for example in examples:
+        example["place"].setdefault("store", "s3://bucket")
+        place_of(render(example), tmp_path)
