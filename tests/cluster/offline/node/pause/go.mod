@@ -1,0 +1,3 @@
+module si-ctl/pause
+
+go 1.26
