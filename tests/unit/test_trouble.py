@@ -1,0 +1,125 @@
+"""What a cluster's objects say is wrong, in words. The objects are as a real API returned them,
+cut to what matters; tests/cluster meets them alive."""
+
+import json
+
+from si.errors import RETRY, UNUSABLE
+from si.trouble import failure, finished, last_words, stage_failed, troubles
+
+JOB = {"metadata": {"name": "si-r-it01-explore-1", "uid": "u"}, "spec": {"parallelism": 1}}
+
+
+def pod(phase="Pending", conditions=(), state=None, name="p"):
+    return {
+        "metadata": {"name": name},
+        "status": {
+            "phase": phase,
+            "conditions": list(conditions),
+            "containerStatuses": [{"image": "lab/explore:1", "state": state or {}}],
+        },
+    }
+
+
+def ended(code, message="", reason="Error", at="2026-01-01T00:00:00Z", name="p", conditions=()):
+    state = {"exitCode": code, "message": message, "reason": reason, "finishedAt": at}
+    return pod("Failed", conditions, {"terminated": state}, name)
+
+
+def headlines(*pods, job=JOB, warnings=()):
+    return [trouble.headline for trouble in troubles(job, pods, warnings)]
+
+
+def test_unschedulable():
+    """A pod that no node can take is named with the scheduler's reason."""
+    condition = {
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": "Unschedulable",
+        "message": "0/1 nodes are available: 1 Insufficient nvidia.com/gpu.",
+    }
+    (trouble,) = troubles(JOB, [pod(conditions=[condition])], ())
+    assert trouble.headline == "No node can take the pods"
+    assert "Insufficient nvidia.com/gpu" in trouble.detail
+    assert trouble.ways_out
+
+
+def test_image():
+    """An image that cannot be pulled is named."""
+    waiting = {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}}
+    assert headlines(pod(state=waiting)) == ["The image lab/explore:1 cannot be pulled"]
+
+
+def test_secret():
+    """A missing secret is named."""
+    waiting = {"reason": "CreateContainerConfigError", "message": 'secret "key" not found'}
+    (trouble,) = troubles(JOB, [pod(state={"waiting": waiting})], ())
+    assert trouble.headline == "A Secret is missing"
+    assert "key" in trouble.detail
+
+
+def test_quota_and_pod_security():
+    """A Job whose pods are refused is told by its events, and only by its own."""
+
+    def event(message, uid="u"):
+        return {"reason": "FailedCreate", "message": message, "involvedObject": {"uid": uid}}
+
+    quota = event("pods is forbidden: exceeded quota: gpus")
+    assert headlines(warnings=[quota]) == ["The namespace's quota is used up"]
+    refused = event('violates PodSecurity "restricted:latest"')
+    assert headlines(warnings=[refused]) == [
+        "The namespace's Pod Security Standard refuses the pods"
+    ]
+    assert headlines(warnings=[event("exceeded quota", "another")]) == []
+    done = JOB | {"status": {"conditions": [{"type": "Complete", "status": "True"}]}}
+    assert headlines(job=done, warnings=[quota]) == []
+
+
+def test_suspended():
+    """A Job that Kueue holds back is said to wait."""
+    assert headlines(job=JOB | {"spec": {"suspend": True}}) == [
+        "The Job is suspended: it waits for its quota"
+    ]
+
+
+def test_running_pods_are_no_trouble():
+    """A pod at work is no trouble, nor is one that has just been made."""
+    assert headlines(pod("Running"), pod()) == []
+
+
+def test_failures():
+    """Disruption, lack of memory and exit codes are told apart; a sound pod did not fail."""
+    disrupted = {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}
+    assert "PreemptionByScheduler" in failure(ended(137, conditions=[disrupted]))
+    assert "OOMKilled" in failure(ended(137, reason="OOMKilled"))
+    assert failure(ended(4)) == "ended with exit code 4"
+    assert failure(pod("Running")) is None
+
+
+def test_finished():
+    """Only a condition that is true ends a Job."""
+    condition = {"type": "Failed", "status": "False"}
+    assert finished(JOB) is None
+    assert finished(JOB | {"status": {"conditions": [condition]}}) is None
+    condition["status"] = "True"
+    assert finished(JOB | {"status": {"conditions": [condition]}}) == "Failed"
+
+
+def test_stage_says_what_its_pod_said():
+    """Of several failed pods the one whose error lets nobody try again is quoted."""
+    said = {"headline": "The data set is empty", "detail": "d", "ways_out": ["w"]}
+    broken = ended(UNUSABLE, json.dumps(said), name="a")
+    later = ended(RETRY, "", at="2026-01-02T00:00:00Z", name="b")
+    error = stage_failed("it01/explore", JOB, [later, broken])
+    assert error.headline == "The data set is empty"
+    assert error.exit_code == UNUSABLE
+    assert "it01/explore" in error.detail
+    plain = stage_failed("it01/explore", JOB, [ended(137, reason="OOMKilled")])
+    assert "out of memory" in plain.headline
+    assert plain.exit_code == RETRY
+    assert "memory" in plain.ways_out[0]
+
+
+def test_last_words_may_be_anything():
+    """A pod's last words that are no error of ours are left alone."""
+    for message in ("", "Killed", "[1]", '{"headline": 1}', '{"headline": "a", "det'):
+        assert last_words(ended(1, message)) is None
