@@ -127,7 +127,7 @@ def _twin(lab: Lab, pod: dict) -> None:
 
 
 def test_let_go_attach_cancel(lab: Lab) -> None:
-    """Ctrl-C lets go and the run goes on; cancel leaves nothing; the next begins where it stopped."""
+    """Ctrl-C lets go, and the run goes on; cancel leaves nothing; the next one resumes."""
     words = ("iterate", "--on", "kubernetes", "-n", lab.namespace, *SMALL)
     process = subprocess.Popen(
         [SI_CTL, *words],
