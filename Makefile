@@ -50,6 +50,22 @@ policy: .make/demo ## Make the embedded policy and its levels again, from nothin
 chart: .make/demo ## Write the chart's schema and its README's table of values again
 	$(BIN)/python helm/schema.py
 
+.PHONY: kind
+kind: ## Make a local cluster: kind, MinIO, the namespace si
+	k8s/local/up
+
+.PHONY: kind-demo
+kind-demo: install ## Build the images, install the chart on it, run two iterations there
+	k8s/local/demo
+
+.PHONY: kind-down
+kind-down: ## Remove the local cluster
+	k8s/local/down
+
+.PHONY: e2e
+e2e: .make/test ## Run the cluster tests on it, or on the cluster that KUBECONFIG names
+	tests/cluster/run
+
 .PHONY: wheel
 wheel: $(UV) ## Build the wheel in dist/
 	$(UV) build --quiet --wheel --build-constraint requirements/build.txt --require-hashes
