@@ -9,6 +9,7 @@ export KUBECONFIG=${SI_KUBECONFIG:-$root/.kind/kubeconfig}
 if [[ -z ${SI_KIND:-} ]]; then
     docker info >/dev/null 2>&1 && SI_KIND=docker || SI_KIND=offline
 fi
+export SI_KIND # the scripts that this one calls take the same way
 tool() {
     if [[ $SI_KIND == offline ]]; then
         "$offline/tool" "$1"
