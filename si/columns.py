@@ -40,7 +40,7 @@ NAMES = {
     "family": ("family",),
 }
 NEEDED = ("question", "answer", "images")
-HEAVIEST = 256 << 20  # bytes of one encoded image
+HEAVIEST = 64 << 20  # bytes of one encoded image
 
 _IMAGE = re.compile(
     r"[ \t]*(?:<image>|<\|vision_start\|><\|image_pad\|><\|vision_end\|>|<\|image_pad\|>)[ \t]*\n?"
