@@ -117,6 +117,7 @@ def import_(
                 screen.line(f"  {line}")
             if len(listed) > SHOWN:
                 screen.line(f"  ... and {len(listed) - SHOWN:,} more (--json lists all)")
+    screen.line("Use it: si-ctl iterate --set data.schedule=fixed --set data.source=ADDRESS")
     typer.echo(json.dumps(facts, indent=2) if as_json else facts["address"])
 
 

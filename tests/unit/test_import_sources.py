@@ -1,6 +1,8 @@
 """`data import` reads every layout that it says it reads, and finds columns and splits in them."""
 
 import json
+import re
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -8,7 +10,7 @@ import pytest
 
 from si.adapters.folder import FolderStore
 from si.artifacts import Artifact
-from si.columns import parse_map
+from si.columns import NAMES, parse_map
 from si.dataset import Dataset
 from si.errors import DataError, RecipeError
 from si.importing import Source, Splits, import_data
@@ -261,3 +263,13 @@ def test_damaged_file_is_named(name, tmp_path):
     (tmp_path / name).write_bytes(b"PAR1 this is none")
     with pytest.raises(DataError, match=name):
         bring(tmp_path, tmp_path / name)
+
+
+def test_every_column_name_is_documented():
+    """docs/data.md lists, for every field, the names of columns that are recognised."""
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    for field, names in NAMES.items():
+        (row,) = re.findall(
+            rf"^\| `{field}` \| (.*?)(?: image_1 \.\.\.|:.*)? \|$", text, re.MULTILINE
+        )
+        assert [name.strip() for name in row.rstrip(",").split(",")] == list(names), field
