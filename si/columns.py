@@ -14,11 +14,10 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from si.errors import DataError, RecipeError
-from si.foreign import SPLIT_NAMES, File, Row, inside
+from si.foreign import SPLIT_NAMES, File, Row, inside, stamp
 from si.verify import extract, normalise, number
 
 # Field -> names of columns, the likeliest first; a column serves one field.
@@ -63,7 +62,8 @@ class BadRow(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What a row says, its images still as they were found."""
+    """What a row says, its images still as they were found; `files` are those that it names, with
+    the stamps that they had before they were read."""
 
     question: str
     answer: str
@@ -73,6 +73,7 @@ class Told:
     rationale: str | None
     difficulty: int
     family: str | None
+    files: tuple[tuple[str, str], ...] = ()
 
 
 def parse_map(text: str) -> dict[str, str]:
@@ -159,7 +160,8 @@ def understand(
     if isinstance(row, str):
         raise BadRow("line", row)
     values = {name: _value(row, column, file) for name, column in columns.items()}
-    images = _images(values["images"], file)
+    found = _images(values["images"], file)
+    images = tuple(data for data, _ in found)
     question = _question(values["question"], len(images))
     options = _options(values.get("choices"))
     raw = values["answer"]
@@ -186,6 +188,7 @@ def understand(
         rationale=steps or None,
         difficulty=_grade(values.get("difficulty")),
         family=_text(family, "family")[:60] if family else None,
+        files=tuple(named for _, named in found if named),
     )
 
 
@@ -360,7 +363,14 @@ def _grade(value: Any) -> int:
     return value if isinstance(value, int) and 0 <= value <= 127 else 0
 
 
-def _images(value: Any, file: File) -> tuple[bytes, ...]:
+class Found(NamedTuple):
+    """An encoded image, and the file that it came from, if it came from one of its own."""
+
+    data: bytes
+    named: tuple[str, str] | None = None
+
+
+def _images(value: Any, file: File) -> tuple[Found, ...]:
     """The encoded images of a row, as they were found."""
     values = value if isinstance(value, list) else [value]
     images = [_image(each, file) for each in values if each is not None]
@@ -369,7 +379,7 @@ def _images(value: Any, file: File) -> tuple[bytes, ...]:
     return tuple(images)
 
 
-def _image(value: Any, file: File) -> bytes:
+def _image(value: Any, file: File) -> Found:
     if isinstance(value, dict):  # the hub's struct
         value = value.get("bytes") or value.get("path") or value.get("image")
     if isinstance(value, str) and _URI.match(value):
@@ -378,7 +388,7 @@ def _image(value: Any, file: File) -> bytes:
         except ValueError:
             raise BadRow("images", "undecodable image: its base64 is broken") from None
     if isinstance(value, str) and value:
-        value = _named(value, file)
+        return _named(value, file)
     if not isinstance(value, bytes):
         kind = type(value).__name__
         raise BadRow("images", "missing image" if not value else f"a {kind}, not an image")
@@ -386,17 +396,18 @@ def _image(value: Any, file: File) -> bytes:
         raise BadRow("images", "missing image: no bytes")
     if len(value) > HEAVIEST:
         raise BadRow("images", f"image too large: {len(value):,} bytes")
-    return value
+    return Found(value)
 
 
-def _named(name: str, file: File) -> bytes:
+def _named(name: str, file: File) -> Found:
     if re.match(r"[a-z][a-z0-9+.-]+://", name):
         raise BadRow("images", f"missing image: {name[:60]!r} is a web address; fetch it first")
     try:
-        path: Path = inside(file.root, file.path.parent, name)
+        path = inside(file.root, file.path.parent, name)
+        before = stamp(path)
         if path.stat().st_size > HEAVIEST:
             raise BadRow("images", f"image too large: {path.stat().st_size:,} bytes")
-        return path.read_bytes()
+        return Found(path.read_bytes(), (str(path), before))
     except DataError as error:
         raise BadRow("images", f"{error.headline}: {error.detail}") from error
     except OSError as error:

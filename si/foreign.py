@@ -264,6 +264,15 @@ def inside(root: Path, folder: Path, name: str) -> Path:
     return target
 
 
+def stamp(path: Path) -> str:
+    """What changes when a file does; empty where there is none."""
+    try:
+        stat = path.stat()
+    except (OSError, ValueError):
+        return ""
+    return f"{stat.st_size} {stat.st_mtime_ns}"
+
+
 # -- the formats ------------------------------------------------------------------------------
 
 

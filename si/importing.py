@@ -22,6 +22,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +35,7 @@ from si.artifacts import load_manifest as load
 from si.columns import BadRow, Told, label, needed, recognise, understand
 from si.data import parts
 from si.errors import DataError, RecipeError, StageFailed
-from si.foreign import File, Row, find
+from si.foreign import File, Row, find, stamp
 from si.ports import Event, Store
 from si.records import SPLITS
 
@@ -56,6 +57,7 @@ NOTES = pa.schema(
         ("mark", pa.binary()),  # of all that is stored: the source may change between passes
         ("size", pa.int64()),
         ("changed", pa.string()),  # what was done to its images
+        ("files", pa.list_(pa.list_(pa.string()))),  # those that it names, with their stamps
         ("field", pa.string()),  # what is bad, and why; null where the row is good
         ("why", pa.string()),
     ]
@@ -211,8 +213,7 @@ class Source:
         """What the notes hang on: the files as they are, and how they are read."""
         seen = []
         for file in self.files:
-            stat = file.path.stat()
-            seen.append([str(file.path.resolve()), file.split, stat.st_size, stat.st_mtime_ns])
+            seen.append([str(file.path.resolve()), file.split, stamp(file.path)])
         names = dict(self.splits.names)
         return digest([__version__, NOTED, seen, self.columns, names, self.kind])[:24]
 
@@ -323,43 +324,61 @@ def _check(
         bad += len(table) - table["field"].null_count
         on_event({"event": "check", "done": done, "total": source.rows, "bad": bad})
 
+    def write(name: str, table: pa.Table) -> None:
+        temporary = notes / f".{os.getpid()}.tmp"
+        with temporary.open("wb") as file:
+            pq.write_table(table, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(notes / name)
+
     for number, file in enumerate(source.files):
+        look = partial(_note, source, file)
         begin = there = 0
         for path in sorted(notes.glob(f"{number:05d}-*.parquet")):
             table = pq.read_table(path, schema=NOTES, partitioning=None)
+            stale = _stale(table)
+            if stale:
+                again = _ordered(pool, look, source.read(file, stale))
+                table = _replaced(table, {note["row"]: note for note in again})
+                write(path.name, table)
             begin = table["row"][-1].as_py() + 1
             there += len(table)
             add(number, table)
         if there == file.rows or (bad >= ENOUGH and not skip_bad):
             continue
-        columns = source.columns[file.name]
-
-        def look(
-            item: tuple[int, Row | str], file: File = file, columns: dict[str, str] = columns
-        ) -> dict[str, Any]:
-            return _note(source, file, columns, *item)
-
         rows = source.read(file, range(begin, 1 << 50))
         for chunk in _chunks(_ordered(pool, look, rows), NOTED):
             table = pa.Table.from_pylist(chunk, NOTES)
-            temporary = notes / f".{os.getpid()}.tmp"
-            with temporary.open("wb") as written:
-                pq.write_table(table, written)
-                written.flush()
-                os.fsync(written.fileno())
-            temporary.replace(notes / f"{number:05d}-{chunk[0]['row']:010d}.parquet")
+            write(f"{number:05d}-{chunk[0]['row']:010d}.parquet", table)
             add(number, table)
             if bad >= ENOUGH and not skip_bad:
                 break
     return pa.concat_tables(tables)
 
 
-def _note(
-    source: Source, file: File, columns: dict[str, str], number: int, row: Row | str
-) -> dict[str, Any]:
+def _stale(table: pa.Table) -> list[int]:
+    """Rows to look at again: bad ones may have been mended, and files that rows name changed."""
+    return [
+        note["row"]
+        for note in table.select(["row", "field", "files"]).to_pylist()
+        if note["field"] is not None
+        or any(stamp(Path(path)) != before for path, before in note["files"] or ())
+    ]
+
+
+def _replaced(table: pa.Table, anew: Mapping[int, Mapping[str, Any]]) -> pa.Table:
+    notes = [anew.get(note["row"], note) for note in table.to_pylist()]
+    return pa.Table.from_pylist(notes, NOTES)
+
+
+def _note(source: Source, file: File, item: tuple[int, Row | str]) -> dict[str, Any]:
+    """What looking at one row finds."""
     from si.embedded.families import content_id
     from si.pictures import fit
 
+    number, row = item
+    columns = source.columns[file.name]
     note: dict[str, Any] = {"row": number, "label": _shown(label(row, columns, file))}
     try:
         told = source.tell(file, row)
@@ -379,6 +398,7 @@ def _note(
         "mark": _mark(told),
         "size": sum(len(picture.data) for picture in pictures),
         "changed": "; ".join(sorted({p.changed for p in pictures if p.changed})) or None,
+        "files": told.files,
     }
 
 

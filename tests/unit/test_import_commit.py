@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 
 from si.adapters.folder import FolderStore
+from si.adapters.stores import open_store
 from si.artifacts import Artifact
+from si.config import S3, Place
 from si.errors import DataError, RecipeError
 from si.importing import Source, Splits, import_data
 from si.inspecting import inspect
+from tests.conftest import BUCKET
 from tests.loop.running import artefacts, environment, records, si_ctl, wreck
 from tests.loop.tiny import tiny_recipe
 from tests.unit.layouts import hub_parquet, json_lines, picture, rows
@@ -89,6 +92,24 @@ def test_source_that_changes_is_refused(tmp_path):
     assert bring(tmp_path, source)[1].manifest.rows == 5
 
 
+def test_mended_files_are_seen(tmp_path):
+    """An image that was missing and now is there, and one that was replaced, are read anew."""
+    source = json_lines(tmp_path / "s" / "train.jsonl", rows(range(6)))
+    images = tmp_path / "s" / "images"
+    (images / "2.png").rename(tmp_path / "2.png")
+    with pytest.raises(DataError, match="1 of 6 rows cannot be used") as caught:
+        bring(tmp_path, source)
+    assert "train.jsonl line 3, images: missing image: no file 'images/2.png'" in str(caught.value)
+    (tmp_path / "2.png").rename(images / "2.png")
+    _, first = bring(tmp_path, source)
+    assert first.manifest.rows == 6 and not first.bad
+    assert bring(tmp_path, source)[1].kept
+    (images / "4.png").write_bytes(picture(400))
+    store, second = bring(tmp_path, source)
+    assert second.manifest.spec.address != first.manifest.spec.address
+    assert inspect(store, second.manifest.spec.address)["wrong_ids"] == 0
+
+
 def test_shards_are_bounded(tmp_path, monkeypatch):
     """Shards hold one split each, and no more than the limits of rows and bytes."""
     import si.importing
@@ -101,6 +122,17 @@ def test_shards_are_bounded(tmp_path, monkeypatch):
     source = json_lines(tmp_path / "t" / "train.jsonl", rows(range(12)))
     _, imported = bring(tmp_path, source)
     assert len(imported.manifest.shards) > 2
+
+
+def test_a_bucket_gets_what_a_folder_gets(s3_server, tmp_path):
+    """An import into a bucket is the import into a folder: same address, same content."""
+    hub_parquet(tmp_path / "s", SPLITS)
+    _, ours = bring(tmp_path, tmp_path / "s")
+    bucket = open_store(Place(store=f"s3://{BUCKET}/import", s3=S3(endpoint=s3_server)))
+    source = Source.open(tmp_path / "s", {}, Splits())
+    made = import_data(bucket, source, "mine", tmp_path / "notes")
+    assert made.manifest.ref == ours.manifest.ref
+    assert inspect(bucket, ours.manifest.spec.address)["wrong_ids"] == 0
 
 
 @pytest.mark.slow
