@@ -76,7 +76,8 @@ def import_(
     opened = Source.open(path, mapped, splits, kind, origin)
     # All words go to the error stream: the output is the address alone.
     with Counting() as screen:
-        screen.line(f"{len(opened.files)} files, {opened.rows:,} rows: {_shown(origin)}")
+        files = "1 file" if len(opened.files) == 1 else f"{len(opened.files):,} files"
+        screen.line(f"{files}, {opened.rows:,} rows: {_shown(origin)}")
         for taken in dict.fromkeys(tuple(each.items()) for each in opened.columns.values()):
             screen.line("  " + ", ".join(f"{field} <- {_shown(name)}" for field, name in taken))
         own = path.resolve().name if path.is_dir() else path.stem
@@ -117,7 +118,8 @@ def import_(
                 screen.line(f"  {line}")
             if len(listed) > SHOWN:
                 screen.line(f"  ... and {len(listed) - SHOWN:,} more (--json lists all)")
-    screen.line("Use it: si-ctl iterate --set data.schedule=fixed --set data.source=ADDRESS")
+    use = f"--set data.schedule=fixed --set data.source={facts['address']}"
+    screen.line(f"Use it: si-ctl iterate {use}")
     typer.echo(json.dumps(facts, indent=2) if as_json else facts["address"])
 
 
@@ -157,7 +159,7 @@ def _words(facts: dict[str, Any], splits: "Splits", kept: bool) -> Iterator[str]
     for change, count in facts["changed"].items():
         yield f"{count:,} rows with images encoded anew: {change}"
     missing = [split for split in SPLITS if not counts.get(split)]
-    if missing:
+    if missing and facts["dealt"] < facts["rows"]:
         yield (
             f"No {' and no '.join(missing)}: a run needs all three. To deal rows by content: "
             "--split train=80,dev=10,test=10"

@@ -237,7 +237,9 @@ def bomb(width: int, height: int) -> bytes:
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "undecodable image"),
         (b"", "undecodable image"),
     ],
+    ids=["bomb", "large", "thin", "broken", "cut", "svg", "eps", "empty"],
 )
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_image_that_cannot_be_used(data, why):
     """Bombs, splinters, truncated files and formats that run programs are refused by name."""
     with pytest.raises(DataError, match=why):
