@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from si.errors import DataError, RecipeError
-from si.foreign import SPLIT_NAMES, File, Row, inside, stamp
+from si.foreign import SPLIT_NAMES, File, Row, inside, shown, stamp
 from si.verify import extract, normalise, number
 
 # Field -> names of columns, the likeliest first; a column serves one field.
@@ -108,8 +108,8 @@ def recognise(file: File, given: Mapping[str, str]) -> dict[str, str]:
         missing = [c for c in column.split("+") if c not in there and c.split(".")[0] not in there]
         if missing:
             raise DataError(
-                f"{file.name} has no column {missing[0]!r} for {name}",
-                f"columns: {', '.join(there)}",
+                f"{shown(file.name)} has no column {missing[0]!r} for {name}",
+                f"columns: {shown(', '.join(there))}",
                 f"Name one of them: --map {name}=COLUMN",
             )
     for name, likely in NAMES.items():
@@ -127,8 +127,8 @@ def recognise(file: File, given: Mapping[str, str]) -> dict[str, str]:
     missing = [name for name in NEEDED if name not in found]
     if missing:
         raise DataError(
-            f"{file.name} has no column that is known to hold the {missing[0]}",
-            f"columns: {', '.join(there)}\nknown names: {', '.join(NAMES[missing[0]])}",
+            f"{shown(file.name)} has no column that is known to hold the {missing[0]}",
+            f"columns: {shown(', '.join(there))}\nknown names: {', '.join(NAMES[missing[0]])}",
             f"Say which one it is: --map {missing[0]}=COLUMN",
         )
     return found

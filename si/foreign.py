@@ -228,7 +228,7 @@ def _saved(paths: list[Path]) -> list[Path]:
             missing = [name for name in names if name not in here]
             if missing:
                 raise DataError(
-                    f"The data set saved in {folder.name} is not whole",
+                    f"The data set saved in {shown(folder.name)} is not whole",
                     f"its state.json names {missing[0]!r}, which is not there",
                 )
             kept += [here[name] for name in names]
@@ -244,7 +244,12 @@ def speaking(name: str) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
         said = str(error).splitlines() or [type(error).__name__]
-        raise DataError(f"The file {name} cannot be read", said[0]) from error
+        raise DataError(f"The file {shown(name)} cannot be read", shown(said[0])) from error
+
+
+def shown(text: str) -> str:
+    """Text from outside on one line of a screen: nothing that a terminal would obey."""
+    return "".join(char if char.isprintable() else "�" for char in text)[:300]
 
 
 def inside(root: Path, folder: Path, name: str) -> Path:
@@ -335,12 +340,14 @@ def _json_rows(path: Path, name: str) -> list[Any]:
     try:
         whole = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise DataError(f"The file {name} is no JSON", str(error)) from error
+        raise DataError(f"The file {shown(name)} is no JSON", str(error)) from error
     if isinstance(whole, dict):
         lists = [value for value in whole.values() if isinstance(value, list)]
         whole = lists[0] if len(lists) == 1 else whole
     if not isinstance(whole, list):
-        raise DataError(f"The file {name} holds no list of rows", f"it holds a {_type(whole)}")
+        raise DataError(
+            f"The file {shown(name)} holds no list of rows", f"it holds a {_type(whole)}"
+        )
     return whole
 
 

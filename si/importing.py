@@ -35,7 +35,7 @@ from si.artifacts import load_manifest as load
 from si.columns import BadRow, Told, label, needed, recognise, understand
 from si.data import parts
 from si.errors import DataError, RecipeError, StageFailed
-from si.foreign import File, Row, find, stamp
+from si.foreign import File, Row, find, shown, stamp
 from si.ports import Event, Store
 from si.records import SPLITS
 
@@ -379,7 +379,7 @@ def _note(source: Source, file: File, item: tuple[int, Row | str]) -> dict[str, 
 
     number, row = item
     columns = source.columns[file.name]
-    note: dict[str, Any] = {"row": number, "label": _shown(label(row, columns, file))}
+    note: dict[str, Any] = {"row": number, "label": shown(label(row, columns, file))}
     try:
         told = source.tell(file, row)
         try:
@@ -387,7 +387,7 @@ def _note(source: Source, file: File, item: tuple[int, Row | str]) -> dict[str, 
         except DataError as error:
             raise BadRow("images", f"{error.headline}: {error.detail}") from error
     except BadRow as error:
-        return note | {"field": error.field, "why": _shown(error.why)}
+        return note | {"field": error.field, "why": shown(error.why)}
     group = hashlib.sha256()
     for picture in pictures:
         group.update(hashlib.sha256(picture.data).digest())
@@ -407,11 +407,6 @@ def _mark(told: Told) -> bytes:
     images = [hashlib.sha256(image).hexdigest() for image in told.images]
     texts = [told.question, told.answer, told.kind, told.rationale, told.difficulty, told.family]
     return hashlib.sha256(json.dumps([images, texts]).encode()).digest()
-
-
-def _shown(text: str) -> str:
-    """Text from outside on one line of a screen: nothing that a terminal would obey."""
-    return "".join(char if char.isprintable() else "�" for char in text)[:300]
 
 
 def _ordered(
@@ -509,7 +504,7 @@ def _plan(source: Source, notes: pa.Table) -> _Plan:
 
 
 def _place(source: Source, note: Mapping[str, Any]) -> str:
-    return _shown(source.files[note["file"]].place(note["row"]))
+    return shown(source.files[note["file"]].place(note["row"]))
 
 
 # -- commit -----------------------------------------------------------------------------------

@@ -66,6 +66,7 @@ def import_(
     from si.adapters.local import local_folder
     from si.cli.screen import Counting
     from si.columns import parse_map
+    from si.foreign import shown
     from si.importing import SHOWN, Source, Splits, import_data
 
     where = open_place(store)
@@ -77,9 +78,9 @@ def import_(
     # All words go to the error stream: the output is the address alone.
     with Counting() as screen:
         files = "1 file" if len(opened.files) == 1 else f"{len(opened.files):,} files"
-        screen.line(f"{files}, {opened.rows:,} rows: {_shown(origin)}")
+        screen.line(f"{files}, {opened.rows:,} rows: {shown(origin)}")
         for taken in dict.fromkeys(tuple(each.items()) for each in opened.columns.values()):
-            screen.line("  " + ", ".join(f"{field} <- {_shown(name)}" for field, name in taken))
+            screen.line("  " + ", ".join(f"{field} <- {shown(name)}" for field, name in taken))
         own = path.resolve().name if path.is_dir() else path.stem
         slug = _slug(name or (own if origin == source else origin.split("@")[0]))
         try:
@@ -136,10 +137,6 @@ def _slug(name: str) -> str:
     import re
 
     return re.sub(r"[^a-z0-9]+", "-", name.rpartition("/")[2].lower())[:30].strip("-") or "data"
-
-
-def _shown(text: str) -> str:
-    return "".join(char if char.isprintable() else "�" for char in text)
 
 
 def _words(facts: dict[str, Any], splits: "Splits", kept: bool) -> Iterator[str]:
