@@ -11,7 +11,17 @@ from typing import Annotated
 import typer
 
 from si import __version__
-from si.cli import compare, config, data, iterate, report, status
+from si.cli import (
+    compare,
+    config,
+    data,
+    diagnose,
+    iterate,
+    rebalance,
+    replay,
+    report,
+    status,
+)
 from si.errors import SiError
 
 app = typer.Typer(
@@ -22,7 +32,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Self-improvement of vision-language models with head-tail re-balancing.",
 )
-for verb in (iterate, status, report, compare, data, config):
+for verb in (iterate, status, report, compare, diagnose, rebalance, replay, data, config):
     verb.register(app)
 
 
