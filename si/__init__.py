@@ -5,7 +5,7 @@
     si.diagnose("rollouts.jsonl")               # whom does training on these rollouts favour?
     si.rebalance("rollouts.jsonl", "rp", out="train.jsonl")
 
-Both are imported when they are first used; `import si` alone loads nothing.
+`si.verbs` says what they take and give. `import si` alone loads nothing.
 """
 
 from importlib import import_module
@@ -21,13 +21,14 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> Any:
     if name in ("diagnose", "rebalance"):
-        return getattr(import_module("si.verbs"), name)
+        return import_module(f"si.{name}")
     raise AttributeError(f"module 'si' has no attribute {name!r}")
 
 
 class Verb(ModuleType):
-    """A module that is also the verb of its name: once Python has imported it, `si.rebalance`
-    is the module, and a call of it has to be what it was before."""
+    """A module that can be called: `si.rebalance` names a stage's module and what users call, and
+    is the same thing whichever of the two was asked for first."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The function of this name in `si.verbs`."""
         return getattr(import_module("si.verbs"), self.__name__.rpartition(".")[2])(*args, **kwargs)

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import subprocess
 import sys
 from itertools import combinations
@@ -370,3 +371,36 @@ assert si.rebalance.uses and si.diagnose.first_levels
 assert not {"torch", "boto3", "matplotlib"} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+DOCS = Path(__file__).parents[2] / "docs" / "diagnose.md"
+
+
+def test_commands_in_the_docs_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every diagnose and rebalance command of docs/diagnose.md does what it says; so does its
+    Python."""
+    text = DOCS.read_text()
+    commands = re.findall(r"^    si-ctl ((?:diagnose|rebalance) .+)$", text, re.MULTILINE)
+    assert len(commands) >= 7
+    plain(tmp_path).rename(tmp_path / "rollouts.jsonl")
+    verl(tmp_path / "rollouts")
+    made = [{"meta": {"uid": q}, "points": p} for q in "ab" for p in (0, 1)]
+    lines(tmp_path / "other.jsonl", made)
+    monkeypatch.chdir(tmp_path)
+    for command in commands:
+        shown = CliRunner().invoke(app, command.split())
+        assert shown.exit_code == 0, (command, shown.output)
+        out = re.search(r"--out (\S+)", command)
+        assert out is None or (tmp_path / out[1]).exists()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(code, {})
+
+
+def test_docs_name_every_figure_and_tool(tmp_path: Path) -> None:
+    """docs/diagnose.md names every key of the JSON and every tool that is recognised."""
+    text = DOCS.read_text()
+    for name in si.diagnose(verl(tmp_path)).to_json():
+        if name not in ("k_given", "samples_by_group", "length_unit"):
+            assert f"`{name}`" in text, name
+    for written in LAYOUTS.values():
+        assert written.layout in text or written.layout == "columns by name"
