@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from si.errors import DataError
 from si.metrics import Array, step_counts
-from si.recognise import ALIASES, FIELDS, Layout, Row, recognise
+from si.recognise import ALIASES, FIELDS, Layout, Row, recognise, root, walk
 from si.rollouts import PICTURES, Bad
 
 ROWS = 65_536  # rows in memory at a time
@@ -42,21 +42,25 @@ class FileSource:
     Args:
         parts: (name, rows or table or path) in order.
         mapping: field -> column or path, as the user says; before what is recognised.
+        found: parts that nobody named, but were found in a folder: those without the columns
+            that matter are left out.
 
     Raises:
         DataError: if the columns do not tell what is what, with those there are.
     """
 
-    def __init__(self, parts: Sequence[tuple[str, Any]], mapping: Mapping[str, str] | None = None):
+    def __init__(
+        self,
+        parts: Sequence[tuple[str, Any]],
+        mapping: Mapping[str, str] | None = None,
+        found: Collection[str] = (),
+    ):
         self.notes: list[str] = []
         self.bad: list[Bad] = []
         self.parts = list(parts)
         if not self.parts:
             raise DataError("There is nothing to read", f"looked for {', '.join(SUFFIXES)}")
-        self.look = self._first()
-        names, rows = self.look
-        self.layout, told = recognise(names, rows, mapping or {}, self.parts[0][0])
-        self.notes += told
+        self._recognise(mapping or {}, set(found))
         self._prefer_training()
         self.files = [name for name, _ in self.parts]
         self.by_name = len(self.parts) > 1 or "step" not in self.layout.columns
@@ -67,9 +71,12 @@ class FileSource:
     ) -> "FileSource":
         """Files and folders; in a folder, every file with a suffix that can be read."""
         found: list[Path] = []
+        inside: set[str] = set()
         for path in paths:
             if path.is_dir():
-                found += sorted((p for p in path.rglob("*") if _suffix(p)), key=_natural)
+                more = sorted((p for p in path.rglob("*") if _suffix(p)), key=_natural)
+                found += more
+                inside |= {str(p) for p in more}
             elif path.exists():
                 found.append(path)
             else:
@@ -79,17 +86,42 @@ class FileSource:
                 f"No rollouts in {', '.join(map(str, paths))}",
                 f"looked for {', '.join(SUFFIXES)}, also with .gz",
             )
-        return cls([(str(path), path) for path in found], mapping)
+        return cls([(str(path), path) for path in found], mapping, inside)
 
-    def _first(self) -> tuple[list[str], list[Row]]:
-        """Columns and the first rows, of the first file that has any."""
+    def _recognise(self, mapping: Mapping[str, str], found: set[str]) -> None:
+        """The layout of the first part that has one; of those found, the parts that share it."""
+        refused: DataError | None = None
+        known: Layout | None = None
+        kept = []
         for name, part in self.parts:
+            if known is not None and name not in found:
+                kept.append((name, part))
+                continue
             names, rows = _look(name, part)
-            if rows:
-                return names, rows
-        raise DataError(
-            f"No rollouts in {', '.join(name for name, _ in self.parts[:3])}", "there is no row"
-        )
+            if known is None and rows:
+                try:
+                    known, told = recognise(names, rows, mapping, name)
+                    self.look = names, rows
+                except DataError as error:
+                    if name not in found:
+                        raise
+                    refused = refused or error
+            if (
+                known is not None and rows and _matters(known, names) <= set(names)
+            ) or name not in found:
+                kept.append((name, part))
+        if known is None:
+            names_ = ", ".join(name for name, _ in self.parts[:3])
+            raise refused or DataError(f"No rollouts in {names_}", "there is no row")
+        self.layout = known
+        self.notes += told
+        left = len(self.parts) - len(kept)
+        if left:
+            files = "files have" if left > 1 else "file has"
+            self.notes.append(
+                f"{left} other {files} no such columns and {'are' if left > 1 else 'is'} left out."
+            )
+        self.parts = kept
 
     def _prefer_training(self) -> None:
         """NeMo-RL writes training and validation into one folder: they are not one experiment."""
@@ -108,6 +140,7 @@ class FileSource:
             step, task = _STEP.search(stem), _TASK.search(stem)
             reader = _Reader(
                 self.layout,
+                self.look[0],
                 wanted,
                 int(step[1]) if step and self.by_name else 0,
                 f"{task[1]}/" if task and "query_id" in self.layout.columns else "",
@@ -120,6 +153,13 @@ class FileSource:
                     yield table
         if first:
             self.bad = bad
+
+
+def _matters(layout: Layout, names: Sequence[str]) -> set[str]:
+    """The columns without which a file is not of this layout."""
+    needed = ("query_id",) if "query_id" in layout.columns else ("prompt", "messages")
+    paths = [layout.columns[what] for what in ("reward", *needed) if what in layout.columns]
+    return {root(path, names) for path in paths}
 
 
 def _suffix(path: Path) -> str:
@@ -259,7 +299,9 @@ def _whole(name: str, text: str) -> Iterable[Row]:
 class _Reader:
     """Turns rows as a tool writes them into columns as we want them."""
 
-    def __init__(self, layout: Layout, wanted: set[str], step: int, scope: str):
+    def __init__(
+        self, layout: Layout, names: Sequence[str], wanted: set[str], step: int, scope: str
+    ):
         self.layout, self.wanted, self.default, self.scope = layout, wanted, step, scope
         has = layout.columns
         texts = {"response", "length", "lines"} & wanted
@@ -274,7 +316,7 @@ class _Reader:
         extra = (layout.only, layout.answer if "query_id" not in has else None)
         paths += [name for name in extra if name]
         self.paths = {what: has[what] for what in need if what in has}
-        self.columns = list(dict.fromkeys(path.split(".")[0] for path in paths))
+        self.columns = list(dict.fromkeys(root(path, names) for path in paths))
 
     def table(self, file: str, chunk: Chunk, first: int, bad: list[Bad]) -> pa.Table:
         """A chunk as columns, its unusable rows noted and left out."""
@@ -372,21 +414,10 @@ def _values(chunk: Chunk, path: str) -> Any:
         head, *rest = path.split(".")
         if head not in chunk.column_names:
             return pa.nulls(len(chunk))
-        return [_walk(value, rest) for value in chunk[head].to_pylist()]
+        return [walk(value, rest) for value in chunk[head].to_pylist()]
     if not chunk or path in chunk[0]:
         return [row.get(path) for row in chunk]
-    return [row[path] if path in row else _walk(row, path.split(".")) for row in chunk]
-
-
-def _walk(value: Any, path: Sequence[str]) -> Any:
-    for key in path:
-        if isinstance(value, Mapping):
-            value = value.get(key)
-        elif isinstance(value, list) and key.isdigit() and int(key) < len(value):
-            value = value[int(key)]
-        else:
-            return None
-    return value
+    return [row[path] if path in row else walk(row, path.split(".")) for row in chunk]
 
 
 def _list(values: Any) -> list[Any]:

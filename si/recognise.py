@@ -139,7 +139,7 @@ def recognise(
     for wanted, path in mapping.items():
         if wanted not in FIELDS:
             raise DataError(f"There is no field {wanted!r} to map", "fields: " + ", ".join(FIELDS))
-        if path not in names and path.split(".")[0] not in names:
+        if root(path, names) not in names:
             raise _not_understood(file, names, f"the column {path!r} that {wanted} is mapped to")
     known = next((one for one in LAYOUTS if one.needs and one.needs <= set(names)), None)
     layout = known or _generic(names)
@@ -161,6 +161,10 @@ def recognise(
         notes.append("The column acc says which responses are right; score is left aside.")
     if layout.name == "lmms-eval" and "resps" in names:
         columns["response"] = "resps.0.0" if "response" not in mapping else columns["response"]
+    if layout.name == "lm-eval":
+        columns |= _lm_eval(rows, mapping)
+        if not isinstance(walk(rows[0], columns["response"].split(".")), str):
+            del columns["response"]  # log-likelihoods of given answers: nothing was written
     value = None
     only = layout.only
     if only and only in names:
@@ -179,6 +183,30 @@ def recognise(
         )
     only = only if value is not None else None
     return replace(layout, columns=columns, answer=answer, only=only, value=value), notes
+
+
+def _lm_eval(rows: Sequence[Row], mapping: Mapping[str, str]) -> dict[str, str]:
+    """Where lm-eval's versions keep the prompt: by name in its files, by place in its memory."""
+    listed = isinstance(rows[0].get("arguments"), list)
+    found = {"prompt": "arguments.0.0"} if listed else {}
+    return {"response": "resps.0.0"} | found | dict(mapping)
+
+
+def root(path: str, names: Sequence[str]) -> str:
+    """The column that a path leads into; columns may have dots in their names."""
+    return path if path in names else path.split(".")[0]
+
+
+def walk(value: Any, path: Sequence[str]) -> Any:
+    """Where a path leads to in a row; None if nowhere."""
+    for key in path:
+        if isinstance(value, Mapping):
+            value = value.get(key)
+        elif isinstance(value, list) and key.isdigit() and int(key) < len(value):
+            value = value[int(key)]
+        else:
+            return None
+    return value
 
 
 def _generic(names: Sequence[str]) -> Layout:

@@ -10,8 +10,8 @@ import pyarrow as pa
 from si.adapters.stores import open_store
 from si.artifacts import Spec
 from si.config import load
-from si.diagnose import Diagnosis
 from si.diagnose import diagnose as diagnosed
+from si.diagnosis import Diagnosis
 from si.errors import RunMissing
 from si.files import FileSource
 from si.ports import Store
@@ -47,7 +47,7 @@ def diagnose(
             where there are more than two and they reach it.
         k: samples a query, as the strategies count them. By default the most common number.
         skip_bad: leave out rows that cannot be used, instead of refusing; they are listed in
-            `figures["source"]["skipped"]`.
+            `figures["source"]["skipped_rows"]`.
         store: where a run lies; a folder or `s3://bucket/prefix`.
 
     Returns:

@@ -90,6 +90,33 @@ def test_order_of_files_is_that_of_their_numbers(tmp_path: Path) -> None:
     assert groups.step.tolist() == [2, 10]
 
 
+def test_other_files_of_a_folder_are_left_out(tmp_path: Path) -> None:
+    """Results and settings that lie beside the logs are no rollouts, and it is said how many."""
+    folder = LAYOUTS["lm_eval"].write(tmp_path)
+    (folder / "a.json").write_text('{"results": {"gsm8k": {"exact_match": 0.5}}}')
+    lines(folder / "metrics.jsonl", [{"loss": 1.0, "step": 1}])
+    found, groups = read(folder)
+    assert groups.right.tolist() == list(RIGHT[1])
+    assert "2 other files have" in " ".join(found.source.notes)
+
+
+def test_lm_eval_of_other_versions() -> None:
+    """Arguments in a list, and log-likelihoods in place of responses, are understood."""
+    row = {
+        "doc_id": 1,
+        "arguments": [["Which?", " A"], ["Which?", " B"]],
+        "resps": [[[-1.5, False]], [[-2.5, False]]],
+        "filtered_resps": [[-1.5, False], [-2.5, False]],
+        "metrics": ["acc", "acc_norm"],
+        "acc": 1.0,
+        "acc_norm": 0.0,
+    }
+    found, groups = read([row, row | {"acc": 0.0}])
+    assert groups.right.tolist() == [1] and found.length is None
+    ((_, table),) = found.batches(("prompt",))
+    assert table["prompt"].to_pylist() == ["Which?"] * 2
+
+
 def test_our_own_map_goes_before(tmp_path: Path) -> None:
     """--map names columns, or paths into them, before anything that is recognised."""
     path = tmp_path / "odd.jsonl"
@@ -174,7 +201,9 @@ def test_a_bad_row_is_named(row: dict[str, Any], field: str, why: str, tmp_path:
     assert f"{path}, row 3, {field}: {why}" in str(refused.value)
     found = si.diagnose(path, skip_bad=True).figures
     assert found["samples"] == 4
-    assert [(bad["row"], bad["field"]) for bad in found["source"]["skipped"]] == [(3, field)]
+    assert found["source"]["skipped"] == 1
+    (bad,) = found["source"]["skipped_rows"]
+    assert (bad["row"], bad["field"]) == (3, field)
 
 
 def test_a_broken_line_is_named(tmp_path: Path) -> None:
