@@ -91,7 +91,7 @@ def measure(what: str, path: Path) -> tuple[float, float, str]:
     done = subprocess.run(
         ["/usr/bin/env", sys.executable, __file__, "--work", what, "--file", str(path)],
         check=True,
-        capture_output=True,
+        stdout=subprocess.PIPE,
         text=True,
     )
     seconds = time.perf_counter() - begun

@@ -216,6 +216,21 @@ def test_a_broken_line_is_named(tmp_path: Path) -> None:
     assert si.diagnose(path, skip_bad=True).figures["samples"] == 4
 
 
+def test_a_later_row_may_be_written_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where Arrow meets a row unlike the first ones, reading goes on row by row from there, and
+    both readings agree."""
+    monkeypatch.setattr("si.files.BLOCK", 2000)
+    made = [row | {"response": f"r{i}"} for i, row in enumerate(rows({"a": (300, 150)}))]
+    made[250]["reward"] = "1.0"
+    lines(tmp_path / "x.jsonl", made)
+    found, groups = read(tmp_path / "x.jsonl")
+    assert groups.right.tolist() == [151]
+    said = [r for _, table in found.batches(("response",)) for r in table["response"].to_pylist()]
+    assert said == [row["response"] for row in made]
+
+
 def test_nothing_there_is_said(tmp_path: Path) -> None:
     """No file, an empty file, an empty folder, damaged Parquet: each is named, none a traceback."""
     (tmp_path / "empty.jsonl").write_text("")
