@@ -75,10 +75,15 @@ def _read(figures: Mapping[str, Any]) -> str:
         uneven = f" (they have {sizes['least']} to {sizes['most']})"
     return (
         f"{number(figures['samples'])} samples of {number(figures['queries'])} queries{steps}, "
-        f"written by {figures['source']['layout']}. {columns['reward']} >= "
+        f"{_written(figures['source']['layout'])}. {columns['reward']} >= "
         f"{figures['reward']['threshold']:g} is right ({figures['reward']['why']}): "
         f"{percent(rate)} are. K = {figures['k']}{how}{uneven}."
     )
+
+
+def _written(layout: str) -> str:
+    known = layout != "columns by name"
+    return f"written by {layout}" if known else "read by the names of the columns"
 
 
 def _imbalance(figures: Mapping[str, Any]) -> str:

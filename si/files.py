@@ -129,7 +129,7 @@ class FileSource:
         training = {name for stem, name in stems if stem.startswith("train_data")}
         if self.layout.name == "NeMo-RL" and training and len(training) < len(self.parts):
             left = len(self.parts) - len(training)
-            self.notes.append(f"{left} validation files beside the training files are left out.")
+            self.notes.append(f"Files of validation beside those of training are left out: {left}.")
             self.parts = [part for part in self.parts if part[0] in training]
 
     def scan(self, fields: Iterable[str]) -> Iterator[pa.Table]:
