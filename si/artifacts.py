@@ -37,6 +37,7 @@ T = TypeVar("T")
 # then stay what they are and new runs compute their own.
 SCHEMA_VERSIONS = {
     "synth": 1,
+    "import": 1,
     "fetch": 1,
     "levels": 1,
     "explore": 1,
@@ -47,7 +48,7 @@ SCHEMA_VERSIONS = {
     "evaluate": 1,
     "report": 1,
 }
-FOLDERS = {"synth": "data", "fetch": "policies"}
+FOLDERS = {"synth": "data", "import": "data", "fetch": "policies"}
 PARQUET = {"compression": "zstd", "version": "2.6", "write_statistics": False}
 
 

@@ -4,7 +4,6 @@ These two run in the controller: they need a generator or a local folder, not a 
 """
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from si.artifacts import (
-    Artifact,
     Manifest,
     Output,
     Spec,
@@ -23,8 +21,8 @@ from si.artifacts import (
     finish,
     load_manifest,
 )
-from si.dataset import IMAGES_FILE, QUERIES_FILE, Dataset
-from si.errors import DataError, RecipeError, StageFailed
+from si.dataset import IMAGES_FILE, QUERIES_FILE
+from si.errors import RecipeError, StageFailed
 from si.ports import Store
 from si.records import IMAGES, QUERIES
 
@@ -161,75 +159,3 @@ def fetch(store: Store, source: str, salt: dict[str, Any] | None = None) -> Mani
         inputs={},
     )
     return commit(store, spec, lambda _: Output(files=files, rows=1))
-
-
-def inspect(store: Store, address: str) -> dict[str, Any]:
-    """Counts by split, family and difficulty, and a proof that splits are disjoint by content.
-
-    Queries are compared by content (pixels of the images, question, answer), computed
-    anew from the stored images, not by the ids that the data set claims.
-
-    Returns:
-        `splits`, `duplicates` (within a split), `overlaps` (between splits),
-        `wrong_ids` (queries whose id is not their content's), `content`.
-
-    Raises:
-        DataError: if it holds no queries.
-    """
-    from si.embedded.families import content_id
-
-    data = Dataset(Artifact.open(store, address))
-    table = data.table()
-    if not len(table):
-        raise DataError(f"The data set {address} is empty", f"in {store.url}")
-    splits: dict[str, Any] = {}
-    seen: dict[str, set[str]] = {}
-    duplicates = wrong = 0
-    for split in dict.fromkeys(table["split"].to_pylist()):
-        rows = data.table(split)
-        queries = data.queries(rows, images=True)
-        ids = [
-            content_id([pixels(image) for image in query.images], query.question, query.answer)
-            for query in queries
-        ]
-        wrong += sum(query.query_id != found for query, found in zip(queries, ids, strict=True))
-        duplicates += len(ids) - len(set(ids))
-        seen[split] = set(ids)
-        grades = Counter((query.family, query.difficulty) for query in queries)
-        splits[split] = {
-            "queries": len(queries),
-            "by_family_and_difficulty": {
-                f"{family} {grade}": count for (family, grade), count in sorted(grades.items())
-            },
-        }
-    names = list(seen)
-    overlaps = {
-        f"{one} and {other}": len(seen[one] & seen[other])
-        for index, one in enumerate(names)
-        for other in names[index + 1 :]
-    }
-    return {
-        "address": address,
-        "content": data.artifact.manifest.content,
-        "splits": splits,
-        "duplicates": duplicates,
-        "overlaps": overlaps,
-        "wrong_ids": wrong,
-    }
-
-
-def pixels(image: bytes) -> Any:
-    """An encoded image as an array [height, width, 3] of bytes.
-
-    Raises:
-        DataError: if it is no image.
-    """
-    import io
-
-    import numpy as np
-    from PIL import Image
-
-    try:
-        return np.asarray(Image.open(io.BytesIO(image)).convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError("An image cannot be decoded", str(error)) from error

@@ -59,6 +59,24 @@ class Dataset:
             )
         return pa.concat_tables(parts)
 
+    def parts(self) -> Iterator[tuple[str, list[Query]]]:
+        """Part after part, each with its split: all queries with their images, in the data's own
+        order, a part in memory at a time."""
+        for shard in self._parts(None):
+            rows = self.artifact.table(QUERIES_FILE, shard)
+            images = self.artifact.table(IMAGES_FILE, shard)
+            if not rows["query_id"].equals(images["query_id"]):
+                raise DataError(
+                    f"Part {shard} of the data set {self.artifact.address} does not hold together",
+                    f"{len(rows)} queries, but images of {len(images)} in another order",
+                )
+            pictures = images["images"].to_pylist()
+            queries = [
+                Query(**row, images=tuple(found))
+                for row, found in zip(rows.to_pylist(), pictures, strict=True)
+            ]
+            yield self.artifact.manifest.shards[shard].facts["split"], queries
+
     def _records(self) -> Iterable[Any]:
         return [r for r in self.artifact.manifest.shards if "split" in r.facts]
 

@@ -6,7 +6,15 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -82,6 +90,59 @@ class Screen:
         if self.task is not None:
             self.progress.remove_task(self.task)
             self.task = None
+
+
+class Counting:
+    """Shows how many rows are done, on the error stream: a bar in a terminal, elsewhere a line
+    now and then."""
+
+    QUIET = 10  # seconds between two lines
+
+    def __init__(self) -> None:
+        self.console = Console(highlight=False, stderr=True)
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(30),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        self.tasks: dict[str, TaskID] = {}
+        self.begun: dict[str, tuple[float, int]] = {}
+        self.said = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.progress.stop()
+
+    def line(self, text: str) -> None:
+        self.console.print(Text(text), soft_wrap=True)
+
+    def hear(self, event: Event) -> None:
+        """Show an event that holds `done` of `total` rows."""
+        what, done, total = event["event"], event["done"], event["total"]
+        now = time.monotonic()
+        if what not in self.tasks:
+            self.tasks[what] = self.progress.add_task(what, total=total, rate="")
+            self.begun[what] = now, done
+        since, first = self.begun[what]
+        rate = f"{(done - first) / (now - since):,.0f} rows/s" if now > since else ""
+        rate += f", {event['bad']} bad" if event.get("bad") else ""
+        self.progress.update(self.tasks[what], completed=done, rate=rate)
+        if not self.console.is_terminal and now - self.said > self.QUIET:
+            self.said = now
+            self.line(f"{what}: {done:,} of {total:,}, {rate}")
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
