@@ -72,6 +72,19 @@ e2e: .make/test ## Run the cluster tests on it, or on the cluster that KUBECONFI
 wheel: $(UV) ## Build the wheel in dist/
 	$(UV) build --quiet --wheel --build-constraint requirements/build.txt --require-hashes
 
+# CPU=1 leaves the GPU bases out: images of some GB instead of some tens, one layer for both.
+KINDS ?= verify explore train
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+CPU_BUILD = --build-arg BASE=python:3.11.14-slim-bookworm --build-arg REQUIREMENTS=requirements/demo.txt --build-arg SITE=
+.PHONY: images
+images: wheel ## Build the images with Docker (KINDS="verify train": some; CPU=1: without GPU bases)
+	for kind in $(KINDS); do \
+	  cpu=(); if [[ "$(CPU)" && $$kind != verify ]]; then cpu=($(CPU_BUILD)); fi; \
+	  DOCKER_BUILDKIT=1 docker build -f images/$$kind/Dockerfile -t si-ctl-$$kind:$(VERSION) \
+	    --build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse --short HEAD 2>/dev/null || echo unknown) \
+	    "$${cpu[@]}" . || exit; \
+	done
+
 .PHONY: requirements
 requirements: $(UV) ## Resolve the pinned requirement files again
 	requirements/compile $(UV)
