@@ -324,7 +324,9 @@ def launch(count: int, *arguments: Any) -> dict[str, Any]:
         words = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         words += ["--nproc-per-node", str(count), "-m", __name__, str(task), str(told)]
         # What they print goes to the log: standard output is for events.
-        done = subprocess.run(words, stdout=sys.stderr.fileno(), check=False)  # noqa: S603
+        # Threads that spin while they wait would keep the cores from the other processes.
+        env = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
+        done = subprocess.run(words, stdout=2, env=env, check=False)  # noqa: S603
         answer = pickle.loads(told.read_bytes()) if told.exists() else None  # noqa: S301
     if isinstance(answer, SiError):
         raise answer

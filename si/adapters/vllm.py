@@ -10,6 +10,7 @@ the engine's progress alone and clears its prefix cache between calls; what then
 measured in docs/engines.md.
 """
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -157,6 +158,10 @@ class VllmSampler:
             self.lora = LoRARequest("policy", 1, str(policy))
         self.llm = LLM(**(arguments | knobs()))
         self.engine = self.llm.llm_engine
+        # What is too long is dropped by name, not refused with an exception.
+        self.any_length = dataclasses.replace(
+            self.engine.renderer.default_cmpl_tok_params, max_total_tokens=None
+        )
         self.room = self.engine.model_config.max_model_len
         # Enough in the queue that no sequence's end leaves a place empty.
         self.queued = 2 * self.engine.vllm_config.scheduler_config.max_num_seqs
@@ -234,7 +239,9 @@ class VllmSampler:
             prompt["multi_modal_uuids"] = {
                 "image": [hashlib.sha256(data).hexdigest() for data in request.images]
             }
-        (made,) = self.engine.renderer.render_cmpl([prompt])
+        # The other cache leaves out pictures that the engine has been given before; a request that
+        # is rendered and then dropped would make it wait for one for ever.
+        (made,) = self.engine.renderer.render_cmpl([prompt], self.any_length, skip_mm_cache=True)
         return made
 
     def _begin(self, request: Request, rendered: Any) -> list[str]:
