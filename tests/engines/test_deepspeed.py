@@ -1,4 +1,4 @@
-"""DeepSpeed as trainer, for real, on the CPU: against the plain trainer, on one and two processes."""
+"""DeepSpeed as trainer, for real, on the CPU: against the plain one, in one and two processes."""
 
 import random
 from collections.abc import Callable
