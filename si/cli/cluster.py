@@ -420,6 +420,7 @@ def attach(cluster: "Cluster", owner: Mapping[str, Any], controller: str) -> dic
         Screen() as screen,
     ):
         follower = Follower(screen)
+        seen = False
         while True:
             changed.wait(300)
             changed.clear()
@@ -439,9 +440,10 @@ def attach(cluster: "Cluster", owner: Mapping[str, Any], controller: str) -> dic
                         exit_code=error["exit_code"],
                     )
             if job is None:
-                if told or mine:
+                if seen:
                     raise StageFailed(f"The run was cancelled: {name} is being removed")
-                continue
+                continue  # the watch of Jobs has not begun yet
+            seen = True
             for trouble in troubles(job, pods.all(), warnings.all()):
                 if trouble.headline not in told:
                     screen.hear({"event": "problem", "entry": "controller", **trouble._asdict()})

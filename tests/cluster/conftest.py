@@ -192,6 +192,8 @@ def bare(key: dict[str, str], tmp_path: Path, request: pytest.FixtureRequest) ->
     yield lab
     if request.node.stash.get(OUTCOME, True):
         lab.save(request.node.name)
+    # A namespace deletes its pods first, and pods of a Job that is still there wait for the Job.
+    lab.kubectl("delete", "jobs,configmaps", "--all", "--wait=false", check=False)
     lab.kubectl("delete", "namespace", namespace, "--wait=false")
 
 
