@@ -3,7 +3,7 @@
 Every test has a namespace of its own, with the chart installed in it. If a test fails, logs,
 events and objects are saved below .kind/failed/ before the namespace goes.
 
-Environment, besides KUBECONFIG: SI_TEST_BUCKET (default s3://si), SI_TEST_ENDPOINT (as pods see
+Environment, besides KUBECONFIG: SI_TEST_BUCKET (default s3://si-ctl), SI_TEST_ENDPOINT (as pods see
 it), SI_TEST_ENDPOINT_OUTSIDE (as this machine sees it), SI_TEST_KUBECTL, SI_TEST_HELM; the
 bucket's credentials are the Secret si-bucket in the namespace minio.
 """
@@ -28,7 +28,7 @@ from tests.loop.running import ROOT, si_ctl
 
 KUBECTL = os.environ.get("SI_TEST_KUBECTL", "kubectl")
 HELM = os.environ.get("SI_TEST_HELM", "helm")
-BUCKET = os.environ.get("SI_TEST_BUCKET", "s3://si")
+BUCKET = os.environ.get("SI_TEST_BUCKET", "s3://si-ctl")
 ENDPOINT = os.environ.get("SI_TEST_ENDPOINT", "http://minio.minio:9000")
 OUTSIDE = os.environ.get("SI_TEST_ENDPOINT_OUTSIDE", "http://127.0.0.1:9900")
 FAILED = ROOT / ".kind" / "failed"

@@ -9,7 +9,7 @@ from datetime import datetime
 import pytest
 
 from tests.cluster.conftest import KUBECTL, Lab
-from tests.loop.running import SI_CTL
+from tests.loop.running import SI_CTL, environment
 
 RUN = "embedded-gr-k4-s0"
 
@@ -67,10 +67,11 @@ def test_a_gpu_that_no_node_has(bare: Lab, gpu_node: str) -> None:
 def test_a_missing_secret(bare: Lab) -> None:
     """The controller's own pod cannot start: the attached command tells, and lets it wait."""
     bare.install(secret="no-such-secret")
-    words = ["timeout", "-s", "INT", "60", str(SI_CTL), "iterate"]
+    words = ["timeout", "-s", "INT", "25", str(SI_CTL), "iterate"]
     done = subprocess.run(
         [*words, "--on", "kubernetes", "-n", bare.namespace],
         cwd=bare.folder,
+        env=environment(),
         capture_output=True,
         text=True,
     )
