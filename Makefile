@@ -39,6 +39,7 @@ format: .make/test ## Format the code
 bench: .make/test ## Run the benchmarks; each prints a ratio to a named baseline
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/rebalance.py
+	$(BIN)/python benchmarks/diagnose.py
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/data_import.py
 

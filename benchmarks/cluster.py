@@ -35,31 +35,33 @@ def main() -> None:
     store = open_store(place_from_outside(namespace, None))
     spec = Spec.load(store, entries(store, run)["it01/rebalance"])
     ours, theirs = [], []
-    doing = KubernetesCluster(cluster, place, "bench", 1, owner, store)
-    for number in range(ROUNDS):
-        began = time.monotonic()
-        doing.run(f"it{number:02d}/ours", spec, lambda _: None)
-        ours.append(time.monotonic() - began)
-        job = stage_job(place, "bench", 1, f"it{number:02d}/theirs", 1, spec, owner)
-        job["metadata"]["namespace"] = namespace
-        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-            json.dump(job, file)
-            file.flush()
+    with KubernetesCluster(cluster, place, "bench", 1, owner, store) as doing:
+        for number in range(ROUNDS):
             began = time.monotonic()
-            subprocess.run([KUBECTL, "create", "-f", file.name], check=True, capture_output=True)
-            wait = [KUBECTL, "-n", namespace, "wait", "--for=condition=complete"]
-            subprocess.run(
-                [*wait, "--timeout=120s", f"job/{job['metadata']['name']}"],
-                check=True,
-                capture_output=True,
-            )
-            theirs.append(time.monotonic() - began)
-        for made in ("ours", "theirs"):
-            name = f"{place.kubernetes.release}-bench-it{number:02d}-{made}-1"
-            subprocess.run(
-                [KUBECTL, "-n", namespace, "delete", "job", name, "--wait=false"],
-                capture_output=True,
-            )
+            doing.run(f"it{number:02d}/ours", spec, lambda _: None)
+            ours.append(time.monotonic() - began)
+            job = stage_job(place, "bench", 1, f"it{number:02d}/theirs", 1, spec, owner)
+            job["metadata"]["namespace"] = namespace
+            with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+                json.dump(job, file)
+                file.flush()
+                began = time.monotonic()
+                subprocess.run(
+                    [KUBECTL, "create", "-f", file.name], check=True, capture_output=True
+                )
+                wait = [KUBECTL, "-n", namespace, "wait", "--for=condition=complete"]
+                subprocess.run(
+                    [*wait, "--timeout=120s", f"job/{job['metadata']['name']}"],
+                    check=True,
+                    capture_output=True,
+                )
+                theirs.append(time.monotonic() - began)
+            for made in ("ours", "theirs"):
+                name = f"{place.kubernetes.release}-bench-it{number:02d}-{made}-1"
+                subprocess.run(
+                    [KUBECTL, "-n", namespace, "delete", "job", name, "--wait=false"],
+                    capture_output=True,
+                )
     mine, bare = statistics.median(ours), statistics.median(theirs)
     print(
         f"no-op stage: {mine:.2f} s, kubectl create job + wait: {bare:.2f} s (medians of {ROUNDS})"

@@ -118,7 +118,12 @@ def lines(
 
 
 def stacked(
-    name: str, title: str, xs: Sequence[int], layers: Sequence[Line], share: bool = True
+    name: str,
+    title: str,
+    xs: Sequence[int],
+    layers: Sequence[Line],
+    share: bool = True,
+    xlabel: str = "iteration",
 ) -> str:
     """Stacked bars, one per x, the first layer at the bottom."""
     with _drawing():
@@ -136,7 +141,7 @@ def stacked(
         else:
             axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
             axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-        axes.set_xlabel("iteration")
+        axes.set_xlabel(xlabel)
         axes.set_xticks(xs)
         _label_ends(axes, ends)
         return _svg(figure, name, title)

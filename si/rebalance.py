@@ -5,6 +5,7 @@ ids, so that a bucket can be sorted in memory and the examples come out sorted, 
 there are.
 """
 
+import sys
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from si import Verb
 from si.artifacts import PARQUET, Artifact, Output, canonical
 from si.dataset import Dataset
 from si.errors import DataError
@@ -26,7 +28,7 @@ from si.job import Job, ShardFunction
 from si.metrics import Array, matthew, pass_rates, step_counts
 from si.randomness import keyed_rng
 from si.records import EXAMPLES, KEY, LEVELS, outcomes, successes
-from si.strategies import Strategy, by_name
+from si.strategies import Strategy, by_name, uses
 
 T = TypeVar("T")
 
@@ -248,49 +250,6 @@ def _examples(
     return made.select(EXAMPLES.names).cast(EXAMPLES)
 
 
-def uses(
-    strategy: Strategy, counts: Array, ids: pa.Array, k: int, rng: Callable[[str], Random]
-) -> Array:
-    """How many examples the strategy makes of each success.
-
-    `strategy.reshape` is asked once for each number of successes; only where it draws at random
-    is it asked for every query.
-
-    Args:
-        counts: successes of each query; they lie one after another.
-        ids: the queries' ids.
-        k: K, first-round samples per query.
-        rng: makes the generator of a query id.
-    """
-    starts = np.cumsum(counts) - counts
-    used = np.zeros(counts.sum(), np.int64)
-    picked: list[int] = []
-    for count in np.unique(counts):
-        which = np.flatnonzero(counts == count)
-        try:
-            pattern = strategy.reshape(range(count), k, _refuse)
-        except _Choice:
-            names = ids.take(which).to_pylist()
-            for start, name in zip(starts[which].tolist(), names, strict=True):
-                picked += strategy.reshape(range(start, start + count), k, partial(rng, name))
-        else:
-            used[starts[which][:, None] + np.arange(count)] = _times(pattern, count)
-    return used + _times(picked, len(used))
-
-
-class _Choice(Exception):
-    """The strategy draws at random here."""
-
-
-def _refuse() -> Random:
-    raise _Choice
-
-
-def _times(picked: Sequence[int], n: int) -> Array:
-    """How often each of the numbers 0 to n-1 was picked."""
-    return np.bincount(np.array(picked, np.int64), minlength=n)
-
-
 def _ranks(used: Array) -> Array:
     """0, 1 ... n-1 for each n in `used`, one after the other."""
     ranks: Array = np.arange(used.sum()) - np.repeat(np.cumsum(used) - used, used)
@@ -310,3 +269,6 @@ def _shared(query: Array, code: Array) -> Array:
     pairs = query.astype(np.int64) * (int(code.max(initial=0)) + 1) + code
     _, place, times = np.unique(pairs, return_inverse=True, return_counts=True)
     return np.flatnonzero(times[place] > 1)
+
+
+sys.modules[__name__].__class__ = Verb

@@ -15,13 +15,19 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from random import Random
 from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 
 from si.randomness import keyed_seed
 from si.records import Draw, Outcome, Trajectory
 
 T = TypeVar("T")
+Array = npt.NDArray[Any]
 
 # (query id, source) -> that query's successful trajectories from there, oldest first; each is
 # made when it is called, since only one will be.
@@ -311,3 +317,49 @@ def prefixes(trajectory: Trajectory, cuts: int) -> list[tuple[int, tuple[int, ..
 def _prefix_id(step: int, ids: Sequence[int]) -> str:
     """`c003-1f2e3d4c`: cut after three steps; the hash tells trajectories apart."""
     return f"c{step:03d}-{keyed_seed(*ids):016x}"[:-8]
+
+
+# --- for columns -----------------------------------------------------------------------------
+
+
+def uses(
+    strategy: Strategy, counts: Array, ids: pa.Array, k: int, rng: Callable[[str], Random]
+) -> Array:
+    """How many examples the strategy makes of each success.
+
+    `strategy.reshape` is asked once for each number of successes; only where it draws at random
+    is it asked for every query.
+
+    Args:
+        counts: successes of each query; they lie one after another.
+        ids: the queries' ids.
+        k: K, first-round samples per query.
+        rng: makes the generator of a query id.
+    """
+    starts = np.cumsum(counts) - counts
+    used = np.zeros(counts.sum(), np.int64)
+    picked: list[int] = []
+    for count in np.unique(counts):
+        which = np.flatnonzero(counts == count)
+        try:
+            pattern = strategy.reshape(range(count), k, _refuse)
+        except _Choice:
+            names = ids.take(which).to_pylist()
+            for start, name in zip(starts[which].tolist(), names, strict=True):
+                picked += strategy.reshape(range(start, start + count), k, partial(rng, name))
+        else:
+            used[starts[which][:, None] + np.arange(count)] = _times(pattern, count)
+    return used + _times(picked, len(used))
+
+
+class _Choice(Exception):
+    """The strategy draws at random here."""
+
+
+def _refuse() -> Random:
+    raise _Choice
+
+
+def _times(picked: Sequence[int], n: int) -> Array:
+    """How often each of the numbers 0 to n-1 was picked."""
+    return np.bincount(np.array(picked, np.int64), minlength=n)

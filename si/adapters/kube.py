@@ -172,14 +172,12 @@ class Cluster:
                 "What is committed stays; the same iterate command begins where it stopped.",
             ) from error
 
-    def watch(
-        self, method: Callable[..., Any], changed: threading.Event, **select: str
-    ) -> "Mirror":
-        return Mirror(self, method, changed, **select)
-
 
 class Mirror:
-    """A local copy of some of a cluster's objects, kept true by a watch with bookmarks."""
+    """A local copy of some of a cluster's objects, kept true by a watch with bookmarks.
+
+    A context manager: its thread must not outlive the program's main one.
+    """
 
     def __init__(
         self,
@@ -222,12 +220,15 @@ class Mirror:
     def get(self, name: str) -> dict[str, Any] | None:
         return next((thing for thing in self.all() if thing["metadata"]["name"] == name), None)
 
-    def stop(self) -> None:
+    def __enter__(self) -> "Mirror":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self.informer.stop()
 
 
 class KubernetesCluster:
-    """Implements `si.ports.Cluster` by Jobs in a namespace."""
+    """Implements `si.ports.Cluster` by Jobs in a namespace; a context manager, for its watches."""
 
     def __init__(
         self,
@@ -249,11 +250,24 @@ class KubernetesCluster:
         self.owner = owner
         self.store = store
         self.changed = threading.Event()
-        mine = f"{manifests.RUN}={run},app.kubernetes.io/instance={place.kubernetes.release}"
-        watch = functools.partial(cluster.watch, changed=self.changed)
-        self.jobs = watch(cluster.batch.list_namespaced_job, label_selector=mine)
-        self.pods = watch(cluster.core.list_namespaced_pod, label_selector=mine)
-        self.warnings = watch(cluster.core.list_namespaced_event, field_selector="type=Warning")
+        self.watches = contextlib.ExitStack()
+
+    def __enter__(self) -> "KubernetesCluster":
+        """Begin to watch."""
+        mine = f"{manifests.RUN}={self.run_name}"
+        mine += f",app.kubernetes.io/instance={self.place.kubernetes.release}"
+        core, batch = self.cluster.core, self.cluster.batch
+
+        def watch(method: Callable[..., Any], **select: str) -> Mirror:
+            return self.watches.enter_context(Mirror(self.cluster, method, self.changed, **select))
+
+        self.jobs = watch(batch.list_namespaced_job, label_selector=mine)
+        self.pods = watch(core.list_namespaced_pod, label_selector=mine)
+        self.warnings = watch(core.list_namespaced_event, field_selector="type=Warning")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.watches.close()
 
     def run(self, entry: str, spec: Spec, on_event: Callable[[Event], None]) -> None:
         """See `Cluster.run`. A Job that stands already is adopted, one that failed gets a next."""

@@ -11,7 +11,19 @@ from typing import Annotated
 import typer
 
 from si import __version__
-from si.cli import cluster, compare, config, control, data, iterate, report, status
+from si.cli import (
+    cluster,
+    compare,
+    config,
+    control,
+    data,
+    diagnose,
+    iterate,
+    rebalance,
+    replay,
+    report,
+    status,
+)
 from si.errors import SiError
 
 app = typer.Typer(
@@ -22,7 +34,19 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Self-improvement of vision-language models with head-tail re-balancing.",
 )
-for verb in (iterate, status, report, compare, cluster, data, config, control):
+for verb in (
+    iterate,
+    status,
+    report,
+    compare,
+    replay,
+    cluster,
+    diagnose,
+    rebalance,
+    data,
+    config,
+    control,
+):
     verb.register(app)
 
 

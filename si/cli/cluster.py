@@ -393,6 +393,7 @@ def attach(cluster: "Cluster", owner: Mapping[str, Any], controller: str) -> dic
     Raises:
         StageFailed: with what the controller said, if the run failed.
     """
+    from si.adapters.kube import Mirror
     from si.cli.screen import Screen
     from si.errors import StageFailed
     from si.manifests import state_of
@@ -400,22 +401,24 @@ def attach(cluster: "Cluster", owner: Mapping[str, Any], controller: str) -> dic
 
     changed = threading.Event()
     name = owner["metadata"]["name"]
-    objects = cluster.watch(
-        cluster.core.list_namespaced_config_map, changed, field_selector=f"metadata.name={name}"
-    )
-    jobs = cluster.watch(
-        cluster.batch.list_namespaced_job, changed, field_selector=f"metadata.name={controller}"
-    )
-    pods = cluster.watch(
-        cluster.core.list_namespaced_pod,
-        changed,
-        label_selector=f"batch.kubernetes.io/job-name={controller}",
-    )
-    warnings = cluster.watch(
-        cluster.core.list_namespaced_event, changed, field_selector="type=Warning"
-    )
+    its_job = f"metadata.name={controller}"
+    its_pods = f"batch.kubernetes.io/job-name={controller}"
+    core, batch = cluster.core, cluster.batch
     told: set[str] = set()
-    with Screen() as screen:
+    with (
+        Mirror(
+            cluster,
+            core.list_namespaced_config_map,
+            changed,
+            field_selector=f"metadata.name={name}",
+        ) as objects,
+        Mirror(cluster, batch.list_namespaced_job, changed, field_selector=its_job) as jobs,
+        Mirror(cluster, core.list_namespaced_pod, changed, label_selector=its_pods) as pods,
+        Mirror(
+            cluster, core.list_namespaced_event, changed, field_selector="type=Warning"
+        ) as warnings,
+        Screen() as screen,
+    ):
         follower = Follower(screen)
         while True:
             changed.wait(300)

@@ -54,13 +54,13 @@ def control(run: Annotated[str, typer.Argument(help="The run's name.")]) -> None
             generation = state.get("generation") or begin(store, run, recipe, bool(fresh))
             begin(store, run, recipe)  # refuses a recipe that is not the generation's
             journal.start(generation=generation, fresh=fresh, controller=pod)
-            doing = KubernetesCluster(cluster, place, run, generation, owner, store)
 
             def hear(event: dict[str, object]) -> None:
                 screen.hear(event)
                 journal.hear(event)
 
-            report = loop(Run(run, recipe, store, doing, generation, hear))
+            with KubernetesCluster(cluster, place, run, generation, owner, store) as doing:
+                report = loop(Run(run, recipe, store, doing, generation, hear))
         except SiError as error:
             journal.end(error, controller=pod)
             if isinstance(error, StageFailed) and error.exit_code == RETRY:

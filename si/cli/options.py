@@ -36,6 +36,13 @@ ReleaseOption = Annotated[
     typer.Option("--release", help="The chart's release, where a namespace has several."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+MapOption = Annotated[
+    list[str] | None,
+    typer.Option("--map", help="What a field is called: query_id=uid,reward=score; repeatable."),
+]
+SkipBadOption = Annotated[
+    bool, typer.Option("--skip-bad", help="Leave out rows that cannot be used, and count them.")
+]
 
 
 def recipe_file(name: str | None) -> Path | None:
@@ -76,3 +83,17 @@ def open_place(store: str | None) -> "Store":
     from si.adapters.stores import open_store
 
     return open_store(resolve(None, None, {"place.store": store})[1])
+
+
+def mapping(texts: list[str] | None) -> dict[str, str]:
+    """`["query_id=uid,reward=score"]` as a dictionary."""
+    found = {}
+    for part in ",".join(texts or ()).split(","):
+        name, equals, column = part.partition("=")
+        if part and not (name and equals and column):
+            raise RecipeError(
+                f"--map {part!r} is not FIELD=COLUMN", "", "For example: --map query_id=uid"
+            )
+        if part:
+            found[name.strip()] = column.strip()
+    return found
