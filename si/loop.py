@@ -309,7 +309,9 @@ class Run:
             return {key: value for key, value in whole.items() if key not in ("iterations", "name")}
         settings = self.recipe.pick(*READS[stage])
         if stage == "train":
-            settings["train"] = {k: v for k, v in settings["train"].items() if k not in RESOLVED}
+            others = () if settings["train"]["trainer"] == "deepspeed" else ("deepspeed",)
+            unread = {*RESOLVED, *others}
+            settings["train"] = {k: v for k, v in settings["train"].items() if k not in unread}
         if strategy is not None:
             settings["strategy"] = strategy
         return settings

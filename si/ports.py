@@ -99,7 +99,8 @@ class Trainer(Protocol):
             rows: examples in stored order; the trainer shuffles them by `seed`.
             start: policy to begin from, an HF folder or a PEFT adapter folder.
             base: policy 0; the same as `start` unless that is an adapter.
-            out: an empty folder to write the policy to.
+            out: an empty folder to write the policy to. Where several processes train
+                together, the first one writes it, the others leave theirs empty.
             settings: the recipe's `train` section, with `steps` (int or None) in it.
             seed: key for shuffling and initialisation.
 

@@ -153,6 +153,7 @@ def replay(store: Store, run: str, strategy: str, scratch: Path) -> Replay:
         settings = recipe.pick(*READS["rebalance"]) | {"strategy": _rule(strategy, RESHAPING)}
         again = replace(spec, settings=settings, inputs=inputs)
         made = rebalance(Job(store, again, _folder(scratch, f"{t}-rebalance")))(0)
+        assert made is not None
         metrics = trained.json("metrics.json")
         found.append(
             {
@@ -199,6 +200,7 @@ def _draws(
     settings = recipe.pick(*READS["resample"]) | {"strategy": rule}
     asked = Spec("resample", f"it{t:02d}-{rule}", settings, dict(spec.params), inputs)
     made = resample(Job(store, asked, _folder(scratch, f"{t}-resample")))(0)
+    assert made is not None
     draws: Any = made.files["draws.parquet"]
     levels = Artifact.open(store, spec.inputs["levels"])
     table = levels.tables("levels.parquet", ["query_id", "level"])

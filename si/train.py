@@ -11,7 +11,10 @@ from si.ports import Trainer
 from si.randomness import keyed_seed
 from si.records import TrainingRow
 
-TRAINERS = {"transformers": "si.adapters.trainer:TransformersTrainer"}
+TRAINERS = {
+    "transformers": "si.adapters.trainer:TransformersTrainer",
+    "deepspeed": "si.adapters.deepspeed:DeepSpeedTrainer",
+}
 EXAMPLES_FILE = "examples.parquet"
 
 
@@ -22,7 +25,7 @@ def train(job: Job) -> ShardFunction:
     steps (int or None), seed. Inputs: data, start, base, examples-1 to examples-n.
     """
 
-    def do(shard: int) -> Output:
+    def do(shard: int) -> Output | None:
         rows = _rows(job)
         settings: dict[str, Any] = {
             **job.settings["train"],
@@ -38,6 +41,8 @@ def train(job: Job) -> ShardFunction:
         seed = keyed_seed(job.params["seed"], "train", job.params["iteration"])
         facts = trainer.train(rows, start, base, out, settings, seed)
         files: dict[str, Any] = {path.relative_to(out).as_posix(): path for path in _files(out)}
+        if not files:
+            return None  # one of several processes that torchrun has started, but not the first
         return Output(files, len(rows), facts)
 
     return do

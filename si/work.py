@@ -88,6 +88,8 @@ def do_shards(store: Store, job: Job, function: StageFunction, worker: int, work
         if do is None:
             do = function(job)
         output = do(shard)
+        if output is None:
+            continue
         seconds = time.monotonic() - started
         output.provenance |= {
             "seconds": round(seconds, 3),

@@ -189,13 +189,15 @@ class Mirror:
         field_selector: str | None = None,
     ):
         self.cluster = cluster
+        self.answer: Any = None
 
         @functools.wraps(method)
         def request(**kwargs: Any) -> Any:
             if kwargs.get("watch"):
                 kwargs |= {"allow_watch_bookmarks": True, "timeout_seconds": WATCH_SECONDS}
                 kwargs["_request_timeout"] = (10, WATCH_SECONDS + 30)
-            return method(**kwargs)
+            self.answer = method(**kwargs)
+            return self.answer
 
         self.informer = SharedInformer(
             request, cluster.namespace, 0, label_selector, field_selector
@@ -224,7 +226,13 @@ class Mirror:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.informer.stop()
+        """End the thread, which sits in a read that would last for minutes."""
+        stopping = threading.Thread(target=self.informer.stop, daemon=True)
+        stopping.start()
+        while stopping.is_alive():
+            with contextlib.suppress(Exception):
+                self.answer.shutdown()
+            stopping.join(0.05)
 
 
 class KubernetesCluster:

@@ -9,7 +9,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -124,18 +124,25 @@ class TransformersTrainer:
         examples = make_examples(rows, prompts, settings)
         model = open_policy(start, base, settings)
         losses = fit(model, prompts, examples, settings, seed)
-        if not settings["lora"]:
-            model.to(getattr(torch, settings["dtype"]))
-        write_policy(model, folder, out)
-        check_policy(model, folder, out, settings["dtype"])
-        return {
-            "steps": len(losses),
-            "examples": len(examples),
-            "tokens": sum(len(example.row.token_ids) for example in examples),
-            "dropped": len(rows) - len(examples),
-            "losses": [round(loss, 4) for loss in losses],
-            "adapter": is_adapter(out),
-        }
+        export(model, folder, out, settings)
+        return facts(rows, examples, losses, settings)
+
+
+def facts(
+    rows: Sequence[TrainingRow],
+    examples: Sequence[Example],
+    losses: Sequence[float],
+    settings: dict[str, Any],
+) -> dict[str, Any]:
+    """What a trainer returns, as `TransformersTrainer.train` says."""
+    return {
+        "steps": len(losses),
+        "examples": len(examples),
+        "tokens": sum(len(example.row.token_ids) for example in examples),
+        "dropped": len(rows) - len(examples),
+        "losses": [round(loss, 4) for loss in losses],
+        "adapter": bool(settings["lora"]),
+    }
 
 
 def make_deterministic(threads: int, seed: int) -> None:
@@ -218,26 +225,14 @@ def fit(
     seed: int,
 ) -> list[float]:
     """Train in place; the loss of every step."""
-    batch, micro = settings["batch"], settings["micro_batch"]
-    dtype = getattr(torch, settings["dtype"])
-    steps = settings["steps"]
-    wanted = settings["epochs"] * len(examples) if steps is None else steps * batch
-    numbers = islice(shuffled(len(examples), seed), wanted)
-    steps = -(-wanted // batch)
-
+    micro, dtype = settings["micro_batch"], getattr(torch, settings["dtype"])
+    steps = count_steps(examples, settings)
+    optimizer = torch.optim.AdamW(parameter_groups(model, settings), fused=True)
+    # In the model's order: the norm's last bits depend on it.
     parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        # Norms and biases are not pulled to 0.
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings["weight_decay"]},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], fused=True)
     model.train()
     losses = []
-    for step in range(steps):
-        chosen = [examples[number] for number in islice(numbers, batch)]
-        # Neighbours of one length need little padding.
-        chosen.sort(key=lambda example: example.length)
+    for step, chosen in enumerate(batches(examples, settings, seed)):
         tokens = sum(example.targets for example in chosen)
         total = 0.0
         for first in range(0, len(chosen), micro):
@@ -253,12 +248,53 @@ def fit(
     return losses
 
 
+def count_examples(examples: Sequence[Example], settings: dict[str, Any]) -> int:
+    """How many examples the training sees, repetitions included."""
+    if settings["steps"] is None:
+        return int(settings["epochs"]) * len(examples)
+    return int(settings["steps"]) * int(settings["batch"])
+
+
+def count_steps(examples: Sequence[Example], settings: dict[str, Any]) -> int:
+    return -(-count_examples(examples, settings) // int(settings["batch"]))
+
+
+def batches(
+    examples: Sequence[Example], settings: dict[str, Any], seed: int
+) -> Iterator[list[Example]]:
+    """The examples of each gradient step, shortest first: neighbours of one length need little
+    padding. The last step may have fewer than `batch`."""
+    numbers = islice(shuffled(len(examples), seed), count_examples(examples, settings))
+    while chosen := [examples[number] for number in islice(numbers, settings["batch"])]:
+        chosen.sort(key=lambda example: example.length)
+        yield chosen
+
+
+def parameter_groups(model: Any, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """What trains, in the optimizer's groups: norms and biases are not pulled to 0."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings["weight_decay"]},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def without_adapter(model: Any) -> Any:
+    """The model itself; an adapter's layers are inside it."""
+    return model.get_base_model() if hasattr(model, "peft_config") else model
+
+
 def summed_loss(
-    model: Any, prompts: Prompts, examples: Sequence[Example], dtype: torch.dtype
+    model: Any,
+    prompts: Prompts,
+    examples: Sequence[Example],
+    dtype: torch.dtype,
+    forward: Callable[..., Any] | None = None,
 ) -> Tensor:
     """Cross entropy summed over the response tokens of a micro-batch; the model computes in
-    `dtype`, the loss in float32."""
-    whole = model.get_base_model() if hasattr(model, "peft_config") else model
+    `dtype`, the loss in float32. `forward` is what runs the model, by default itself."""
+    whole = without_adapter(model)
     rows = [example.row for example in examples]
     responses = [row.token_ids for row in rows]
     made = [prompts(row.question, row.images) for row in rows]
@@ -273,7 +309,7 @@ def summed_loss(
         device=whole.device,
     )
     with torch.autocast(whole.device.type, dtype, enabled=dtype != torch.float32):
-        logits = whole(**inputs, use_cache=False, logits_to_keep=longest + 1).logits
+        logits = (forward or whole)(**inputs, use_cache=False, logits_to_keep=longest + 1).logits
     return functional.cross_entropy(
         logits[:, :-1].float().flatten(0, 1),
         labels.flatten(),
@@ -283,6 +319,19 @@ def summed_loss(
 
 
 # --- writing -------------------------------------------------------------------------------
+
+
+def export(model: Any, folder: Path, out: Path, settings: dict[str, Any]) -> None:
+    """Write the trained policy to `out` and load it again; `folder` is that of the whole model
+    which was loaded.
+
+    Raises:
+        SiError: if what was written is not what was trained.
+    """
+    if not settings["lora"]:
+        model.to(getattr(torch, settings["dtype"]))
+    write_policy(model, folder, out)
+    check_policy(model, folder, out, settings["dtype"])
 
 
 def write_policy(model: Any, start: Path, out: Path) -> None:

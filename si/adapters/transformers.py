@@ -101,6 +101,41 @@ class Prompt:
     features: dict[str, Tensor]
 
 
+def pictures(images: Sequence[bytes]) -> list[Any]:
+    """Encoded pictures as PIL images in RGB."""
+    from PIL import Image
+
+    return [Image.open(io.BytesIO(data)).convert("RGB") for data in images]
+
+
+def conversation(question: str, images: Sequence[Any], system: str) -> list[dict[str, Any]]:
+    """The turns before the response, as chat templates take them."""
+    content: list[dict[str, Any]] = [{"type": "image", "image": each} for each in images]
+    messages = [{"role": "user", "content": [*content, {"type": "text", "text": question}]}]
+    if system:
+        messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
+    return messages
+
+
+def forbidden_ids(tokenizer: Any, config: Any, generation: Any) -> list[int]:
+    """Tokens that stand for pictures, those that the model's generation config suppresses, and
+    numbers that are no token: none of them is ever sampled."""
+    vocab = config.get_text_config().vocab_size
+    known = tokenizer.get_added_vocab()
+    ids = {number for token, number in known.items() if PICTURE_TOKEN.search(token)}
+    fields = config.to_dict()
+    ids |= {v for k, v in fields.items() if k.endswith("_token_id") and PICTURE_TOKEN.search(k)}
+    ids |= set(generation.suppress_tokens or ())
+    ids |= set(range(len(tokenizer), vocab))
+    return sorted(number for number in ids if isinstance(number, int) and number < vocab)
+
+
+def end_ids(tokenizer: Any, generation: Any) -> set[int]:
+    """Tokens that end a response."""
+    eos = generation.eos_token_id
+    return {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])}
+
+
 class Prompts:
     """Makes prompts with the processor's own chat template, once for each distinct query (as
     long as `PROMPT_CACHE_BYTES` hold them)."""
@@ -127,16 +162,8 @@ class Prompts:
         return self._made[key]
 
     def _make(self, question: str, images: tuple[bytes, ...]) -> Prompt:
-        from PIL import Image
-
-        pictures = [Image.open(io.BytesIO(data)).convert("RGB") for data in images]
-        content: list[dict[str, Any]] = [{"type": "image", "image": each} for each in pictures]
-        messages = [{"role": "user", "content": [*content, {"type": "text", "text": question}]}]
-        if self.system:
-            system = [{"type": "text", "text": self.system}]
-            messages.insert(0, {"role": "system", "content": system})
         made = self.processor.apply_chat_template(
-            messages,
+            conversation(question, pictures(images), self.system),
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,
@@ -338,23 +365,11 @@ class TransformersSampler:
         self.top_p = float(settings["top_p"])
         self.batch = int(settings["batch"])
         self.longest = self.model.config.get_text_config().max_position_embeddings
-        eos = self.model.generation_config.eos_token_id
-        self.ends = {self.tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])}
-        self.forbidden = self._forbidden().to(where)
-
-    def _forbidden(self) -> Tensor:
-        """Mask over the vocabulary: tokens that stand for pictures, those that the model's
-        generation config suppresses, and numbers that are no token."""
-        vocab = self.model.get_output_embeddings().out_features
-        known = self.tokenizer.get_added_vocab()
-        ids = {number for token, number in known.items() if PICTURE_TOKEN.search(token)}
-        config = self.model.config.to_dict()
-        ids |= {v for k, v in config.items() if k.endswith("_token_id") and PICTURE_TOKEN.search(k)}
-        ids |= set(self.model.generation_config.suppress_tokens or ())
-        mask = torch.zeros(vocab, dtype=torch.bool)
-        mask[[number for number in ids if isinstance(number, int) and number < vocab]] = True
-        mask[len(self.tokenizer) :] = True
-        return mask
+        generation = self.model.generation_config
+        self.ends = end_ids(self.tokenizer, generation)
+        mask = torch.zeros(self.model.get_output_embeddings().out_features, dtype=torch.bool)
+        mask[forbidden_ids(self.tokenizer, self.model.config, generation)] = True
+        self.forbidden = mask.to(where)
 
     def sample(self, requests: Sequence[Request]) -> Iterator[list[Sampled]]:
         """For each request in turn, one continuation per seed.

@@ -1,0 +1,126 @@
+"""Our vLLM worker against bare `LLM.generate`: tokens per second, in one process and engine.
+
+    .venv-engines/bin/python benchmarks/engines.py [--queries 150] [--k 8] [--rounds 3]
+
+Both get the same questions, pictures, seeds and limits and return log-probabilities. Bare
+means one call with a list of K prompts a query, pictures decoded beforehand. The worker
+decodes pictures, renders chat templates and counts what is too long besides. The two take
+turns; the median round counts. Rows without seeds, and with guided prefixes, are the same
+comparison.
+"""
+
+import argparse
+import hashlib
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from si.adapters.folder import FolderStore
+from si.adapters.transformers import conversation, pictures
+from si.adapters.vllm import VllmSampler
+from si.artifacts import Artifact
+from si.config import Recipe
+from si.data import EMBEDDED_POLICY, synth
+from si.dataset import Dataset
+from si.randomness import keyed_seed
+from si.records import Request
+
+
+def requests(count: int, k: int) -> list[Request]:
+    """The first queries of the embedded training split, with K seeds each."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = FolderStore(Path(folder))
+        data = Dataset(Artifact(store, synth(store, "synth:embedded", {})))
+        selected = data.select([{"split": "train", "start": 0, "stop": count}])
+        queries = list(data.queries(selected))
+        images = data.images(query.query_id for query in queries)
+    return [
+        Request(
+            query.question,
+            images.get(query.query_id, ()),
+            tuple(keyed_seed("bench", query.query_id, j) for j in range(k)),
+        )
+        for query in queries
+    ]
+
+
+def bare(sampler: VllmSampler, asked: Sequence[Request], seeds: bool) -> int:
+    """Tokens of `LLM.generate`, given everything at once."""
+    from vllm import SamplingParams
+
+    prompts: list[Any] = []
+    params: list[Any] = []
+    for request in asked:
+        images = pictures(request.images)
+        text = sampler.processor.apply_chat_template(
+            conversation(request.question, images, ""), add_generation_prompt=True, tokenize=False
+        )
+        ids = [*sampler.tokenizer(text).input_ids, *request.prefix_ids]
+        names = [hashlib.sha256(data).hexdigest() for data in request.images]
+        data = {"multi_modal_data": {"image": images}, "multi_modal_uuids": {"image": names}}
+        common = {**sampler.common, "max_tokens": request.max_new_tokens}
+        if seeds:
+            for seed in request.seeds:
+                prompts.append({"prompt_token_ids": ids, **(data if images else {})})
+                params.append(SamplingParams(seed=seed, **common))
+        else:
+            prompts.append({"prompt_token_ids": ids, **(data if images else {})})
+            params.append(SamplingParams(n=len(request.seeds), **common))
+    sampler.llm.reset_prefix_cache()
+    outputs = sampler.llm.generate(prompts, params, use_tqdm=False)
+    return sum(len(said.token_ids) for output in outputs for said in output.outputs)
+
+
+def worker(sampler: VllmSampler, asked: Sequence[Request]) -> int:
+    """Tokens of our worker."""
+    return sum(len(one.token_ids) for samples in sampler.sample(asked) for one in samples)
+
+
+def speed(work: Callable[[], int]) -> float:
+    """Tokens per second of one round."""
+    begun = time.perf_counter()
+    tokens = work()
+    return tokens / (time.perf_counter() - begun)
+
+
+def compare(name: str, rounds: int, ours: Callable[[], int], theirs: Callable[[], int]) -> None:
+    pairs = [(speed(ours), speed(theirs)) for _ in range(rounds + 1)][1:]  # the first one warms up
+    ratio = statistics.median(one / two for one, two in pairs)
+    one, two = (statistics.median(column) for column in zip(*pairs, strict=True))
+    print(f"{name:<24} {one:7.0f} tokens/s, LLM.generate {two:7.0f}: ratio {ratio:.2f}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--queries", type=int, default=150)
+    parser.add_argument("--k", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    settings = Recipe().sampling.model_dump(mode="json")
+    sampler = VllmSampler(EMBEDDED_POLICY, EMBEDDED_POLICY, settings)
+    asked = requests(options.queries, options.k)
+    whole = [samples[0].token_ids for samples in sampler.sample(asked)]
+    guided = [
+        replace(
+            request,
+            prefix_ids=ids[: len(ids) // 2],
+            max_new_tokens=request.max_new_tokens - len(ids) // 2,
+        )
+        for request, ids in zip(asked, whole, strict=True)
+    ]
+
+    def row(name: str, some: Sequence[Request], seeds: bool = True) -> None:
+        ours = lambda: worker(sampler, some)  # noqa: E731
+        compare(name, options.rounds, ours, lambda: bare(sampler, some, seeds))
+
+    row("own seeds", asked)
+    row("against n=K, no seeds", asked, seeds=False)
+    row("guided prefixes", guided)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,357 @@
+"""Training with DeepSpeed: as many processes as there are, ZeRO, whole models and LoRA adapters.
+
+Examples, their order, loss, schedule and export are those of `si.adapters.trainer`. A step's
+batch is the recipe's whatever the number of processes is: each takes its share of the
+micro-batches, gradients are summed, and the loss is the mean over the whole batch's tokens.
+
+Processes are those that torchrun has started (WORLD_SIZE is set), or those that this one
+starts on its own machine: one per GPU, or SICTL_TRAIN_PROCESSES. One process needs neither.
+"""
+
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # read when it is imported
+
+import deepspeed
+from deepspeed.utils import safe_get_full_fp32_param, safe_set_full_fp32_param
+
+from si.adapters.trainer import (
+    Example,
+    batches,
+    count_steps,
+    export,
+    facts,
+    learning_rate,
+    make_deterministic,
+    make_examples,
+    open_policy,
+    parameter_groups,
+    summed_loss,
+    without_adapter,
+)
+from si.adapters.transformers import Prompts, is_adapter, load_processor
+from si.errors import RecipeError, SiError
+from si.randomness import keyed_seed
+from si.records import TrainingRow
+
+PROCESSES = "SICTL_TRAIN_PROCESSES"
+# Weights smaller than this stay whole under ZeRO-3; of a tiny model, a hundredth of it.
+WHOLE = 100_000
+BUCKET = 50_000_000  # gradients that are sent at once
+
+
+class DeepSpeedTrainer:
+    """`ports.Trainer` on DeepSpeed.
+
+    In a group of several processes the first one writes the policy, the others nothing.
+    """
+
+    def train(
+        self,
+        rows: Sequence[TrainingRow],
+        start: Path,
+        base: Path,
+        out: Path,
+        settings: dict[str, Any],
+        seed: int,
+    ) -> dict[str, Any]:
+        """As `TransformersTrainer.train`; `settings["deepspeed"]` is the recipe's section."""
+        arguments = (rows, start, base, out, settings, seed)
+        if "WORLD_SIZE" not in os.environ and processes() > 1:
+            return launch(processes(), *arguments)
+        join_group()
+        return train(*arguments)
+
+
+def processes(environment: Mapping[str, str] = os.environ) -> int:
+    """How many processes train on this machine where nobody has started them."""
+    text = environment.get(PROCESSES, "")
+    if not text:
+        return max(1, torch.cuda.device_count())
+    if not text.isdigit() or int(text) < 1:
+        raise RecipeError(f"{PROCESSES}={text} is no number of processes", "", "Give 1 or more.")
+    return int(text)
+
+
+def join_group() -> None:
+    """Join torchrun's group, or make one of this process alone."""
+    gpu = torch.cuda.is_available()
+    if gpu:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    # Its all-reduce through shared memory would have to be compiled first.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if not dist.is_initialized():
+        backend = "nccl" if gpu else "gloo"
+        if "WORLD_SIZE" in os.environ:
+            dist.init_process_group(backend)
+        else:  # no port is opened
+            os.environ.setdefault("LOCAL_RANK", "0")
+            store = dist.HashStore()  # type: ignore[attr-defined]
+            dist.init_process_group(backend, store=store, rank=0, world_size=1)
+    if not deepspeed.comm.is_initialized():
+        deepspeed.init_distributed(auto_mpi_discovery=False)
+
+
+# --- one process of a group ----------------------------------------------------------------
+
+
+def train(
+    rows: Sequence[TrainingRow],
+    start: Path,
+    base: Path,
+    out: Path,
+    settings: dict[str, Any],
+    seed: int,
+) -> dict[str, Any]:
+    """This process's part of the training; the first process exports."""
+    make_deterministic(settings["cpu_threads"], seed)
+    folder = base if is_adapter(start) else start
+    prompts = Prompts(load_processor(folder), settings.get("system_prompt", ""))
+    examples = make_examples(rows, prompts, settings)
+    _fit_for_all(examples, settings)
+    model = open_policy(start, base, settings)
+    if dist.get_rank():
+        torch.manual_seed(keyed_seed(seed, "dropout", dist.get_rank()))
+    engine = make_engine(without_adapter(model), settings)
+    losses = fit(engine, model, prompts, examples, settings, seed)
+    state = gather(without_adapter(model), settings)
+    if dist.get_rank() == 0:
+        del engine, model
+        trained = open_policy(start, base, settings)
+        fill(without_adapter(trained), state)
+        export(trained, folder, out, settings)
+    dist.barrier()
+    return facts(rows, examples, losses, settings)
+
+
+def _fit_for_all(examples: Sequence[Example], settings: dict[str, Any]) -> None:
+    """Refuse what would make processes wait for each other for ever: under ZeRO-3 all of them
+    have to go through the same modules."""
+    pictures = {bool(example.row.images) for example in examples}
+    if settings["deepspeed"]["zero"] == 3 and dist.get_world_size() > 1 and len(pictures) > 1:
+        raise RecipeError(
+            "ZeRO-3 over several processes cannot train on queries with and without pictures",
+            "a process without pictures would skip the vision tower that the others wait in",
+            "Use --set train.deepspeed.zero=2, or data of one kind.",
+        )
+
+
+def make_engine(model: Any, settings: dict[str, Any]) -> Any:
+    """The model in DeepSpeed's hands, its trainable weights in float32 beside it."""
+    if settings["deepspeed"]["gradient_checkpointing"]:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    exact = {}
+    if settings["dtype"] != "float32":
+        # The engine casts the weights before it copies them; what bfloat16 cannot hold is kept.
+        exact = {n: p.data.cpu() for n, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(parameter_groups(model, settings), fused=True)
+    engine, *_ = deepspeed.initialize(
+        model=model, optimizer=optimizer, config=configuration(model, settings)
+    )
+    if settings["lora"]:
+        for name, parameter in model.named_parameters():
+            if name in exact:
+                safe_set_full_fp32_param(parameter, exact[name].to(engine.device))
+    return engine
+
+
+def configuration(model: Any, settings: dict[str, Any]) -> dict[str, Any]:
+    """The recipe in DeepSpeed's words."""
+    asked = settings["deepspeed"]
+    weights = sum(p.numel() for p in model.parameters())
+    zero: dict[str, Any] = {
+        "stage": asked["zero"],
+        "overlap_comm": False,
+        "reduce_bucket_size": min(BUCKET, weights),
+        "stage3_prefetch_bucket_size": min(BUCKET, weights),
+        "stage3_param_persistence_threshold": min(WHOLE, weights // 100),
+    }
+    if asked["offload"] != "none":
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    if asked["offload"] == "parameters":
+        zero["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    return {
+        "train_micro_batch_size_per_gpu": settings["micro_batch"],
+        "gradient_accumulation_steps": 1,
+        # A step is over when we say so: the last one may have fewer micro-batches.
+        "managed_gradient_accumulation": False,
+        "gradient_clipping": settings["clip"],
+        "bf16": {"enabled": settings["dtype"] == "bfloat16"},
+        "zero_optimization": zero,
+        # torch's AdamW, on the CPU too: DeepSpeed's own would have to be compiled first.
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 1 << 40,
+    }
+
+
+def fit(
+    engine: Any,
+    model: Any,
+    prompts: Prompts,
+    examples: Sequence[Example],
+    settings: dict[str, Any],
+    seed: int,
+) -> list[float]:
+    """Train in place; the loss of every step."""
+    world, rank = dist.get_world_size(), dist.get_rank()
+    steps = count_steps(examples, settings)
+    model.train()
+    losses = []
+    for step, chosen in enumerate(batches(examples, settings, seed)):
+        tokens = sum(example.targets for example in chosen)
+        total = torch.zeros((), device=engine.device)
+        for part, weight in shares(chosen, settings["micro_batch"], rank, world):
+            # The engine casts inputs itself, and averages over processes where we want the sum.
+            loss = summed_loss(model, prompts, part, torch.float32, engine) * (weight / tokens)
+            engine.backward(loss * world)
+            total += loss.detach()
+        for group in engine.optimizer.param_groups:
+            group["lr"] = learning_rate(step, steps, settings["lr"], settings["warmup"])
+        engine.step()
+        dist.all_reduce(total)
+        losses.append(total.item())
+    return losses
+
+
+def shares(
+    chosen: Sequence[Example], micro: int, rank: int, world: int
+) -> list[tuple[Sequence[Example], float]]:
+    """A process's micro-batches of a step, with their weight in the loss.
+
+    Every process gets as many, since all compute in step; one that runs out computes an
+    example for nothing.
+    """
+    parts: list[tuple[Sequence[Example], float]] = []
+    for first in range(0, len(chosen), micro * world):
+        part = chosen[first + rank * micro : first + (rank + 1) * micro]
+        parts.append((part, 1.0) if part else (chosen[:1], 0.0))
+    return parts
+
+
+# --- the weights, whole again --------------------------------------------------------------
+
+
+def gather(model: Any, settings: dict[str, Any]) -> dict[str, Tensor]:
+    """All weights by name, on the CPU; empty but in the first process.
+
+    Those that trained come from the optimizer's float32, in the format that they are
+    written in.
+
+    Raises:
+        SiError: if a weight's norm is not that of its parts in all processes.
+    """
+    kept = torch.float32 if settings["lora"] else getattr(torch, settings["dtype"])
+    names = [name for name, _ in model.named_parameters()]
+    parts = [_own_square(p) for p in model.parameters()]
+    squares = torch.stack(parts)
+    if settings["deepspeed"]["zero"] == 3:
+        dist.all_reduce(squares)
+    state, wholes = {}, []
+    for name, parameter in model.named_parameters():
+        with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
+            whole = parameter.data.detach().clone()
+        wholes.append(whole.double().pow(2).sum())
+        if parameter.requires_grad:
+            exact = safe_get_full_fp32_param(parameter)
+            whole = whole if exact is None else exact.detach().to(kept)
+        if dist.get_rank() == 0:
+            state[name] = whole.cpu()
+    found = torch.stack(wholes)
+    wrong = [
+        f"{name}: norm {float(b.sqrt()):.6g}, its parts' {float(a.sqrt()):.6g}"
+        for name, a, b in zip(names, squares.cpu(), found.cpu(), strict=True)
+        if not torch.isclose(a, b, rtol=1e-9, atol=0) or not b.isfinite()
+    ]
+    if wrong:
+        raise SiError(
+            f"{len(wrong)} of {len(names)} weights were not gathered as they were trained",
+            "\n".join(wrong[:5]),
+            "Nothing was committed. Is this version of DeepSpeed supported?",
+        )
+    return state
+
+
+def _own_square(parameter: Any) -> Tensor:
+    """The sum of squares of the part of a weight that this process holds."""
+    if not hasattr(parameter, "ds_tensor"):
+        return parameter.data.double().pow(2).sum()  # type: ignore[no-any-return]
+    part = parameter.ds_tensor.data.flatten()
+    # The last part is filled up with anything.
+    own = min(part.numel(), max(0, parameter.ds_numel - dist.get_rank() * part.numel()))
+    return part[:own].to(parameter.device).double().pow(2).sum()  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def fill(model: Any, state: dict[str, Tensor]) -> None:
+    """Put the weights into a model like the one that was trained."""
+    own = dict(model.named_parameters())
+    strange = own.keys() ^ state.keys()
+    if strange:
+        raise SiError(
+            f"{len(strange)} weights of the trained model have other names",
+            ", ".join(sorted(strange)[:5]),
+        )
+    for name, tensor in state.items():
+        own[name].copy_(tensor)
+
+
+# --- several processes on one machine ------------------------------------------------------
+
+
+def launch(count: int, *arguments: Any) -> dict[str, Any]:
+    """Train in `count` processes of this machine, started by torchrun.
+
+    Raises:
+        SiError: what one of them raised, or that they ended without a word.
+    """
+    out: Path = arguments[3]
+    with TemporaryDirectory(prefix="launch-", dir=out.parent) as folder:
+        task, told = Path(folder) / "task", Path(folder) / "told"
+        task.write_bytes(pickle.dumps(arguments))
+        words = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        words += ["--nproc-per-node", str(count), "-m", __name__, str(task), str(told)]
+        # What they print goes to the log: standard output is for events.
+        # Threads that spin while they wait would keep the cores from the other processes.
+        env = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
+        done = subprocess.run(words, stdout=2, env=env, check=False)  # noqa: S603
+        answer = pickle.loads(told.read_bytes()) if told.exists() else None  # noqa: S301
+    if isinstance(answer, SiError):
+        raise answer
+    if done.returncode or answer is None:
+        raise SiError(
+            f"One of {count} training processes ended with {done.returncode}",
+            "what they said is in this stage's log",
+        )
+    return dict(answer)
+
+
+def member(task: Path, told: Path, work: Callable[..., dict[str, Any]] = train) -> None:
+    """The main of each process that `launch` starts."""
+    arguments = pickle.loads(task.read_bytes())  # noqa: S301
+    join_group()
+    answer: Any
+    try:
+        answer = work(*arguments)
+    except SiError as error:
+        told.write_bytes(pickle.dumps(error))
+        raise
+    if dist.get_rank() == 0:
+        told.write_bytes(pickle.dumps(answer))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    member(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,222 @@
+"""vLLM as sampler, for real, on the CPU: against transformers, seeds, prefixes, adapters."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from si.adapters.trainer import TransformersTrainer
+from si.adapters.transformers import TransformersSampler
+from si.config import Lora, Train
+from si.errors import RecipeError
+from si.randomness import keyed_seed
+from si.records import Request, Sampled, TrainingRow
+from tests.engines import needs
+from tests.engines.conftest import SAMPLING
+from tests.unit import tiny
+
+pytestmark = [needs.vllm, pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+def load(policy: Path, base: Path) -> Any:
+    from si.adapters.vllm import VllmSampler
+
+    return VllmSampler(policy, base, SAMPLING)
+
+
+@pytest.fixture(scope="module")
+def engine(policy: Path) -> Any:
+    """One engine with the embedded policy, for all tests that do not need another."""
+    return load(policy, policy)
+
+
+@pytest.fixture(scope="module")
+def plain(policy: Path) -> TransformersSampler:
+    """The transformers engine with the same policy, greedy."""
+    return TransformersSampler(policy, policy, {**SAMPLING, "temperature": 0.0})
+
+
+@contextmanager
+def temperature(engine: Any, value: float) -> Iterator[None]:
+    """Sample at another temperature for a while."""
+    engine.common["temperature"] = value
+    yield
+    engine.common["temperature"] = SAMPLING["temperature"]
+
+
+def sampled(engine: Any, requests: Sequence[Request], at: float = 1.0) -> list[list[Sampled]]:
+    with temperature(engine, at):
+        return list(engine.sample(requests))
+
+
+def with_seeds(requests: Sequence[Request], count: int) -> list[Request]:
+    return [
+        replace(request, seeds=tuple(keyed_seed("vllm", i, j) for j in range(count)))
+        for i, request in enumerate(requests)
+    ]
+
+
+def same(one: list[list[Sampled]], two: list[list[Sampled]]) -> float:
+    """The share of samples with equal ids."""
+    pairs = [
+        a.token_ids == b.token_ids
+        for left, right in zip(one, two, strict=True)
+        for a, b in zip(left, right, strict=True)
+    ]
+    return sum(pairs) / len(pairs)
+
+
+# --- the same policy as with transformers -------------------------------------------------
+
+
+def test_prompts_are_those_of_transformers(
+    engine: Any, plain: TransformersSampler, greedy: list[Request]
+) -> None:
+    """The ids that the engine computes, pictures' tokens included, are the processor's own."""
+    for request in greedy[:10]:
+        ids = engine.render(request)["prompt_token_ids"]
+        assert list(ids) == plain.prompts(request.question, request.images).ids
+
+
+def test_greedy_is_transformers(
+    engine: Any, plain: TransformersSampler, greedy: list[Request]
+) -> None:
+    """Of 50 greedy responses at least 48 have the very tokens that transformers gives; their
+    ends and log-probabilities agree too."""
+    ours, theirs = sampled(engine, greedy, 0.0), list(plain.sample(greedy))
+    assert same(ours, theirs) >= 48 / 50
+    for (one,), (two,) in zip(ours, theirs, strict=True):
+        if one.token_ids == two.token_ids:
+            assert one.finish_reason == two.finish_reason
+            assert one.logprob == pytest.approx(two.logprob, abs=1e-3)
+
+
+def test_without_pictures_and_with_two(
+    engine: Any, plain: TransformersSampler, greedy: list[Request]
+) -> None:
+    """Queries without pictures and with two are sampled as transformers does."""
+    requests = [
+        replace(greedy[0], images=()),
+        replace(greedy[1], images=(tiny.picture(1), tiny.picture(2, 2))),
+    ]
+    assert sampled(engine, requests, 0.0) != []
+    assert same(sampled(engine, requests, 0.0), list(plain.sample(requests))) == 1
+
+
+# --- seeds --------------------------------------------------------------------------------
+
+
+def test_equal_calls_give_equal_samples(engine: Any, greedy: list[Request]) -> None:
+    """The same requests give the same samples, whatever was sampled in between."""
+    requests = with_seeds(greedy[:24], 4)
+    first = sampled(engine, requests)
+    sampled(engine, with_seeds(greedy[24:30], 3))
+    assert sampled(engine, requests) == first
+
+
+def test_seeds_matter(engine: Any, greedy: list[Request]) -> None:
+    """Samples of other seeds are other samples, somewhere."""
+    requests = with_seeds(greedy[:24], 4)
+    other = [replace(r, seeds=tuple(seed + 1 for seed in r.seeds)) for r in requests]
+    assert same(sampled(engine, requests), sampled(engine, other)) < 0.9
+
+
+def test_company_hardly_matters(engine: Any, greedy: list[Request]) -> None:
+    """In any company a seed draws the same, but for rounding: in 95 of 100 samples at least."""
+    requests = with_seeds(greedy[:24], 4)
+    backwards = sampled(engine, requests[::-1])[::-1]
+    assert same(sampled(engine, requests), backwards) >= 0.95
+
+
+# --- prefixes, limits, what is impossible -------------------------------------------------
+
+
+def test_a_prefix_is_continued_id_by_id(engine: Any, greedy: list[Request]) -> None:
+    """After a prefix's stored ids the greedy rest is the rest of the whole response; the prompt
+    ends with these very ids, and the answer does not repeat them."""
+    whole = [samples[0] for samples in sampled(engine, greedy[:20], 0.0)]
+    cut = [
+        replace(request, prefix_ids=one.token_ids[:5], max_new_tokens=request.max_new_tokens - 5)
+        for request, one in zip(greedy, whole, strict=False)
+    ]
+    rest = [samples[0] for samples in sampled(engine, cut, 0.0)]
+    for request, one, two in zip(cut, whole, rest, strict=True):
+        assert tuple(engine.render(request)["prompt_token_ids"][-5:]) == one.token_ids[:5]
+        assert two.token_ids == one.token_ids[5:]
+        assert two.finish_reason == one.finish_reason
+
+
+def test_forbidden_tokens_are_impossible(
+    engine: Any, plain: TransformersSampler, greedy: list[Request]
+) -> None:
+    """Tokens that stand for pictures are never drawn, not even where a bias makes them certain."""
+    forbidden = set(plain.forbidden.nonzero().flatten().tolist())
+    assert forbidden
+    engine.common["logit_bias"] = dict.fromkeys(forbidden, 100.0)
+    drawn = sampled(engine, with_seeds(greedy[:16], 8), 2.0)
+    del engine.common["logit_bias"]
+    tokens = [token for samples in drawn for one in samples for token in one.token_ids]
+    assert len(tokens) > 2000
+    assert not forbidden & set(tokens)
+
+
+def test_what_ends_a_response(engine: Any, greedy: list[Request]) -> None:
+    """The end-of-turn token is kept and says "stop"; the limit says "length"."""
+    end = engine.tokenizer.eos_token_id
+    short = [replace(r, max_new_tokens=20) for r in with_seeds(greedy, 2)]
+    everything = [one for samples in sampled(engine, short) for one in samples]
+    assert {one.finish_reason for one in everything} == {"stop", "length"}
+    for one in everything:
+        assert (one.token_ids[-1] == end) == (one.finish_reason == "stop")
+        assert end not in one.token_ids[:-1]
+        assert len(one.token_ids) == 20 or one.finish_reason == "stop"
+
+
+def test_overlong_prompts_are_dropped(engine: Any, greedy: list[Request]) -> None:
+    """A prompt without room for its response is dropped by name; its neighbours are sampled."""
+    long = replace(greedy[1], question=greedy[1].question * 200, seeds=(1, 2))
+    first, dropped, last = sampled(engine, [greedy[0], long, greedy[2]])
+    assert dropped == [Sampled((), "dropped", 0.0)] * 2
+    assert first[0].token_ids and last[0].token_ids
+
+
+def test_width_comes_from_the_place() -> None:
+    """SICTL_VLLM_* variables set the engine's width; one that is none is named."""
+    from si.adapters.vllm import knobs
+
+    found = knobs({"SICTL_VLLM_MAX_NUM_SEQS": "64", "SICTL_VLLM_ENFORCE_EAGER": "True", "X": "1"})
+    assert found == {"max_num_seqs": 64, "enforce_eager": True}
+    for bad in ({"SICTL_VLLM_DTYPE": "half"}, {"SICTL_VLLM_MAX_NUM_SEQS": "many"}):
+        with pytest.raises(RecipeError, match=next(iter(bad))):
+            knobs(bad)
+
+
+# --- other engines ------------------------------------------------------------------------
+
+
+def test_another_engine_draws_the_same(policy: Path, engine: Any, greedy: list[Request]) -> None:
+    """A second engine with the same policy gives the same samples for the same seeds."""
+    requests = with_seeds(greedy[:24], 4)
+    assert same(sampled(load(policy, policy), requests), sampled(engine, requests)) == 1
+
+
+def test_an_adapter_is_served_on_its_base(
+    policy: Path, plain: TransformersSampler, greedy: list[Request], tmp_path: Path
+) -> None:
+    """A LoRA policy answers greedily as it does with transformers, and not as its base does."""
+    answers = list(plain.sample(greedy))
+    rows = [
+        TrainingRow(request.question, request.images, other[0].token_ids)
+        for request, other in zip(greedy[:24], answers[24:48], strict=True)
+    ]
+    lora = Lora(r=4, alpha=16).model_dump(mode="json")
+    settings = Train(lr=1e-2, batch=24).model_dump(mode="json") | {"lora": lora, "steps": 8}
+    TransformersTrainer().train(rows, policy, policy, tmp_path, settings, 0)
+    adapted = TransformersSampler(tmp_path, policy, {**SAMPLING, "temperature": 0.0})
+    theirs = list(adapted.sample(greedy[:24]))
+    ours = sampled(load(tmp_path, policy), greedy[:24], 0.0)
+    assert same(ours, theirs) >= 22 / 24
+    assert same(theirs, answers[:24]) < 0.8
