@@ -17,7 +17,12 @@ tool() {
         command -v "$1" || { echo "$1 is needed: install it, or set LOCAL_CLUSTER=offline" >&2; return 1; }
     fi
 }
-kind=$(tool kind) kubectl=$(tool kubectl) helm=$(tool helm)
+# Nothing is built on a disk that is too full, and no tool that the script does not need.
+[[ $LOCAL_CLUSTER != offline || -z ${gigabytes:-} ]] || "$offline/space" "$gigabytes"
+for name in ${needs:-kind kubectl helm}; do
+    path=$(tool "$name")
+    printf -v "$name" %s "$path" # $kind, $kubectl, $helm
+done
 if [[ $LOCAL_CLUSTER == offline ]]; then
     export DOCKER_HOST=unix://${XDG_CACHE_HOME:-$HOME/.cache}/si-ctl/docker/docker.sock
 fi
