@@ -140,7 +140,7 @@ def test_let_go_attach_cancel(lab: Lab) -> None:
     process.send_signal(2)
     said, _ = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "the run goes on" in said and f"si-ctl cancel -n {lab.namespace} {RUN}" in said
+    assert "the run goes on" in said and f"si-ctl cancel --namespace {lab.namespace} {RUN}" in said
     lab.wait(lambda: any(s["state"] == "done" for s in _stages(lab) if "/data" not in s["entry"]))
     lab.si_ctl("cancel", "-n", lab.namespace, RUN)
     mine = "app.kubernetes.io/part-of=si-ctl,si-ctl/run"
