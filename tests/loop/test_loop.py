@@ -1,5 +1,6 @@
 """The command line over whole runs with scripted engines: resume, sharing, named errors."""
 
+import contextlib
 import json
 import os
 import signal
@@ -210,9 +211,11 @@ def test_ctrl_c_leaves_a_resumable_run(place):
     assert "Traceback" not in err
     assert f"si-ctl iterate --recipe {recipe} --run stopped --seed 11" in out
     deadline = time.monotonic() + 20
-    while subprocess.run(["pgrep", "-g", str(first.pid)], capture_output=True).stdout:
-        assert time.monotonic() < deadline, "processes were left"
-        time.sleep(0.2)
+    with contextlib.suppress(ProcessLookupError):  # the group has no process any more
+        while time.monotonic() < deadline:
+            os.killpg(first.pid, 0)
+            time.sleep(0.2)
+        raise AssertionError("processes were left")
     si_ctl(*words, cwd=folder)
     si_ctl(*words, "--store", str(folder / "si-runs"), cwd=folder)
 
