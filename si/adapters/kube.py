@@ -144,9 +144,6 @@ class Cluster:
     def job(self, name: str) -> dict[str, Any] | None:
         return self.read(self.batch.read_namespaced_job, name)
 
-    def run_object(self, place: Place, run: str) -> dict[str, Any] | None:
-        return self.read(self.core.read_namespaced_config_map, manifests.run_name(place, run))
-
     def log(self, pod: str, follow: bool) -> Iterator[str]:
         """The lines that a pod has written, and with `follow` those that it will."""
         try:
