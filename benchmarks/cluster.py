@@ -23,7 +23,7 @@ from si.config import Place
 from si.manifests import stage_job
 from si.status import entries
 
-KUBECTL = os.environ.get("SI_TEST_KUBECTL", "kubectl")
+KUBECTL = os.environ.get("KUBECTL", "kubectl")
 ROUNDS = 7
 
 
