@@ -250,7 +250,8 @@ class Pods(Section):
     image: str
     """Reference of the image, with a tag or a digest."""
     workers: Positive = 1
-    """Pods of a sharded stage, each with an engine of its own."""
+    """Pods of a sharded stage, each with an engine of its own; of a training, pods that train
+    together, as many as there are nodes to use."""
     resources: dict[Literal["requests", "limits"], dict[str, str]] = {}
     """What a pod asks for and may take at most, as Kubernetes writes it."""
     node_selector: dict[str, str] = {}

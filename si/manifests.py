@@ -22,6 +22,7 @@ KEY = "si-ctl/stage-key"
 RUN, ITERATION, STAGE, ATTEMPT = "si-ctl/run", "si-ctl/iteration", "si-ctl/stage", "si-ctl/attempt"
 QUEUE = "kueue.x-k8s.io/queue-name"
 LONGEST = 52  # of a Job's name: its pods add an index and a suffix
+MEETING_PORT = 29400  # where the pods of one training meet
 SHARDED = ("explore", "verify")  # the stages that several pods share
 
 
@@ -139,7 +140,38 @@ def stage_job(
     for volume in template["volumes"]:
         if volume["name"] == "shm":
             volume["emptyDir"]["sizeLimit"] = pods.shared_memory
+    if trains_together(place, spec):
+        _together(job, place)
     return job
+
+
+def trains_together(place: Place, spec: Spec) -> bool:
+    """Whether a stage is a training of several pods, which begin, end and fail as one."""
+    return spec.stage == "train" and place.kubernetes.train.workers > 1
+
+
+def _together(job: Manifest, place: Place) -> None:
+    """Make a Job one of pods that do its only shard together and find each other by name.
+
+    When one of them fails, the others wait for it in vain. So the whole Job fails then, and the
+    controller makes the next: pods that Kubernetes starts again one by one would never meet.
+    """
+    name, release = job["metadata"]["name"], place.kubernetes.release
+    pods = place.kubernetes.train.workers
+    job["spec"]["completions"] = job["spec"]["parallelism"] = pods
+    del job["spec"]["backoffLimitPerIndex"]
+    job["spec"]["backoffLimit"] = 0
+    rules = job["spec"]["podFailurePolicy"]["rules"]
+    job["spec"]["podFailurePolicy"]["rules"] = [r for r in rules if r["action"] != "FailIndex"]
+    template = job["spec"]["template"]["spec"]
+    template["subdomain"] = f"{release}-train"
+    index = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
+    template["containers"][0]["env"] += [
+        {"name": "SICTL_TRAIN_NODES", "value": str(pods)},
+        {"name": "SICTL_TRAIN_NODE", "valueFrom": {"fieldRef": {"fieldPath": index}}},
+        {"name": "SICTL_TRAIN_MASTER", "value": f"{name}-0.{release}-train:{MEETING_PORT}"},
+    ]
+    template["containers"][0]["args"][1] = "--worker=0"
 
 
 def _fill(

@@ -6,6 +6,7 @@ micro-batches, gradients are summed, and the loss is the mean over the whole bat
 
 Processes are those that torchrun has started (WORLD_SIZE is set), or those that this one
 starts on its own machine: one per GPU, or SICTL_TRAIN_PROCESSES. One process needs neither.
+Over several machines each starts its own, and they meet where SICTL_TRAIN_MASTER says.
 """
 
 import os
@@ -47,6 +48,7 @@ from si.randomness import keyed_seed
 from si.records import TrainingRow
 
 PROCESSES = "SICTL_TRAIN_PROCESSES"
+NODES, NODE, MASTER = "SICTL_TRAIN_NODES", "SICTL_TRAIN_NODE", "SICTL_TRAIN_MASTER"
 # Weights smaller than this stay whole under ZeRO-3; of a tiny model, a hundredth of it.
 WHOLE = 100_000
 BUCKET = 50_000_000  # gradients that are sent at once
@@ -69,7 +71,7 @@ class DeepSpeedTrainer:
     ) -> dict[str, Any]:
         """As `TransformersTrainer.train`; `settings["deepspeed"]` is the recipe's section."""
         arguments = (rows, start, base, out, settings, seed)
-        if "WORLD_SIZE" not in os.environ and processes() > 1:
+        if "WORLD_SIZE" not in os.environ and (processes() > 1 or number(NODES, 1) > 1):
             return launch(processes(), *arguments)
         join_group()
         return train(*arguments)
@@ -77,12 +79,43 @@ class DeepSpeedTrainer:
 
 def processes(environment: Mapping[str, str] = os.environ) -> int:
     """How many processes train on this machine where nobody has started them."""
-    text = environment.get(PROCESSES, "")
-    if not text:
-        return max(1, torch.cuda.device_count())
-    if not text.isdigit() or int(text) < 1:
-        raise RecipeError(f"{PROCESSES}={text} is no number of processes", "", "Give 1 or more.")
+    return number(PROCESSES, max(1, torch.cuda.device_count()), environment)
+
+
+def number(
+    name: str, default: int, environment: Mapping[str, str] = os.environ, least: int = 1
+) -> int:
+    """A variable of the place that is a whole number.
+
+    Raises:
+        RecipeError: if it is none, or too small.
+    """
+    text = environment.get(name) or str(default)
+    if not text.isdecimal() or int(text) < least:
+        raise RecipeError(f"{name}={text} is no number of {least} or more")
     return int(text)
+
+
+def meeting(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """What torchrun is told of where the processes of one training find each other.
+
+    Raises:
+        RecipeError: if there are several machines, and which this is or where they meet is not
+            said.
+    """
+    nodes = number(NODES, 1, environment)
+    if nodes == 1:
+        return ["--standalone"]
+    host, _, port = environment.get(MASTER, "").rpartition(":")
+    node = number(NODE, nodes, environment, least=0)
+    if node >= nodes or not host or not port.isdecimal():
+        raise RecipeError(
+            f"{NODES}={nodes} machines train together, and how is not said",
+            f"{NODE}={environment.get(NODE, '')}, {MASTER}={environment.get(MASTER, '')}",
+            f"Give {NODE}, from 0 to {nodes - 1}, and {MASTER}=HOST:PORT, of machine 0.",
+        )
+    words = ["--nnodes", str(nodes), "--node-rank", str(node)]
+    return [*words, "--master-addr", host, "--master-port", port]
 
 
 def join_group() -> None:
@@ -308,11 +341,14 @@ def fill(model: Any, state: dict[str, Tensor]) -> None:
         own[name].copy_(tensor)
 
 
-# --- several processes on one machine ------------------------------------------------------
+# --- several processes --------------------------------------------------------------------
 
 
 def launch(count: int, *arguments: Any) -> dict[str, Any]:
-    """Train in `count` processes of this machine, started by torchrun.
+    """Train in `count` processes of this machine, started by torchrun; with those of others, if any.
+
+    Returns:
+        The first process's facts; nothing where that is another machine's.
 
     Raises:
         SiError: what one of them raised, or that they ended without a word.
@@ -321,7 +357,7 @@ def launch(count: int, *arguments: Any) -> dict[str, Any]:
     with TemporaryDirectory(prefix="launch-", dir=out.parent) as folder:
         task, told = Path(folder) / "task", Path(folder) / "told"
         task.write_bytes(pickle.dumps(arguments))
-        words = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        words = [sys.executable, "-m", "torch.distributed.run", *meeting()]
         words += ["--nproc-per-node", str(count), "-m", __name__, str(task), str(told)]
         # What they print goes to the log: standard output is for events.
         # Threads that spin while they wait would keep the cores from the other processes.
@@ -330,6 +366,8 @@ def launch(count: int, *arguments: Any) -> dict[str, Any]:
         answer = pickle.loads(told.read_bytes()) if told.exists() else None  # noqa: S301
     if isinstance(answer, SiError):
         raise answer
+    if answer is None and not done.returncode and number(NODE, 0, least=0):
+        return {}
     if done.returncode or answer is None:
         raise SiError(
             f"One of {count} training processes ended with {done.returncode}",

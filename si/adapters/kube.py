@@ -27,7 +27,7 @@ from urllib3.exceptions import HTTPError
 from si import __version__, manifests
 from si.artifacts import Spec, committed
 from si.config import Place
-from si.errors import RecipeError, RunBusy, SiError, StageFailed, StoreUnavailable
+from si.errors import RETRY, RecipeError, RunBusy, SiError, StageFailed, StoreUnavailable
 from si.ports import Event, Store
 from si.trouble import Trouble, failure, finished, stage_failed, troubles
 
@@ -276,7 +276,7 @@ class KubernetesCluster:
 
     def run(self, entry: str, spec: Spec, on_event: Callable[[Event], None]) -> None:
         """See `Cluster.run`. A Job that stands already is adopted, one that failed gets a next."""
-        attempt = 1
+        attempt, retries = 1, 0
         while True:
             wanted = manifests.stage_job(
                 self.place, self.run_name, self.generation, entry, attempt, spec, self.owner
@@ -287,9 +287,16 @@ class KubernetesCluster:
                 attempt += 1
                 continue
             on_event({"event": "job", "attempt": attempt})
-            if self._wait(entry, standing, spec, on_event):
-                return
-            # Somebody deleted it. What it had committed is kept; the rest needs a Job again.
+            try:
+                if self._wait(entry, standing, spec, on_event):
+                    return
+                # Somebody deleted it. What it had committed is kept; the rest needs a Job again.
+            except StageFailed as error:
+                # Kubernetes retries pods; those that work together are retried together, here.
+                together = manifests.trains_together(self.place, spec)
+                if not together or error.exit_code != RETRY or retries == self.place.retries:
+                    raise
+                attempt, retries = attempt + 1, retries + 1
 
     def _same_work(self, entry: str, standing: Mapping[str, Any], spec: Spec) -> None:
         metadata = standing["metadata"]

@@ -70,7 +70,6 @@ def test_stages_differ_only_where_they_must():
 
     def same(stage):
         text = (K8S / f"{stage}.yaml").read_text()
-        text = re.sub(r"^# .*\n", "", text, count=1)
         text = re.sub(r"si-embedded-gr-k8-s0-it0\d-[a-z-]+-1", "NAME", text)
         text = re.sub(r"pool/\S+", "ADDRESS", text)
         text = re.sub(r"si-ctl-(explore|verify|train):", "IMAGE:", text)
@@ -120,6 +119,24 @@ def test_few_shards_need_few_pods():
     )
     train = stage_job(PLACE, "r", 1, "it01/train", 1, spec("train", 1), OWNER)
     assert train["spec"]["completions"] == 1
+
+
+def test_pods_of_a_training_work_together():
+    """They do the one shard together, find the first by name, and fail as one."""
+    train = Pods(image="registry.example/train:1", workers=2)
+    kubernetes = PLACE.kubernetes.model_copy(update={"train": train})
+    place = PLACE.model_copy(update={"kubernetes": kubernetes})
+    job = stage_job(place, "r", 1, "it01/train", 1, spec("train", 1), OWNER)
+    assert job["spec"]["completions"] == job["spec"]["parallelism"] == 2
+    assert job["spec"]["backoffLimit"] == 0 and "backoffLimitPerIndex" not in job["spec"]
+    actions = [rule["action"] for rule in job["spec"]["podFailurePolicy"]["rules"]]
+    assert actions == ["Ignore", "FailJob"]
+    (container,) = template(job)["containers"]
+    assert container["args"][1:] == ["--worker=0", "--workers=1"]
+    variables = {each["name"]: each for each in container["env"]}
+    first = f"{job['metadata']['name']}-0.{template(job)['subdomain']}:29400"
+    assert variables["SICTL_TRAIN_MASTER"]["value"] == first
+    assert "job-completion-index" in str(variables["SICTL_TRAIN_NODE"]["valueFrom"])
 
 
 def test_filling_leaves_the_template_alone():
