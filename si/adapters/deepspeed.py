@@ -345,7 +345,7 @@ def fill(model: Any, state: dict[str, Tensor]) -> None:
 
 
 def launch(count: int, *arguments: Any) -> dict[str, Any]:
-    """Train in `count` processes of this machine, started by torchrun; with those of others, if any.
+    """Train in `count` processes of this machine, and those of others, started by torchrun.
 
     Returns:
         The first process's facts; nothing where that is another machine's.

@@ -29,7 +29,7 @@ Path(sys.argv[2]).write_bytes(pickle.dumps(DeepSpeedTrainer().train(*arguments))
 
 
 def test_two_machines_train_as_one(policy: Path, tmp_path: Path) -> None:
-    """Two machines of one process each end where the plain trainer ends; the first has the policy."""
+    """Two machines of one process each end where the plain trainer ends; one has the policy."""
     rows = [
         TrainingRow("Which?", (tiny.picture(n % 4),), (*range(5 + n % 5), 0), 0) for n in range(24)
     ]
