@@ -34,6 +34,8 @@ if not torch.cuda.is_available():
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     # In one process the order of scheduling is the same each time.
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    # Parts of it are compiled whatever `enforce_eager` says, and images have no compiler.
+    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 from vllm import LLM, SamplingParams
 from vllm.lora.request import LoRARequest
