@@ -18,6 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from si.errors import RecipeError
+from si.plugins import is_own, label
 
 RESAMPLING = ("ar", "gr")
 RESHAPING = ("tc", "rp")
@@ -87,6 +88,8 @@ class GrSettings(Section):
 
 
 class Verify(Section):
+    judge: str = "answers"
+    """`answers`, which compares final answers, or `package.module:function` of an own verifier."""
     math_timeout: float = Field(5.0, gt=0)
     """Seconds that math-verify may take for one pair of answers."""
 
@@ -183,7 +186,8 @@ class Recipe(Section):
     name: str = Field("embedded", pattern=r"^[a-z0-9]([-a-z0-9]{0,18}[a-z0-9])?$")
     """Short name; part of the default run name, of no key."""
     strategy: str = "gr"
-    """vanilla, tc, rp, ar, gr, or a resampling and a reshaping rule joined by `+`."""
+    """vanilla, tc, rp, ar, gr, `package.module:Class` of an own one, or a resampling and a
+    reshaping rule joined by `+`."""
     k: Positive = 8
     """K, first-round samples per query."""
     iterations: Positive = 5
@@ -205,9 +209,15 @@ class Recipe(Section):
     @field_validator("strategy")
     @classmethod
     def _known_strategy(cls, value: str) -> str:
-        parts = sorted(value.lower().split("+"), key=lambda part: part not in RESAMPLING)
+        parts = [part if is_own(part) else part.lower() for part in value.split("+")]
+        parts.sort(key=lambda part: part not in RESAMPLING)
         name = "+".join(parts)
-        if name not in STRATEGIES:
+        # With one of the user's own, what is left must be a strategy.
+        rest = [part for part in parts if not is_own(part)]
+        mixed = len(rest) < len(parts) <= 2 and len(rest) < 2
+        if ("+".join(rest) or "vanilla") not in STRATEGIES or (
+            len(rest) < len(parts) and not mixed
+        ):
             near = difflib.get_close_matches(name, STRATEGIES, 1, 0.3)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ValueError(f"unknown strategy {value!r}{hint} Known: {', '.join(STRATEGIES)}")
@@ -216,8 +226,13 @@ class Recipe(Section):
     @property
     def run_name(self) -> str:
         """`<recipe>-<strategy>-k<K>-s<seed>`, a DNS label of at most 30 characters."""
-        tail = f"-{self.strategy.replace('+', '-')}-k{self.k}-s{self.seed}"
+        tail = f"-{self.strategy_label}-k{self.k}-s{self.seed}"
         return f"{self.name[: 30 - len(tail)].rstrip('-')}{tail}"[:30]
+
+    @property
+    def strategy_label(self) -> str:
+        """The strategy as part of a name."""
+        return "-".join(label(part)[:10].strip("-") for part in self.strategy.split("+"))
 
     def pick(self, *fields: str) -> dict[str, Any]:
         """These fields and no others (dotted names reach into sections), as a stage's settings."""

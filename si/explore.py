@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from si.artifacts import Output
 from si.dataset import Dataset
-from si.job import Job, ShardFunction, load_engine
+from si.job import Job, ShardFunction
+from si.plugins import load
 from si.ports import Sampler
 from si.randomness import keyed_seed
 from si.records import ROLLOUTS, Draw, Query, Request, Sampled
@@ -103,7 +104,7 @@ def _sampler(job: Job) -> Sampler:
     settings: dict[str, Any] = dict(job.settings["sampling"])
     if job.params["greedy"]:
         settings["temperature"] = 0.0
-    engine = load_engine(settings["engine"], ENGINES)
+    engine = load("engine", settings["engine"], ENGINES)
     policy = job.folder("policy")
     # Policy 0 is only needed beneath an adapter; else it is not even fetched.
     adapter = job.input("policy").manifest.facts.get("adapter", False)

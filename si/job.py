@@ -1,13 +1,12 @@
 """What a stage function sees: its settings, its inputs, a scratch folder. Nothing else."""
 
-import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from si.artifacts import Artifact, Output, Spec
-from si.errors import RecipeError, SiError
+from si.errors import SiError
 from si.ports import Store
 
 # Does one shard of a stage. It is made once per worker (`StageFunction`), so that
@@ -68,28 +67,3 @@ class Job:
 
 
 StageFunction = Callable[[Job], ShardFunction]
-
-
-def load_engine(name: str, known: Mapping[str, str]) -> Any:
-    """The class that a recipe names: one of `known`, or `package.module:Class`.
-
-    Imported here and now, so that a stage's own module stays light.
-
-    Raises:
-        RecipeError: if there is no such engine, or it cannot be imported.
-    """
-    module, colon, attribute = known.get(name, name).partition(":")
-    if not colon:
-        raise RecipeError(
-            f"There is no engine {name!r}",
-            f"known: {', '.join(known)}",
-            "Name one of these, or an own class as package.module:Class",
-        )
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise RecipeError(
-            f"The engine {name!r} cannot be imported",
-            str(error),
-            "Install what it needs where this stage runs, or name another engine.",
-        ) from error

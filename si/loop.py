@@ -23,10 +23,12 @@ from si.artifacts import (
     sealed,
     settle,
 )
-from si.config import RESAMPLING, RESHAPING, Recipe
+from si.config import Recipe
 from si.dataset import Dataset
 from si.errors import DataError, NothingToTrain, RecipeError, RunChanged, StageFailed
+from si.plugins import fingerprint, is_own, label
 from si.ports import Cluster, Event, Store
+from si.strategies import rule_of
 
 
 def iterate(run: "Run") -> Manifest:
@@ -132,7 +134,7 @@ class Run:
 
     def resample(self, t: int, rollouts: Manifest, verdicts: Manifest) -> Manifest | None:
         """The second round's draws; None where the strategy has no resampling rule."""
-        rule = self._rule(RESAMPLING)
+        rule = rule_of(self.recipe.strategy, "resample")
         if rule == "vanilla":
             return None
         inputs = {"data": self.data.ref, "rollouts": rollouts.ref, "verdicts": verdicts.ref}
@@ -147,19 +149,19 @@ class Run:
                     ].ref
         params = {"iteration": t, "k": self.recipe.k}
         return self.stage(
-            t, "resample", "resample", f"it{t:02d}-{rule}", params, inputs, strategy=rule
+            t, "resample", "resample", f"it{t:02d}-{label(rule)}", params, inputs, strategy=rule
         )
 
     def rebalance(self, t: int, rounds: list[tuple[Manifest, Manifest]]) -> Manifest:
         """The training examples of this iteration."""
-        rule = self._rule(RESHAPING)
+        rule = rule_of(self.recipe.strategy, "reshape")
         inputs = {"data": self.data.ref, "levels": self._train_levels(t, rounds[0][1]).ref}
         for number, (rollouts, verdicts) in enumerate(rounds, 1):
             inputs[f"rollouts-{number}"] = rollouts.ref
             inputs[f"verdicts-{number}"] = verdicts.ref
         params = {"iteration": t, "k": self.recipe.k}
         examples = self.stage(
-            t, "rebalance", "rebalance", f"it{t:02d}-{rule}", params, inputs, strategy=rule
+            t, "rebalance", "rebalance", f"it{t:02d}-{label(rule)}", params, inputs, strategy=rule
         )
         if not examples.facts["examples"]:
             raise NothingToTrain(
@@ -209,7 +211,7 @@ class Run:
                 done = self.stages.get(f"it{t:02d}/{entry}")
                 if done is not None:
                     inputs[f"{role}-{t}"] = done.ref
-        name = f"{self.recipe.strategy.replace('+', '-')}-k{self.recipe.k}"
+        name = f"{self.recipe.strategy_label}-k{self.recipe.k}"
         params = {"iterations": last}
         return self.stage(last, "report", "report", name, params, inputs)
 
@@ -300,9 +302,6 @@ class Run:
     def _salt(self) -> dict[str, Any]:
         return {"generation": self.generation} if self.generation > 1 else {}
 
-    def _rule(self, kind: tuple[str, ...]) -> str:
-        return next((p for p in self.recipe.strategy.split("+") if p in kind), "vanilla")
-
     def _settings(self, stage: str, strategy: str | None) -> dict[str, Any]:
         if stage == "report":
             whole = self.recipe.model_dump(mode="json")
@@ -312,8 +311,16 @@ class Run:
             others = () if settings["train"]["trainer"] == "deepspeed" else ("deepspeed",)
             unread = {*RESOLVED, *others}
             settings["train"] = {k: v for k, v in settings["train"].items() if k not in unread}
+        owned = [strategy] if strategy and is_own(strategy) else []
+        if stage == "verify":
+            judge = settings["verify"].pop("judge")
+            if is_own(judge):
+                settings["verify"]["judge"] = judge
+                owned = [judge]
         if strategy is not None:
             settings["strategy"] = strategy
+        if owned:
+            settings["code"] = fingerprint(owned[0])
         return settings
 
     def _explore(

@@ -14,18 +14,21 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import ValidationError
 
 from si.artifacts import Artifact, Output, Ref, Spec, load_manifest
 from si.compare import Table, number, percent
-from si.config import RESAMPLING, RESHAPING, STRATEGIES, Recipe
+from si.config import Recipe
 from si.errors import DataError, RecipeError
 from si.job import Job
 from si.loop import READS, generations, load_recipe
+from si.plugins import label
 from si.ports import Store
 from si.rebalance import rebalance
 from si.records import HEAD, LEVELS, TAIL
 from si.resample import resample
 from si.status import entries
+from si.strategies import rule_of
 
 
 @dataclass(frozen=True)
@@ -132,15 +135,17 @@ def replay(store: Store, run: str, strategy: str, scratch: Path) -> Replay:
         RecipeError: for an unknown strategy.
         DataError: if no iteration of the run is re-balanced yet.
     """
-    if strategy not in STRATEGIES:
-        raise RecipeError(f"unknown strategy {strategy!r}, known: {', '.join(STRATEGIES)}")
+    try:
+        strategy = Recipe(strategy=strategy).strategy
+    except ValidationError as error:
+        raise RecipeError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
     recipe = load_recipe(store, run, generations(store, run)[-1])
     specs = {
         entry: Spec.load(store, address)
         for entry, address in entries(store, run).items()
         if entry.split("/")[1] in ("explore", "verify", "rebalance", "policy")
     }
-    asks, own = _rule(strategy, RESAMPLING), _rule(recipe.strategy, RESAMPLING)
+    asks, own = rule_of(strategy, "resample"), rule_of(recipe.strategy, "resample")
     found = []
     for entry, spec in specs.items():
         manifest = load_manifest(store, spec) if entry.endswith("/rebalance") else None
@@ -150,7 +155,7 @@ def replay(store: Store, run: str, strategy: str, scratch: Path) -> Replay:
         t = spec.params["iteration"]
         both = asks == own
         inputs = {r: ref for r, ref in spec.inputs.items() if both or not r.endswith("-2")}
-        settings = recipe.pick(*READS["rebalance"]) | {"strategy": _rule(strategy, RESHAPING)}
+        settings = recipe.pick(*READS["rebalance"]) | {"strategy": rule_of(strategy, "reshape")}
         again = replace(spec, settings=settings, inputs=inputs)
         made = rebalance(Job(store, again, _folder(scratch, f"{t}-rebalance")))(0)
         assert made is not None
@@ -198,7 +203,7 @@ def _draws(
                 ref = _ref(store, specs[f"it{earlier:02d}/{entry}"])
                 inputs[f"earlier-{role}-{earlier}"] = ref
     settings = recipe.pick(*READS["resample"]) | {"strategy": rule}
-    asked = Spec("resample", f"it{t:02d}-{rule}", settings, dict(spec.params), inputs)
+    asked = Spec("resample", f"it{t:02d}-{label(rule)}", settings, dict(spec.params), inputs)
     made = resample(Job(store, asked, _folder(scratch, f"{t}-resample")))(0)
     assert made is not None
     draws: Any = made.files["draws.parquet"]
@@ -213,10 +218,6 @@ def _draws(
         for name, count in zip(LEVELS, counts.tolist(), strict=True)
     }
     return {**made.facts, "share_by_level": shares}
-
-
-def _rule(strategy: str, kind: tuple[str, ...]) -> str:
-    return next((part for part in strategy.split("+") if part in kind), "vanilla")
 
 
 def _ref(store: Store, spec: Spec) -> Ref:

@@ -18,9 +18,9 @@ from si.strategies import SOURCES, by_name
 def resample(job: Job) -> ShardFunction:
     """Stage function: first-round verdicts to draws.parquet, sorted by query and prefix.
 
-    Settings: seed, strategy (ar or gr), ar, gr. Params: iteration, k. Inputs: data, rollouts,
-    verdicts; earlier-rollouts-t and earlier-verdicts-t where the queries are the same in each
-    iteration; policy (its tokenizer.json) where gr may use the data's rationales.
+    Settings: seed, strategy (ar, gr or an own one), ar, gr. Params: iteration, k. Inputs: data,
+    rollouts, verdicts; earlier-rollouts-t and earlier-verdicts-t where the queries are the same
+    in each iteration; policy (its tokenizer.json) where gr may use the data's rationales.
     """
 
     def shard(_: int) -> Output:

@@ -21,7 +21,7 @@ from si.metrics import Array
 from si.randomness import keyed_rng
 from si.records import Draw, Outcome, Trajectory
 from si.rollouts import Groups, Rollouts, group, judge
-from si.strategies import Strategy, by_name, uses
+from si.strategies import Strategy, by_name, rule_of, uses
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def rebalance(
         rule = by_name(strategy, **(settings or {}))
     except ValueError as error:
         raise RecipeError(str(error)) from error
-    resamples = strategy.partition("+")[0] in ("ar", "gr")
+    resamples = rule_of(strategy, "resample") != "vanilla"
     _check(layout, out, resamples, force)
     verdicts = judge(rollouts, threshold)
     groups = group(rollouts, verdicts.right)
@@ -99,10 +99,10 @@ def rebalance(
         made = list(work.draws())
         queries, samples = {row["query_id"] for row in made}, sum(row["n"] for row in made)
         rows, schema = iter(made), lambda _: _DRAWS
-        if "+" in strategy:
+        if (reshaping := rule_of(strategy, "reshape")) != "vanilla":
             notes.append(
                 f"These are {strategy}'s draws. Add what they bring to the first round, and "
-                f"rebalance both with {strategy.partition('+')[2]}."
+                f"rebalance both with {reshaping}."
             )
     else:
         used = work.used()

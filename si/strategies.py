@@ -23,6 +23,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from si.config import RESAMPLING, RESHAPING
+from si.errors import RecipeError
+from si.plugins import is_own, load
 from si.randomness import keyed_seed
 from si.records import Draw, Outcome, Trajectory
 
@@ -209,12 +212,18 @@ def by_name(
     """The strategy that a recipe names, with the recipe's settings for each rule.
 
     Args:
-        name: vanilla, tc, rp, ar, gr, or a resampling and a reshaping rule joined by `+`.
+        name: vanilla, tc, rp, ar, gr, `package.module:Class` of an own one, or a resampling and a
+            reshaping rule joined by `+`.
         tc, ar, gr: fields of the rule's class; its defaults where left out.
 
     Raises:
         ValueError: if there is no such strategy.
+        RecipeError: if an own one cannot be imported, or is none.
     """
+    if any(is_own(part) for part in name.split("+")):
+        rules = (rule_of(name, "resample"), rule_of(name, "reshape"))
+        asks, keeps = (own(r) if is_own(r) else by_name(r, tc, ar, gr) for r in rules)
+        return Composition(asks, keeps)
     resampling = {"ar": AdaptiveResampling(**(ar or {})), "gr": GuidedResampling(**(gr or {}))}
     reshaping = {"tc": ThresholdClipping(**(tc or {})), "rp": RepeatPadding()}
     known: dict[str, Strategy] = {"vanilla": Strategy(), **resampling, **reshaping}
@@ -223,6 +232,42 @@ def by_name(
     if name not in known:
         raise ValueError(f"unknown strategy {name!r}, known: {', '.join(known)}")
     return known[name]
+
+
+def own(name: str) -> Strategy:
+    """A strategy of the user's own, made without arguments.
+
+    Raises:
+        RecipeError: if it cannot be imported or made, or is no `Strategy`.
+    """
+    kind = load("strategy", name, {})
+    if not (isinstance(kind, type) and issubclass(kind, Strategy)):
+        raise RecipeError(
+            f"{name} is no strategy", f"it is {kind!r}", "Derive it from si.strategies.Strategy."
+        )
+    try:
+        return kind()
+    except TypeError as error:
+        raise RecipeError(f"{name} cannot be made without arguments", str(error)) from error
+
+
+def rule_of(strategy: str, method: str) -> str:
+    """The part of a recipe's strategy that resamples, or that reshapes; vanilla if none does.
+
+    Args:
+        method: `resample` or `reshape`.
+    """
+    ours = {"resample": RESAMPLING, "reshape": RESHAPING}[method]
+    parts = strategy.split("+")
+    named = [part for part in parts if part in ours]
+    rest = (part for part in parts if is_own(part) and not named)
+    named += [part for part in rest if _has(part, method)]
+    return named[0] if named else "vanilla"
+
+
+def _has(name: str, method: str) -> bool:
+    """Whether an own strategy has that rule, and not vanilla's."""
+    return getattr(type(own(name)), method) is not getattr(Strategy, method)
 
 
 # --- what the rules are made of --------------------------------------------------------------

@@ -6,7 +6,8 @@ from typing import Any
 from si.artifacts import Output
 from si.dataset import Dataset
 from si.errors import NothingToTrain
-from si.job import Job, ShardFunction, load_engine
+from si.job import Job, ShardFunction
+from si.plugins import load
 from si.ports import Trainer
 from si.randomness import keyed_seed
 from si.records import TrainingRow
@@ -32,7 +33,7 @@ def train(job: Job) -> ShardFunction:
             "steps": job.params["steps"],
             "system_prompt": job.settings.get("sampling.system_prompt", ""),
         }
-        trainer: Trainer = load_engine(settings["trainer"], TRAINERS)()
+        trainer: Trainer = load("trainer", settings["trainer"], TRAINERS)()
         start = job.folder("start")
         same = job.input("base").manifest.content == job.input("start").manifest.content
         base = start if same else job.folder("base")

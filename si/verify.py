@@ -26,7 +26,7 @@ import sys
 import time
 import weakref
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -35,8 +35,9 @@ import pyarrow as pa
 
 from si.artifacts import Output
 from si.dataset import Dataset
-from si.errors import DataError, StageFailed
+from si.errors import DataError, RecipeError, StageFailed
 from si.job import Job, ShardFunction
+from si.plugins import load
 from si.records import VERDICTS
 
 LONGEST = 512  # characters of an answer; a longer one is none (nor twice its reference's length)
@@ -619,6 +620,39 @@ def said(text: str, finish_reason: str) -> str:
     return text.rpartition("\n")[0] if finish_reason == "length" else text
 
 
+def own_judge(
+    judge: Callable[[str, str, str], object],
+    ids: Sequence[str],
+    cases: Iterable[tuple[str, str, str]],
+) -> list[Judgement]:
+    """Verdicts of the user's own function of (response, reference, answer kind).
+
+    It returns a `Judgement`, or True or False, which is a verdict of method `own`.
+
+    Raises:
+        RecipeError: if it raises something, or returns anything else.
+    """
+    verdicts = []
+    for query_id, case in zip(ids, cases, strict=True):
+        try:
+            said = judge(*case)
+        except Exception as error:
+            raise RecipeError(
+                f"The own verifier failed on a response to query {query_id}",
+                f"{type(error).__name__}: {error}",
+                "Let it return False for what it cannot read.",
+            ) from error
+        if isinstance(said, bool):
+            said = Judgement(said, None, "own")
+        if not isinstance(said, Judgement):
+            raise RecipeError(
+                f"The own verifier returned {said!r} for a response to query {query_id}",
+                "expected True, False or a si.verify.Judgement",
+            )
+        verdicts.append(said)
+    return verdicts
+
+
 def verify(job: Job) -> ShardFunction:
     """Stage function: shard i of the rollouts to shard i of the verdicts.
 
@@ -630,6 +664,8 @@ def verify(job: Job) -> ShardFunction:
     table = data.table(columns=columns).select(columns)
     wanted = {row["query_id"]: (row["answer"], row["answer_kind"]) for row in table.to_pylist()}
     pool = MathPool(timeout=job.settings["verify"]["math_timeout"])
+    name = job.settings["verify"].get("judge")
+    own = load("judge", name, {}) if name else None
 
     def shard(number: int) -> Output:
         which = ["query_id", "round", "prefix_id", "sample"]
@@ -645,7 +681,7 @@ def verify(job: Job) -> ShardFunction:
             )
         texts = list(map(said, rollouts["text"].to_pylist(), rollouts["finish_reason"].to_pylist()))
         cases = [(text, *wanted[query]) for query, text in zip(ids, texts, strict=True)]
-        verdicts = judge_all(cases, pool)
+        verdicts = judge_all(cases, pool) if own is None else own_judge(own, ids, cases)
         correct, extracted, method = zip(*verdicts, strict=True) if verdicts else ((), (), ())
         made = rollouts.select(which)
         for name, values in (("correct", correct), ("extracted", extracted), ("method", method)):
