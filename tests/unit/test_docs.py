@@ -1,5 +1,6 @@
 """The docs stay true: every command, option, setting, column, stage and word is in them."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -101,3 +102,28 @@ def test_readme_begins_with_the_two_commands():
     """The README's first code block is the two commands that a newcomer types."""
     block = (ROOT / "README.md").read_text().split("```")[1]
     assert "make demo" in block and "make test" in block
+
+
+def literals(folder):
+    """Every text of the code as a pattern: what an f-string fills in may be anything."""
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                parts = [
+                    part.value if isinstance(part, ast.Constant) else None for part in node.values
+                ]
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                parts = [node.value]
+            else:
+                continue
+            if sum(len(part or "") for part in parts) > 12:
+                yield "".join(".+?" if part is None else re.escape(part) for part in parts)
+
+
+def test_errors_of_the_troubleshooting_page_are_said():
+    """Every headline on that page is one that the code says, as far as the headline goes."""
+    page = (DOCS / "troubleshooting.md").read_text()
+    headlines = re.findall(r"^### `(.+)`$", page, re.MULTILINE)
+    patterns = list(literals(ROOT / "si"))
+    said = {h for h in headlines if any(re.match(pattern, h) for pattern in patterns)}
+    assert len(headlines) > 15 and said == set(headlines)
