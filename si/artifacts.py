@@ -288,12 +288,14 @@ class Output:
         rows: rows, examples or queries: whatever the stage counts.
         facts: deterministic figures; they are part of the content.
         provenance: times and the like; they are not.
+        after: called once the shard is committed, whoever's is the one that stands.
     """
 
     files: dict[str, pa.Table | bytes | Path]
     rows: int
     facts: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+    after: Callable[[], None] | None = None
 
 
 def encode_table(table: pa.Table) -> bytes:

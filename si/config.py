@@ -275,6 +275,8 @@ class Pods(Section):
     """Taints that the pods tolerate, as Kubernetes writes them."""
     priority_class: str = ""
     """Name of a PriorityClass; empty for the cluster's default."""
+    grace_seconds: Positive = 30
+    """Time between the request to stop and the kill; a training keeps its state in it."""
     shared_memory: str = "1Gi"
     """Size of /dev/shm, which counts as memory of the pod."""
     env: dict[str, str] = {}

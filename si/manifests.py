@@ -209,6 +209,7 @@ def _fill(
             template[field] = value
     container = template["containers"][0]
     container["image"] = pods.image
+    template["terminationGracePeriodSeconds"] = pods.grace_seconds
     container["imagePullPolicy"] = kubernetes.pull_policy
     container["env"] += [{"name": name, "value": value} for name, value in pods.env.items()]
     if kubernetes.secret:

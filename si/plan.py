@@ -45,6 +45,9 @@ class Overlay:
         mine = {address for address in self.written if address.startswith(f"{prefix}/")}
         yield from sorted(mine | set(self.below.list(prefix)))
 
+    def delete(self, address: str) -> None:
+        self.written.pop(address, None)
+
 
 class Unmade(Manifest):
     """The manifest of a stage that has not run: its content and figures are not known."""

@@ -9,6 +9,7 @@ from si.records import Request, Sampled, TrainingRow
 
 if TYPE_CHECKING:
     from si.artifacts import Spec
+    from si.checkpoints import Checkpoints
 
 
 def checked(address: str) -> str:
@@ -63,6 +64,11 @@ class Store(Protocol):
         """Addresses of everything below `prefix` (a whole address part), sorted."""
         ...
 
+    def delete(self, address: str) -> None:
+        """Remove what is at `address`, if anything is. Of committed artefacts nothing ever goes
+        this way: it is for what only a training in progress needs."""
+        ...
+
 
 class Sampler(Protocol):
     """A policy that answers. One object holds one loaded policy."""
@@ -92,6 +98,7 @@ class Trainer(Protocol):
         out: Path,
         settings: dict[str, Any],
         seed: int,
+        checkpoints: "Checkpoints | None" = None,
     ) -> dict[str, Any]:
         """Train from the policy at `start` and write an HF folder to `out`.
 
@@ -103,6 +110,7 @@ class Trainer(Protocol):
                 together, the first one writes it, the others leave theirs empty.
             settings: the recipe's `train` section, with `steps` (int or None) in it.
             seed: key for shuffling and initialisation.
+            checkpoints: where to go on from and to save to, if the trainer can.
 
         Returns:
             Deterministic facts: steps, examples, tokens, dropped, losses (one a step).

@@ -1,11 +1,15 @@
 """Train: the next policy, from the examples of this iteration (or of all so far)."""
 
+import math
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from si.artifacts import Output
+from si.checkpoints import forget, kept
 from si.dataset import Dataset
-from si.errors import NothingToTrain
+from si.errors import NothingToTrain, RecipeError
 from si.job import Job, ShardFunction
 from si.plugins import load
 from si.ports import Trainer
@@ -40,13 +44,43 @@ def train(job: Job) -> ShardFunction:
         out = job.scratch / "trained"
         out.mkdir()
         seed = keyed_seed(job.params["seed"], "train", job.params["iteration"])
-        facts = trainer.train(rows, start, base, out, settings, seed)
+        address = job.spec.address
+        part, attempt = machine()
+        with kept(job.store, address, job.scratch / "kept", pause(), part, attempt) as checkpoints:
+            facts = trainer.train(rows, start, base, out, settings, seed, checkpoints=checkpoints)
         files: dict[str, Any] = {path.relative_to(out).as_posix(): path for path in _files(out)}
         if not files:
             return None  # one of several processes that torchrun has started, but not the first
-        return Output(files, len(rows), facts)
+        return Output(files, len(rows), facts, after=lambda: forget(job.store, address))
 
     return do
+
+
+PAUSE = "SICTL_TRAIN_CHECKPOINT_MINUTES"
+
+
+def pause(environment: Mapping[str, str] = os.environ) -> float:
+    """Seconds between two checkpoints, as the place says; half an hour by default.
+
+    Raises:
+        RecipeError: if it is no number of minutes.
+    """
+    text = environment.get(PAUSE) or "30"
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = -1
+    if not 0 <= minutes < math.inf:
+        raise RecipeError(f"{PAUSE}={text} is no number of minutes", "", "Give 0 or more.")
+    return 60 * minutes
+
+
+def machine(environment: Mapping[str, str] = os.environ) -> tuple[tuple[int, int], str]:
+    """Which of the machines that train together this is, of how many, and what this attempt of
+    theirs is called (docs/engines.md)."""
+    which, of = environment.get("SICTL_TRAIN_NODE", ""), environment.get("SICTL_TRAIN_NODES", "")
+    together = which.isdecimal() and of.isdecimal() and int(which) < int(of)
+    return (int(which), int(of)) if together else (0, 1), environment.get("SICTL_TRAIN_MASTER", "")
 
 
 def _files(folder: Path) -> list[Path]:

@@ -101,6 +101,8 @@ def do_shards(store: Store, job: Job, function: StageFunction, worker: int, work
             "image": os.environ.get("SI_IMAGE", ""),
         }
         won = commit_shard(store, spec, shard, output)
+        if output.after:
+            output.after()
         emit("shard", shard=shard, won=won, rows=output.rows, seconds=round(seconds, 3))
     finish(store, spec)
 

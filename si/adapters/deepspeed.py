@@ -14,6 +14,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -30,19 +31,23 @@ from deepspeed.utils import safe_get_full_fp32_param, safe_set_full_fp32_param
 
 from si.adapters.trainer import (
     Example,
+    Step,
     batches,
     count_steps,
     export,
     facts,
+    generators,
     learning_rate,
     make_deterministic,
     make_examples,
     open_policy,
     parameter_groups,
+    set_generators,
     summed_loss,
     without_adapter,
 )
 from si.adapters.transformers import Prompts, is_adapter, load_processor
+from si.checkpoints import Checkpoints
 from si.errors import RecipeError, SiError
 from si.randomness import keyed_seed
 from si.records import TrainingRow
@@ -51,6 +56,7 @@ PROCESSES = "SICTL_TRAIN_PROCESSES"
 NODES, NODE, MASTER = "SICTL_TRAIN_NODES", "SICTL_TRAIN_NODE", "SICTL_TRAIN_MASTER"
 # Weights smaller than this stay whole under ZeRO-3; of a tiny model, a hundredth of it.
 WHOLE = 100_000
+TAG = "state"  # DeepSpeed's folder within a checkpoint
 BUCKET = 50_000_000  # gradients that are sent at once
 
 
@@ -68,9 +74,10 @@ class DeepSpeedTrainer:
         out: Path,
         settings: dict[str, Any],
         seed: int,
+        checkpoints: Checkpoints | None = None,
     ) -> dict[str, Any]:
         """As `TransformersTrainer.train`; `settings["deepspeed"]` is the recipe's section."""
-        arguments = (rows, start, base, out, settings, seed)
+        arguments = (rows, start, base, out, settings, seed, checkpoints)
         if "WORLD_SIZE" not in os.environ and (processes() > 1 or number(NODES, 1) > 1):
             return launch(processes(), *arguments)
         join_group()
@@ -147,6 +154,7 @@ def train(
     out: Path,
     settings: dict[str, Any],
     seed: int,
+    checkpoints: Checkpoints | None,
 ) -> dict[str, Any]:
     """This process's part of the training; the first process exports."""
     make_deterministic(settings["cpu_threads"], seed)
@@ -158,7 +166,7 @@ def train(
     if dist.get_rank():
         torch.manual_seed(keyed_seed(seed, "dropout", dist.get_rank()))
     engine = make_engine(without_adapter(model), settings)
-    losses = fit(engine, model, prompts, examples, settings, seed)
+    done = fit(engine, model, prompts, examples, settings, seed, checkpoints)
     state = gather(without_adapter(model), settings)
     if dist.get_rank() == 0:
         del engine, model
@@ -166,7 +174,7 @@ def train(
         fill(without_adapter(trained), state)
         export(trained, folder, out, settings)
     dist.barrier()
-    return facts(rows, examples, losses, settings)
+    return facts(rows, examples, done, settings)
 
 
 def _fit_for_all(examples: Sequence[Example], settings: dict[str, Any]) -> None:
@@ -227,6 +235,7 @@ def configuration(model: Any, settings: dict[str, Any]) -> dict[str, Any]:
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 1 << 40,
+        "checkpoint": {"use_node_local_storage": True},
     }
 
 
@@ -237,13 +246,14 @@ def fit(
     examples: Sequence[Example],
     settings: dict[str, Any],
     seed: int,
-) -> list[float]:
-    """Train in place; the loss of every step."""
+    checkpoints: Checkpoints | None = None,
+) -> list[Step]:
+    """Train in place; the figures of every step."""
     world, rank = dist.get_world_size(), dist.get_rank()
     steps = count_steps(examples, settings)
     model.train()
-    losses = []
-    for step, chosen in enumerate(batches(examples, settings, seed)):
+    done = restore(engine, checkpoints.resume) if checkpoints else []
+    for chosen in islice(batches(examples, settings, seed), len(done), None):
         tokens = sum(example.targets for example in chosen)
         total = torch.zeros((), device=engine.device)
         for part, weight in shares(chosen, settings["micro_batch"], rank, world):
@@ -251,12 +261,58 @@ def fit(
             loss = summed_loss(model, prompts, part, torch.float32, engine) * (weight / tokens)
             engine.backward(loss * world)
             total += loss.detach()
+        rate = learning_rate(len(done), steps, settings["lr"], settings["warmup"])
         for group in engine.optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, settings["lr"], settings["warmup"])
+            group["lr"] = rate
         engine.step()
         dist.all_reduce(total)
-        losses.append(total.item())
-    return losses
+        done.append(Step(total.item(), rate, float(engine.get_global_grad_norm() or 0)))
+        if checkpoints and len(done) < steps and anybody(checkpoints.due()):
+            save(engine, checkpoints, done)
+            if anybody(checkpoints.asked_to_stop):
+                (checkpoints.folder / "stop").touch()  # on every machine
+                checkpoints.leave(len(done))
+    return done
+
+
+def anybody(yes: bool) -> bool:
+    """Whether any process says yes: all of them have to do the same."""
+    said = torch.tensor([yes], dtype=torch.float32)
+    said = said.to("cuda" if torch.cuda.is_available() else "cpu")
+    dist.all_reduce(said, dist.ReduceOp.MAX)
+    return bool(said.item())
+
+
+def save(engine: Any, checkpoints: Checkpoints, done: Sequence[Step]) -> None:
+    """Write what `restore` needs, every process its own part, into one folder a machine."""
+    folder = checkpoints.begin(len(done))
+    engine.save_checkpoint(str(folder), tag=TAG, exclude_frozen_parameters=True)
+    state = {"steps": [tuple(step) for step in done], "world": dist.get_world_size()}
+    torch.save(state | generators(), folder / f"process-{dist.get_rank()}.pt")
+    dist.barrier()
+    if int(os.environ["LOCAL_RANK"]) == 0:
+        checkpoints.end(len(done))
+
+
+def restore(engine: Any, folder: Path | None) -> list[Step]:
+    """Put the state in `folder` in place; the figures of the steps that are done.
+
+    Where a process has no state, or one of as many processes as there were then, all begin anew.
+    """
+    path = folder / f"process-{dist.get_rank()}.pt" if folder else None
+    state = torch.load(path, weights_only=True) if path and path.exists() else {}
+    known: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(known, (len(state.get("steps", ())), state.get("world")))
+    if set(known) != {(len(state.get("steps", ())), dist.get_world_size())} or not state:
+        if folder and dist.get_rank() == 0:
+            sys.stderr.write(
+                f"A checkpoint of other processes than these {dist.get_world_size()} cannot be "
+                "used: the training begins anew.\n"
+            )
+        return []
+    engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=False)
+    set_generators(state)
+    return [Step(*step) for step in state["steps"]]
 
 
 def shares(

@@ -123,6 +123,11 @@ class FolderStore:
             )
         return (address for address in found if not address.startswith("."))
 
+    def delete(self, address: str) -> None:
+        path = self.root / checked(address)
+        with speaking(self.root):
+            path.unlink(missing_ok=True)
+
     @contextmanager
     def _present(self, address: str) -> Iterator[IO[bytes]]:
         path = self.root / checked(address)

@@ -172,6 +172,10 @@ class S3Store:
         found = (key for key in self._ask(prefix, pages) if not key.endswith("/"))
         return iter(sorted(key.removeprefix(self._prefix) for key in found))
 
+    def delete(self, address: str) -> None:
+        key = self._key(address)
+        self._ask(address, lambda: self._client.delete_object(Bucket=self._bucket, Key=key))
+
     def _key(self, address: str) -> str:
         return self._prefix + checked(address)
 

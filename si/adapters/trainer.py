@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ from si.adapters.transformers import (
     load_processor,
     place,
 )
+from si.checkpoints import Checkpoints
 from si.errors import NothingToTrain, RecipeError, SiError
 from si.randomness import keyed_rng, keyed_seed
 from si.records import TrainingRow
@@ -105,14 +106,16 @@ class TransformersTrainer:
         out: Path,
         settings: dict[str, Any],
         seed: int,
+        checkpoints: Checkpoints | None = None,
     ) -> dict[str, Any]:
         """Train from the policy at `start` and write an HF folder to `out`.
 
         Args: as `ports.Trainer`; `settings` may hold `system_prompt`, that of sampling.
 
         Returns:
-            steps, examples and tokens (responses', of one pass), dropped, losses (one a
-            step, mean over its response tokens), adapter.
+            steps, examples and tokens (responses', of one pass), dropped, one a step: losses
+            (mean over its response tokens), learning_rates and grad_norms (before clipping),
+            adapter.
 
         Raises:
             NothingToTrain: if no row is short enough.
@@ -123,24 +126,34 @@ class TransformersTrainer:
         prompts = Prompts(load_processor(folder), settings.get("system_prompt", ""))
         examples = make_examples(rows, prompts, settings)
         model = open_policy(start, base, settings)
-        losses = fit(model, prompts, examples, settings, seed)
+        done = fit(model, prompts, examples, settings, seed, checkpoints)
         export(model, folder, out, settings)
-        return facts(rows, examples, losses, settings)
+        return facts(rows, examples, done, settings)
+
+
+class Step(NamedTuple):
+    """Figures of one gradient step."""
+
+    loss: float
+    rate: float
+    norm: float
 
 
 def facts(
     rows: Sequence[TrainingRow],
     examples: Sequence[Example],
-    losses: Sequence[float],
+    steps: Sequence[Step],
     settings: dict[str, Any],
 ) -> dict[str, Any]:
     """What a trainer returns, as `TransformersTrainer.train` says."""
     return {
-        "steps": len(losses),
+        "steps": len(steps),
         "examples": len(examples),
         "tokens": sum(len(example.row.token_ids) for example in examples),
         "dropped": len(rows) - len(examples),
-        "losses": [round(loss, 4) for loss in losses],
+        "losses": [round(step.loss, 4) for step in steps],
+        "learning_rates": [float(f"{step.rate:.4g}") for step in steps],
+        "grad_norms": [float(f"{step.norm:.4g}") for step in steps],
         "adapter": bool(settings["lora"]),
     }
 
@@ -223,29 +236,83 @@ def fit(
     examples: Sequence[Example],
     settings: dict[str, Any],
     seed: int,
-) -> list[float]:
-    """Train in place; the loss of every step."""
+    checkpoints: Checkpoints | None = None,
+) -> list[Step]:
+    """Train in place; the figures of every step."""
     micro, dtype = settings["micro_batch"], getattr(torch, settings["dtype"])
     steps = count_steps(examples, settings)
     optimizer = torch.optim.AdamW(parameter_groups(model, settings), fused=True)
     # In the model's order: the norm's last bits depend on it.
     parameters = [p for p in model.parameters() if p.requires_grad]
     model.train()
-    losses = []
-    for step, chosen in enumerate(batches(examples, settings, seed)):
+    done = restore(checkpoints.resume, parameters, optimizer) if checkpoints else []
+    for chosen in islice(batches(examples, settings, seed), len(done), None):
         tokens = sum(example.targets for example in chosen)
         total = 0.0
         for first in range(0, len(chosen), micro):
             loss = summed_loss(model, prompts, chosen[first : first + micro], dtype) / tokens
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.item()
-        torch.nn.utils.clip_grad_norm_(parameters, settings["clip"])
+        norm = torch.nn.utils.clip_grad_norm_(parameters, settings["clip"])
+        rate = learning_rate(len(done), steps, settings["lr"], settings["warmup"])
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, settings["lr"], settings["warmup"])
+            group["lr"] = rate
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(total)
-    return losses
+        done.append(Step(total, rate, norm.item()))
+        if checkpoints and len(done) < steps and checkpoints.due():
+            save(checkpoints.begin(len(done)), parameters, optimizer, done)
+            checkpoints.end(len(done))
+            checkpoints.leave(len(done))
+    return done
+
+
+STATE = "state.pt"
+
+
+def save(
+    folder: Path,
+    parameters: Sequence[Tensor],
+    optimizer: torch.optim.Optimizer,
+    done: Sequence[Step],
+) -> None:
+    """Write what `restore` needs: weights that train, optimizer, generators, figures so far. The
+    order of the data and the schedule follow from the number of steps."""
+    state = {
+        "steps": [tuple(step) for step in done],
+        "weights": [parameter.detach() for parameter in parameters],
+        "optimizer": optimizer.state_dict(),
+        **generators(),
+    }
+    torch.save(state, folder / STATE)
+
+
+def restore(
+    folder: Path | None, parameters: Sequence[Tensor], optimizer: torch.optim.Optimizer
+) -> list[Step]:
+    """Put the state in `folder` in place; the figures of the steps that are done."""
+    if folder is None:
+        return []
+    state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+    with torch.no_grad():
+        for parameter, saved in zip(parameters, state["weights"], strict=True):
+            parameter.copy_(saved)
+    optimizer.load_state_dict(state["optimizer"])
+    set_generators(state)
+    return [Step(*step) for step in state["steps"]]
+
+
+def generators() -> dict[str, Any]:
+    """The states of torch's generators, which dropout draws from."""
+    gpu = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+    return {"generator": torch.get_rng_state(), "gpu_generator": gpu}
+
+
+def set_generators(state: dict[str, Any]) -> None:
+    """As `generators` found them."""
+    torch.set_rng_state(state["generator"])
+    if state["gpu_generator"] is not None:
+        torch.cuda.set_rng_state(state["gpu_generator"])
 
 
 def count_examples(examples: Sequence[Example], settings: dict[str, Any]) -> int:

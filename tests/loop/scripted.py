@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from si.checkpoints import Checkpoints
 from si.randomness import keyed_rng
 from si.records import Request, Sampled, TrainingRow
 
@@ -69,6 +70,7 @@ class ScriptedTrainer:
         out: Path,
         settings: dict[str, Any],
         seed: int,
+        checkpoints: Checkpoints | None = None,
     ) -> dict[str, Any]:
         before = json.loads((start / "config.json").read_text())["skill"]
         write_policy(out, round(min(0.95, before + len(rows) / 10000), 6))

@@ -30,6 +30,7 @@ PODS = {
     "node_selector": {"pool": "gpu", "spot": "true"},
     "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
     "priority_class": "low",
+    "grace_seconds": 120,
     "shared_memory": "16Gi",
     # What a careless writer of YAML would turn into numbers, times and booleans.
     "env": {"A": "1e5", "B": "yes", "C": "0x1F", "D": "12:30:45", "E": "0o17", "F": "1_000"},

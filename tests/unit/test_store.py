@@ -180,6 +180,15 @@ def test_list_is_sorted_and_takes_whole_parts(store: Store) -> None:
     assert list(store.list("nothing/here")) == []
 
 
+def test_what_is_deleted_is_gone_and_nothing_else(store: Store) -> None:
+    """Deleting is about one whole address, and about one that holds nothing it is no error."""
+    for address in ("a/one", "a/one-more", "b"):
+        store.put(address, b"x")
+    store.delete("a/one")
+    store.delete("a/one")
+    assert list(store.list("")) == ["a/one-more", "b"]
+
+
 def test_stores_with_like_prefixes_do_not_meet(place: Place) -> None:
     """A store sees nothing of one whose prefix begins like its own."""
     one, other = (
