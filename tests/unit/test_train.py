@@ -19,6 +19,7 @@ from si.adapters.folder import FolderStore
 from si.adapters.trainer import TransformersTrainer, learning_rate, shuffled
 from si.adapters.transformers import TransformersSampler, is_adapter, load_processor
 from si.artifacts import Output, Ref, Spec, announce, commit_shard, finish
+from si.checkpoints import Checkpoints
 from si.config import Lora, Recipe, Train
 from si.errors import NothingToTrain, RecipeError, SiError
 from si.job import Job
@@ -378,6 +379,7 @@ class ScriptedTrainer:
         out: Path,
         settings: dict[str, Any],
         seed: int,
+        checkpoints: Checkpoints | None = None,
     ) -> dict[str, Any]:
         (out / "deeper").mkdir()
         told = {
