@@ -4,7 +4,9 @@ What a shard holds depends on the stage's spec alone: uniform draws of K samples
 the selected queries, or the draws that a resampling stage committed.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -54,38 +56,71 @@ def explore(job: Job) -> ShardFunction:
     Settings: seed, sampling. Params: iteration, round, k, select, shard_queries, greedy.
     Inputs: data, policy, base, and draws if there are any.
     """
-    data = Dataset(job.input("data"))
-    shards = shard_draws(_draws(job, data), job.params["shard_queries"])
-    queries = {query.query_id: query for query in data.queries(data.table())}
-    sampler: Sampler | None = None
+    return Explorer(job)
 
-    def do(shard: int) -> Output:
-        nonlocal sampler
-        if sampler is None:
-            sampler = _sampler(job)
-        draws = shards[shard]
-        images = data.images(draw.query_id for draw in draws)
-        requests = [
-            _request(job, draw, queries[draw.query_id], images.get(draw.query_id, ()))
+
+class Explorer:
+    """Does the stage's shards, with one engine, which is loaded for the first of them."""
+
+    def __init__(self, job: Job):
+        self.job = job
+        self.data = Dataset(job.input("data"))
+        self.shards = shard_draws(_draws(job, self.data), job.params["shard_queries"])
+        self.queries = {query.query_id: query for query in self.data.queries(self.data.table())}
+
+    @cached_property
+    def sampler(self) -> Sampler:
+        return _sampler(self.job)
+
+    def __call__(self, shard: int) -> Output:
+        requests = self.requests(shard)
+        return self.output(shard, requests, self.sampler.sample(requests))
+
+    def stream(self, shards: Iterator[int]) -> Iterator[tuple[int, Output]]:
+        """The shards in turn. An engine that can take the next one's requests while the last
+        responses of this one are sampled does so."""
+        stream = getattr(self.sampler, "stream", None)
+        if stream is None:
+            yield from ((shard, self(shard)) for shard in shards)
+            return
+        taken: deque[tuple[int, list[Request]]] = deque()
+
+        def calls() -> Iterator[list[Request]]:
+            for shard in shards:
+                taken.append((shard, self.requests(shard)))
+                yield taken[-1][1]
+
+        for answers in stream(calls()):
+            shard, requests = taken.popleft()
+            yield shard, self.output(shard, requests, answers)
+
+    def requests(self, shard: int) -> list[Request]:
+        """What the engine is asked for a shard, draw by draw."""
+        draws = self.shards[shard]
+        images = self.data.images(draw.query_id for draw in draws)
+        return [
+            _request(self.job, draw, self.queries[draw.query_id], images.get(draw.query_id, ()))
             for draw in draws
         ]
-        answers = sampler.sample(requests)
+
+    def output(
+        self, shard: int, requests: Sequence[Request], answers: Iterable[Sequence[Sampled]]
+    ) -> Output:
+        """The shard's rollouts."""
         rows = [
             row
-            for draw, request, samples in zip(draws, requests, answers, strict=True)
-            for row in _rows(job, sampler, draw, request, samples)
+            for draw, request, samples in zip(self.shards[shard], requests, answers, strict=True)
+            for row in _rows(self.job, self.sampler, draw, request, samples)
         ]
         reasons = [row["finish_reason"] for row in rows]
         facts = {
-            "queries": len({draw.query_id for draw in draws}),
+            "queries": len({draw.query_id for draw in self.shards[shard]}),
             "samples": len(rows),
             "tokens": sum(len(row["token_ids"]) - row["prefix_len"] for row in rows),
             "dropped": reasons.count("dropped"),
         }
         table = pa.Table.from_pylist(rows, ROLLOUTS)
         return Output({ROLLOUTS_FILE: table}, len(rows), facts)
-
-    return do
 
 
 def _draws(job: Job, data: Dataset) -> list[Draw]:

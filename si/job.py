@@ -1,6 +1,6 @@
 """What a stage function sees: its settings, its inputs, a scratch folder. Nothing else."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -67,3 +67,13 @@ class Job:
 
 
 StageFunction = Callable[[Job], ShardFunction]
+
+
+def in_turn(do: ShardFunction, shards: Iterator[int]) -> Iterator[tuple[int, Output | None]]:
+    """Shard by shard what a shard function makes.
+
+    One that has a method `stream` does it itself, and may take the next shard before it has given
+    back this one, so that an engine never runs empty.
+    """
+    stream = getattr(do, "stream", None)
+    return stream(shards) if stream else ((shard, do(shard)) for shard in shards)

@@ -7,7 +7,6 @@ Exit codes: 0 done, 3 unusable (do not retry), 4 retry, 5 this shard cannot be d
 """
 
 import argparse
-import json
 import os
 import platform
 import signal
@@ -16,17 +15,19 @@ import tempfile
 import time
 import traceback
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from types import FrameType
 
 from si import __version__, bundle
 from si.adapters.stores import open_store
-from si.artifacts import Spec, commit_shard, finish, load_manifest, shard_address
+from si.artifacts import Output, Spec, commit_shard, finish, load_manifest, shard_address
 from si.config import load
 from si.errors import RETRY, SiError
-from si.job import Job, StageFunction
+from si.job import Job, StageFunction, in_turn
 from si.ports import Store
 from si.randomness import keyed_seed
+from si.telling import emit, tell
 
 STAGES = ("explore", "verify", "levels", "resample", "rebalance", "train", "evaluate", "report")
 
@@ -34,25 +35,6 @@ STAGES = ("explore", "verify", "levels", "resample", "rebalance", "train", "eval
 def script(stage: str) -> Path:
     """A stage's script, in a checkout, a wheel or an image."""
     return bundle.folder("jobs") / f"{stage}.py"
-
-
-def emit(event: str, **fields: object) -> None:
-    """One JSON line on standard output: what the controller and log collectors read."""
-    sys.stdout.write(json.dumps({"event": event, **fields}) + "\n")
-    sys.stdout.flush()
-
-
-# What a pod's last words are read from; Kubernetes makes it, and keeps at most 4096 bytes of it.
-LAST_WORDS = Path("/dev/termination-log")
-
-
-def _fail(error: SiError) -> None:
-    """Tell the controller why, by event and, in a pod, by the pod's last words."""
-    said = {"headline": error.headline, "detail": error.detail, "ways_out": error.ways_out}
-    emit("error", **said)
-    if LAST_WORDS.exists():
-        said["detail"] = error.detail[:1000]
-        LAST_WORDS.write_text(json.dumps(said)[:4096])
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
@@ -75,7 +57,21 @@ def do_shards(store: Store, job: Job, function: StageFunction, worker: int, work
     when it lies or is lost.
     """
     spec = job.spec
-    do = None
+    todo = _open_shards(store, spec, worker, workers)
+    first = next(todo, None)
+    if first is not None:
+        do = function(job)  # engines load here, and not for nothing
+        started = time.monotonic()
+        for shard, output in in_turn(do, chain([first], todo)):
+            if output is not None:
+                seconds = round(time.monotonic() - started, 3)
+                _commit(store, spec, shard, output, worker, seconds)
+            started = time.monotonic()
+    finish(store, spec)
+
+
+def _open_shards(store: Store, spec: Spec, worker: int, workers: int) -> Iterator[int]:
+    """The shards that this worker should do now, each when it is asked for."""
     for shard, own in shards_of(spec, worker, workers):
         if store.exists(shard_address(spec.address, shard)):
             continue
@@ -84,27 +80,25 @@ def do_shards(store: Store, job: Job, function: StageFunction, worker: int, work
             free = store.create(claim, str(worker).encode())
             if not (own or free):
                 continue
-        started = time.monotonic()
-        if do is None:
-            do = function(job)
-        output = do(shard)
-        if output is None:
-            continue
-        seconds = time.monotonic() - started
-        output.provenance |= {
-            "seconds": round(seconds, 3),
-            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "worker": worker,
-            "si_ctl": __version__,
-            "python": platform.python_version(),
-            "machine": platform.machine(),
-            "image": os.environ.get("SI_IMAGE", ""),
-        }
-        won = commit_shard(store, spec, shard, output)
-        if output.after:
-            output.after()
-        emit("shard", shard=shard, won=won, rows=output.rows, seconds=round(seconds, 3))
-    finish(store, spec)
+        yield shard
+
+
+def _commit(
+    store: Store, spec: Spec, shard: int, output: Output, worker: int, seconds: float
+) -> None:
+    output.provenance |= {
+        "seconds": seconds,
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "worker": worker,
+        "si_ctl": __version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "image": os.environ.get("SI_IMAGE", ""),
+    }
+    won = commit_shard(store, spec, shard, output)
+    if output.after:
+        output.after()
+    emit("shard", shard=shard, won=won, rows=output.rows, seconds=seconds)
 
 
 def work(stage: str, function: StageFunction, argv: list[str] | None = None) -> None:
@@ -127,6 +121,6 @@ def work(stage: str, function: StageFunction, argv: list[str] | None = None) -> 
             job = Job(store, spec, Path(folder))
             do_shards(store, job, function, options.worker, options.workers)
     except SiError as error:
-        _fail(error)
+        tell(error)
         traceback.print_exc()
         sys.exit(error.exit_code)

@@ -7,18 +7,22 @@ Rendering runs in a thread ahead of the engine.
 What is drawn for a seed depends on rounding, and so on which sequences are computed
 together. This adapter feeds the engine in an order that depends on the request list and
 the engine's progress alone and clears its prefix cache between calls; what then holds is
-measured in docs/engines.md.
+measured in docs/engines.md. An engine that hangs ends this process, to be begun again; one that
+runs out of memory is replaced by a narrower one, once.
 """
 
 import dataclasses
+import gc
 import hashlib
 import json
 import logging
 import os
 import re
+import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +44,7 @@ if not torch.cuda.is_available():
 from vllm import LLM, SamplingParams
 from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.sample.logits_processor import LogitsProcessor
 
 from si.adapters.transformers import (
@@ -54,10 +59,12 @@ from si.adapters.transformers import (
 )
 from si.errors import RecipeError, SiError
 from si.records import Request, Sampled
+from si.watchdog import Watchdog
 
 # How wide the engine is belongs to the place, not to the recipe: vLLM's own arguments, each
 # from the variable SICTL_VLLM_<NAME>.
 PREFIX = "SICTL_VLLM_"
+HANG = "SICTL_VLLM_HANG_SECONDS"
 KNOBS: dict[str, Callable[[str], Any]] = {
     "block_size": int,
     "enforce_eager": lambda text: bool(json.loads(text.lower())),
@@ -97,7 +104,7 @@ def knobs(environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for variable in sorted(environment):
-        if not variable.startswith(PREFIX):
+        if not variable.startswith(PREFIX) or variable == HANG:
             continue
         name = variable.removeprefix(PREFIX).lower()
         known = ", ".join(PREFIX + knob.upper() for knob in KNOBS)
@@ -110,6 +117,51 @@ def knobs(environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
                 f"{variable}={environment[variable]} cannot be read", str(error)
             ) from error
     return found
+
+
+class _Call:
+    """The requests of one call, at work. `left` counts requests that are not begun and sequences
+    that have not ended."""
+
+    def __init__(self, requests: Sequence[Request]):
+        self.requests = requests
+        self.results = [[Sampled((), "dropped", 0.0)] * len(request.seeds) for request in requests]
+        self.left = len(requests)
+
+
+FAILURES = (RuntimeError, ValueError, EngineDeadError)
+# What vLLM and torch say when memory runs out. An engine in a process of its own ends without a
+# reason that can be read here: once, a narrower one is tried.
+MEMORY_WORDS = (
+    "out of memory",
+    "No available memory for the cache blocks",
+    "needed, which is larger than the available KV cache memory",
+    "Engine core initialization failed",
+    "EngineCore encountered an issue",
+)
+
+
+def hang_seconds(environment: Mapping[str, str] = os.environ) -> float:
+    """Seconds without progress after which the engine is held to hang; the start may take three
+    times as long.
+
+    Raises:
+        RecipeError: if the variable is no number above 0.
+    """
+    text = environment.get(HANG) or "600"
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0
+    if not 0 < seconds < float("inf"):
+        raise RecipeError(f"{HANG}={text} is no number of seconds above 0")
+    return seconds
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an engine may do that is less wide."""
+    said = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(word in said for word in MEMORY_WORDS)
 
 
 class VllmSampler:
@@ -158,16 +210,9 @@ class VllmSampler:
         if is_adapter(policy):
             arguments |= {"enable_lora": True, "max_lora_rank": _lora_rank(policy)}
             self.lora = LoRARequest("policy", 1, str(policy))
-        self.llm = LLM(**(arguments | knobs()))
-        self.engine = self.llm.llm_engine
-        # What is too long is dropped by name, not refused with an exception.
-        self.any_length = dataclasses.replace(
-            self.engine.renderer.default_cmpl_tok_params, max_total_tokens=None
-        )
-        self.room = self.engine.model_config.max_model_len
-        # Enough in the queue that no sequence's end leaves a place empty.
-        self.queued = 2 * self.engine.vllm_config.scheduler_config.max_num_seqs
-        self.common = {
+        self.arguments = arguments | knobs()
+        self.hang = hang_seconds()
+        self.common: dict[str, Any] = {
             "temperature": float(settings["temperature"]),
             "top_p": float(settings["top_p"]),
             "stop_token_ids": sorted(self.ends),
@@ -176,51 +221,126 @@ class VllmSampler:
             "output_kind": RequestOutputKind.FINAL_ONLY,
         }
         self._count = 0
+        self.lowered = False
+        try:
+            self._load()
+        except FAILURES as error:
+            self._lower(error)
+
+    def _load(self) -> None:
+        """Load the engine; what is as wide as the engine is follows from it."""
+        with Watchdog("The start of the engine", 3 * self.hang):
+            self.llm = LLM(**self.arguments)
+        self.engine: Any = self.llm.llm_engine
+        # What is too long is dropped by name, not refused with an exception.
+        self.any_length = dataclasses.replace(
+            self.engine.renderer.default_cmpl_tok_params, max_total_tokens=None
+        )
+        self.room = self.engine.model_config.max_model_len
+        # Enough in the queue that no sequence's end leaves a place empty.
+        self.width = self.engine.vllm_config.scheduler_config.max_num_seqs
+        self.queued = 2 * self.width
+
+    def _lower(self, error: Exception) -> None:
+        """Load the engine anew with half the width and less of the GPU's memory, once.
+
+        Raises:
+            Exception: `error` itself, if memory is not what was missing, or the second time.
+        """
+        if self.lowered or not out_of_memory(error):
+            raise error
+        self.lowered = True
+        width = getattr(self, "width", self.arguments.get("max_num_seqs", 256)) // 2 or 1
+        share = round(0.9 * self.arguments.get("gpu_memory_utilization", 0.9), 3)
+        self.arguments |= {"max_num_seqs": width, "gpu_memory_utilization": share}
+        sys.stderr.write(
+            f"The engine ran out of memory, it seems ({type(error).__name__}: {error}). It begins "
+            f"again with {PREFIX}MAX_NUM_SEQS={width} and {PREFIX}GPU_MEMORY_UTILIZATION={share}; "
+            "set them in the place to begin with them.\n"
+        )
+        self.llm = self.engine = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self._load()
 
     def sample(self, requests: Sequence[Request]) -> Iterator[list[Sampled]]:
         """For each request in turn, one continuation per seed.
 
         `logprob` and "dropped" are as with `TransformersSampler`.
         """
+        for results in self.stream([requests]):
+            yield from results
+
+    def stream(self, calls: Iterable[Sequence[Request]]) -> Iterator[list[list[Sampled]]]:
+        """What `sample` gives for each of several calls in turn, without a pause between them: a
+        call's requests are queued while the last sequences of the one before run."""
         self.llm.reset_prefix_cache()
-        results: list[list[Sampled]] = [
-            [Sampled((), "dropped", 0.0)] * len(request.seeds) for request in requests
-        ]
-        running: dict[str, tuple[int, int]] = {}
-        left = [0] * len(requests)
-        begun = 0
+        calls = iter(calls)
+        open_calls: deque[_Call] = deque()
+        while True:
+            try:
+                yield from self._stream(calls, open_calls)
+                return
+            except FAILURES as error:
+                self._lower(error)  # raises it, unless a narrower engine may do
+                calls = chain([call.requests for call in open_calls], calls)
+                open_calls = deque()
+
+    def _stream(
+        self, calls: Iterator[Sequence[Request]], open_calls: "deque[_Call]"
+    ) -> Iterator[list[list[Sampled]]]:
+        """As `stream`; `open_calls` has the calls that are begun and not given back."""
+
+        def flat() -> Iterator[tuple[_Call, int, Request]]:
+            for requests in calls:
+                call = _Call(requests)
+                open_calls.append(call)
+                yield from ((call, number, request) for number, request in enumerate(requests))
+
+        running: dict[str, tuple[_Call, int, int]] = {}
         try:
-            with ThreadPoolExecutor(1, "render") as pool:
-                rendered = self._rendered(pool, requests)
-                for number in range(len(requests)):
-                    while begun <= number or left[number]:
-                        while begun < len(requests) and len(running) < self.queued:
-                            names = self._begin(requests[begun], next(rendered))
-                            running |= {name: (begun, j) for j, name in enumerate(names)}
-                            left[begun] = len(names)
-                            begun += 1
-                        for name, sampled in self._step() if running else ():
-                            which, j = running.pop(name)
-                            results[which][j] = sampled
-                            left[which] -= 1
-                    yield results[number]
+            with (
+                ThreadPoolExecutor(1, "render") as pool,
+                Watchdog("The engine", self.hang) as watchdog,
+            ):
+                rendered = self._rendered(pool, flat())
+                item = next(rendered, None)
+                while item or open_calls:
+                    while item and len(running) < self.queued:
+                        call, number, request, made = item
+                        names = self._begin(request, made)
+                        running |= {name: (call, number, j) for j, name in enumerate(names)}
+                        call.left += len(names) - 1
+                        item = next(rendered, None)
+                    if open_calls[0].left:
+                        for name, sampled in self._step():
+                            call, number, j = running.pop(name)
+                            call.results[number][j] = sampled
+                            call.left -= 1
+                        watchdog.fed()
+                    else:
+                        with watchdog.resting():
+                            yield open_calls.popleft().results
         finally:
-            if running:
+            if running and self.engine:
                 self.engine.abort_request(list(running))
 
-    def _rendered(self, pool: ThreadPoolExecutor, requests: Sequence[Request]) -> Iterator[Any]:
-        """The requests' engine inputs in turn, made by the pool a bounded number ahead."""
-        ahead: deque[Future[Any]] = deque()
-        rest = iter(requests)
+    def _rendered(
+        self, pool: ThreadPoolExecutor, requests: Iterator[tuple["_Call", int, Request]]
+    ) -> Iterator[tuple["_Call", int, Request, Any]]:
+        """The requests with their engine inputs, made by the pool a bounded number ahead."""
+        ahead: deque[tuple[_Call, int, Request, Future[Any]]] = deque()
         try:
-            for _ in requests:
-                for request in rest:
-                    ahead.append(pool.submit(self.render, request))
-                    if len(ahead) == RENDERED_AHEAD:
-                        break
-                yield ahead.popleft().result()
+            while True:
+                for call, number, request in islice(requests, RENDERED_AHEAD - len(ahead)):
+                    ahead.append((call, number, request, pool.submit(self.render, request)))
+                if not ahead:
+                    return
+                call, number, request, future = ahead.popleft()
+                yield call, number, request, future.result()
         finally:
-            for future in ahead:
+            for *_, future in ahead:
                 future.cancel()
 
     def render(self, request: Request) -> Any:

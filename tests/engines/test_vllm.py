@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from si.adapters.trainer import TransformersTrainer
 from si.adapters.transformers import TransformersSampler
@@ -117,6 +118,26 @@ def test_equal_calls_give_equal_samples(engine: Any, greedy: list[Request]) -> N
     assert sampled(engine, requests) == first
 
 
+def test_calls_follow_without_a_pause(engine: Any, greedy: list[Request]) -> None:
+    """The next call is asked for before this one has ended; each gets the samples that it gets
+    alone, but for rounding: 95 of 100 at least."""
+    calls = [with_seeds(greedy[:6], 4), [], with_seeds(greedy[6:9], 4), with_seeds(greedy[9:12], 4)]
+    asked = []
+
+    def taken() -> Iterator[list[Request]]:
+        for call in calls:
+            asked.append(len(call))
+            yield call
+
+    stream = engine.stream(taken())
+    results = [next(stream)]
+    assert asked == [6, 0, 3, 3]
+    results += stream
+    assert [len(result) for result in results] == [6, 0, 3, 3]
+    alone = [sampled(engine, call) for call in calls]
+    assert same([s for r in results for s in r], [s for r in alone for s in r]) >= 0.95
+
+
 def test_seeds_matter(engine: Any, greedy: list[Request]) -> None:
     """Samples of other seeds are other samples, somewhere."""
     requests = with_seeds(greedy[:24], 4)
@@ -220,3 +241,45 @@ def test_an_adapter_is_served_on_its_base(
     ours = sampled(load(tmp_path, policy), greedy[:24], 0.0)
     assert same(ours, theirs) >= 22 / 24
     assert same(theirs, answers[:24]) < 0.8
+
+
+def test_an_engine_without_memory_is_narrowed_once(
+    policy: Path, greedy: list[Request], monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    """Out of memory at its start and said so, it begins again half as wide; a second time, or what
+    has another reason, is the error that it was. The lack of memory is a fake, the rest is not."""
+    from si.adapters import vllm
+
+    real, asked = vllm.LLM, []
+    failures: list[Exception] = [torch.OutOfMemoryError("CUDA out of memory")]
+
+    def scarce(**arguments: Any) -> Any:
+        asked.append(arguments["max_num_seqs"])
+        if failures:
+            raise failures.pop()
+        return real(**arguments)
+
+    monkeypatch.setattr(vllm, "LLM", scarce)
+    sampler = load(policy, policy)
+    assert asked == [128, 64] and sampler.width == 64
+    assert "SICTL_VLLM_MAX_NUM_SEQS=64" in capfd.readouterr().err
+
+    step, steps = sampler._step, iter(range(100))
+
+    def once() -> Any:
+        if next(steps) == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return step()
+
+    sampler._step = once
+    with pytest.raises(torch.OutOfMemoryError):
+        sampled(sampler, greedy[:4])
+    sampler.lowered, steps = False, iter(range(100))
+    sampler._step = step
+    expected = sampled(sampler, greedy[:4])
+    sampler._step = once
+    assert sampled(sampler, greedy[:4]) == expected and sampler.width == 32
+
+    failures.append(ValueError("no such model"))
+    with pytest.raises(ValueError, match="no such model"):
+        load(policy, policy)

@@ -8,8 +8,8 @@ import pytest
 from si.config import Recipe
 from si.errors import RecipeError
 from si.explore import ENGINES
-from si.job import load_engine
 from si.loop import Run
+from si.plugins import load
 from si.train import TRAINERS
 
 
@@ -51,5 +51,5 @@ def test_an_engine_that_is_not_installed_is_named(name: str, known: dict[str, st
     if importlib.util.find_spec(name) is not None:
         pytest.skip(f"{name} is installed here")
     with pytest.raises(RecipeError, match=name) as caught:
-        load_engine(name, known)
+        load("engine", name, known)
     assert "Install" in caught.value.ways_out[0]

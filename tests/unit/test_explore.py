@@ -20,7 +20,8 @@ from si.adapters.transformers import GumbelNoise, TransformersSampler, collate, 
 from si.artifacts import Output, Ref, Spec, announce, commit_shard, encode_table, finish
 from si.errors import RecipeError, SiError
 from si.explore import explore, shard_count, shard_draws
-from si.job import Job, load_engine
+from si.job import Job
+from si.plugins import load
 from si.randomness import keyed_seed
 from si.records import DRAWS, IMAGES, QUERIES, ROLLOUTS, Draw, Request, Sampled
 from tests.unit import tiny
@@ -542,9 +543,9 @@ def test_every_draw_is_in_one_shard(counts: list[int], per_shard: int) -> None:
 def test_unknown_engines_are_named() -> None:
     """A recipe with an engine that does not exist stops with the known ones."""
     with pytest.raises(RecipeError, match="no engine 'vlllm'"):
-        load_engine("vlllm", {"transformers": "x:Y"})
+        load("engine", "vlllm", {"transformers": "x:Y"})
     with pytest.raises(RecipeError, match="cannot be imported"):
-        load_engine("si.explore:Nothing", {})
+        load("engine", "si.explore:Nothing", {})
 
 
 def test_the_stage_runs_on_the_tiny_model(

@@ -1,0 +1,25 @@
+"""What a worker tells: events on standard output, and in a pod its last words."""
+
+import json
+import sys
+from pathlib import Path
+
+from si.errors import SiError
+
+# What a pod's last words are read from; Kubernetes makes it, and keeps at most 4096 bytes of it.
+LAST_WORDS = Path("/dev/termination-log")
+
+
+def emit(event: str, **fields: object) -> None:
+    """One JSON line on standard output: what the controller and log collectors read."""
+    sys.stdout.write(json.dumps({"event": event, **fields}) + "\n")
+    sys.stdout.flush()
+
+
+def tell(error: SiError) -> None:
+    """Tell the controller what went wrong, by event and, in a pod, by the pod's last words."""
+    said = {"headline": error.headline, "detail": error.detail, "ways_out": error.ways_out}
+    emit("error", **said)
+    if LAST_WORDS.exists():
+        said["detail"] = error.detail[:1000]
+        LAST_WORDS.write_text(json.dumps(said)[:4096])
