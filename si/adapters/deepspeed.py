@@ -46,7 +46,7 @@ from si.adapters.trainer import (
     summed_loss,
     without_adapter,
 )
-from si.adapters.transformers import Prompts, is_adapter, load_processor
+from si.adapters.transformers import Prompts, is_adapter
 from si.checkpoints import Checkpoints
 from si.errors import RecipeError, SiError
 from si.randomness import keyed_seed
@@ -159,7 +159,7 @@ def train(
     """This process's part of the training; the first process exports."""
     make_deterministic(settings["cpu_threads"], seed)
     folder = base if is_adapter(start) else start
-    prompts = Prompts(load_processor(folder), settings.get("system_prompt", ""))
+    prompts = Prompts.open(folder, settings)
     examples = make_examples(rows, prompts, settings)
     _fit_for_all(examples, settings)
     model = open_policy(start, base, settings)

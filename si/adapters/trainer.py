@@ -26,7 +26,6 @@ from si.adapters.transformers import (
     device,
     is_adapter,
     load_model,
-    load_processor,
     place,
 )
 from si.checkpoints import Checkpoints
@@ -123,7 +122,7 @@ class TransformersTrainer:
         """
         make_deterministic(settings["cpu_threads"], seed)
         folder = base if is_adapter(start) else start
-        prompts = Prompts(load_processor(folder), settings.get("system_prompt", ""))
+        prompts = Prompts.open(folder, settings)
         examples = make_examples(rows, prompts, settings)
         model = open_policy(start, base, settings)
         done = fit(model, prompts, examples, settings, seed, checkpoints)

@@ -9,7 +9,6 @@ rounding depends on what is computed together.
 
 import copy
 import io
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,8 @@ from tokenizers.decoders import DecodeStream
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
-from si.errors import SiError
+from si.errors import RecipeError, SiError
+from si.families import AUTO, CONFIG, Family, family_of, read_config
 from si.records import Request, Sampled
 
 # Samples of a request that are computed together. K = 16 then computes its first eight exactly
@@ -32,9 +32,6 @@ BLOCK = 8
 GOING_ON = 0.75
 PROMPT_CACHE_BYTES = 1 << 29
 ADAPTER_CONFIG = "adapter_config.json"
-
-# Tokens that stand for pictures. Sampled, they would ask for a picture that is not there.
-PICTURE_TOKEN = re.compile(r"image|vision|video|\bimg\b|img_", re.IGNORECASE)
 
 
 def is_adapter(policy: Path) -> bool:
@@ -53,12 +50,20 @@ def load_model(folder: Path, dtype: str, nothing_else: bool = False) -> Any:
     Raises:
         SiError: if a weight that the model has is missing, which transformers would fill with
             random numbers; with `nothing_else`, also if there are others.
+        RecipeError: if transformers has no class for it that answers about images.
     """
     import transformers
 
     quiet: Any = transformers.logging.disable_progress_bar
     quiet()
     auto: Any = transformers.AutoModelForImageTextToText
+    config = load_config(folder)
+    if type(config) not in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        raise RecipeError(
+            f"{folder.name} is no model that answers about images",
+            f"transformers {transformers.__version__} has none of model_type {config.model_type}",
+            "Name a vision-language model; its config.json says what it is.",
+        )
     model, loading = auto.from_pretrained(
         folder, dtype=getattr(torch, dtype), local_files_only=True, output_loading_info=True
     )
@@ -75,12 +80,44 @@ def load_model(folder: Path, dtype: str, nothing_else: bool = False) -> Any:
     return model
 
 
+def load_config(folder: Path) -> Any:
+    """The model's config of an HF folder.
+
+    Raises:
+        RecipeError: if transformers does not know such models. Code of a checkpoint is never run.
+    """
+    import transformers
+
+    auto: Any = transformers.AutoConfig
+    kind = read_config(folder)["model_type"]
+    if kind not in transformers.CONFIG_MAPPING:
+        raise RecipeError(
+            f"transformers {transformers.__version__} does not know models of type {kind!r}",
+            f"{folder / CONFIG}; code that a checkpoint brings along is never run",
+            "Name a checkpoint of transformers' own classes, converted if need be (often `-hf`).",
+        )
+    return auto.from_pretrained(folder, local_files_only=True)
+
+
 def load_processor(folder: Path) -> Any:
-    """The processor (tokenizer, image processor, chat template) of an HF folder."""
+    """The processor (tokenizer, image processor, chat template) of an HF folder.
+
+    Raises:
+        RecipeError: if one of the three is missing.
+    """
     import transformers
 
     auto: Any = transformers.AutoProcessor
-    return auto.from_pretrained(folder, local_files_only=True)
+    processor = auto.from_pretrained(folder, local_files_only=True)
+    parts = ("tokenizer", "image_processor", "chat_template")
+    missing = [part for part in parts if not getattr(processor, part, None)]
+    if missing:
+        raise RecipeError(
+            f"{folder.name} has no {' and no '.join(missing)}".replace("_", " "),
+            f"its processor is a {type(processor).__name__}",
+            "Name an instruction-tuned vision-language model, with its processor's files.",
+        )
+    return processor
 
 
 # --- prompts -------------------------------------------------------------------------------
@@ -117,38 +154,49 @@ def conversation(question: str, images: Sequence[Any], system: str) -> list[dict
     return messages
 
 
-def forbidden_ids(tokenizer: Any, config: Any, generation: Any) -> list[int]:
+def forbidden_ids(family: Family, tokenizer: Any, config: Any, generation: Any) -> list[int]:
     """Tokens that stand for pictures, those that the model's generation config suppresses, and
     numbers that are no token: none of them is ever sampled."""
     vocab = config.get_text_config().vocab_size
-    known = tokenizer.get_added_vocab()
-    ids = {number for token, number in known.items() if PICTURE_TOKEN.search(token)}
-    fields = config.to_dict()
-    ids |= {v for k, v in fields.items() if k.endswith("_token_id") and PICTURE_TOKEN.search(k)}
-    ids |= set(generation.suppress_tokens or ())
+    ids = family.picture_ids(tokenizer, config) | set(generation.suppress_tokens or ())
     ids |= set(range(len(tokenizer), vocab))
-    return sorted(number for number in ids if isinstance(number, int) and number < vocab)
-
-
-def end_ids(tokenizer: Any, generation: Any) -> set[int]:
-    """Tokens that end a response."""
-    eos = generation.eos_token_id
-    return {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])}
+    return sorted(number for number in ids if number < vocab)
 
 
 class Prompts:
     """Makes prompts with the processor's own chat template, once for each distinct query (as
-    long as `PROMPT_CACHE_BYTES` hold them)."""
+    long as `PROMPT_CACHE_BYTES` hold them).
 
-    def __init__(self, processor: Any, system: str = ""):
+    Attributes:
+        limits: what the processor was told of the pictures' size, as vLLM's `mm_processor_kwargs`.
+    """
+
+    def __init__(self, processor: Any, system: str = "", family: Family | None = None):
         self.processor = processor
         self.system = system
-        tokenizer = processor.tokenizer
+        self.family = family or Family()
+        self.limits: dict[str, Any] = {}
+        self.tokenizer = tokenizer = processor.tokenizer
         self.pad: int = tokenizer.eos_token_id
         if tokenizer.pad_token_id is not None:
             self.pad = tokenizer.pad_token_id
         self._made: dict[tuple[str, tuple[bytes, ...]], Prompt] = {}
         self._bytes = 0
+
+    @classmethod
+    def open(cls, folder: Path, settings: dict[str, Any]) -> "Prompts":
+        """Those of the model in a folder, as `settings` say: `system_prompt`, `image_tokens` (the
+        most that a picture takes) and `family`, each if it is there."""
+        family = family_of(folder, settings.get("family", AUTO))
+        prompts = cls(load_processor(folder), settings.get("system_prompt", ""), family)
+        if settings.get("image_tokens"):
+            prompts.limits = family.limit_pictures(prompts.processor, settings["image_tokens"])
+        return prompts
+
+    def turns(self, question: str, images: Sequence[Any]) -> list[dict[str, Any]]:
+        """The turns before the response; the family refuses text that would stand for pictures."""
+        self.family.check(question, self.tokenizer)
+        return conversation(question, images, self.system)
 
     def __call__(self, question: str, images: tuple[bytes, ...]) -> Prompt:
         """The prompt for a question about encoded pictures (PNG or JPEG)."""
@@ -163,7 +211,7 @@ class Prompts:
 
     def _make(self, question: str, images: tuple[bytes, ...]) -> Prompt:
         made = self.processor.apply_chat_template(
-            conversation(question, pictures(images), self.system),
+            self.turns(question, pictures(images)),
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,
@@ -358,17 +406,17 @@ class TransformersSampler:
             # that what samples is what was trained.
             model = PeftModel.from_pretrained(model, policy).get_base_model()
         self.model = model.to(where).eval()
-        processor = load_processor(folder)
-        self.tokenizer = processor.tokenizer
-        self.prompts = Prompts(processor, settings["system_prompt"])
+        self.prompts = Prompts.open(folder, settings)
+        self.tokenizer = self.prompts.tokenizer
         self.temperature = float(settings["temperature"])
         self.top_p = float(settings["top_p"])
         self.batch = int(settings["batch"])
         self.longest = self.model.config.get_text_config().max_position_embeddings
         generation = self.model.generation_config
-        self.ends = end_ids(self.tokenizer, generation)
+        family = self.prompts.family
+        self.ends = family.end_ids(self.tokenizer, generation)
         mask = torch.zeros(self.model.get_output_embeddings().out_features, dtype=torch.bool)
-        mask[forbidden_ids(self.tokenizer, self.model.config, generation)] = True
+        mask[forbidden_ids(family, self.tokenizer, self.model.config, generation)] = True
         self.forbidden = mask.to(where)
 
     def sample(self, requests: Sequence[Request]) -> Iterator[list[Sampled]]:

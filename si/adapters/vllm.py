@@ -17,7 +17,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -49,15 +48,15 @@ from vllm.v1.sample.logits_processor import LogitsProcessor
 
 from si.adapters.transformers import (
     ADAPTER_CONFIG,
-    conversation,
+    Prompts,
     decode,
-    end_ids,
     forbidden_ids,
     is_adapter,
-    load_processor,
+    load_config,
     pictures,
 )
 from si.errors import RecipeError, SiError
+from si.families import Family
 from si.records import Request, Sampled
 from si.watchdog import Watchdog
 
@@ -76,7 +75,6 @@ KNOBS: dict[str, Callable[[str], Any]] = {
 }
 RENDERED_AHEAD = 64
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-VISION_TENSOR = re.compile(r"visual|vision|projector|merger")
 
 
 class Forbidden(LogitsProcessor):  # type: ignore[misc,unused-ignore]
@@ -176,17 +174,16 @@ class VllmSampler:
     def __init__(self, policy: Path, base: Path, settings: dict[str, Any]):
         import transformers
 
-        configs: Any = transformers.AutoConfig
         generations: Any = transformers.GenerationConfig
         folder = base if is_adapter(policy) else policy
-        self.processor = load_processor(folder)
-        self.tokenizer = self.processor.tokenizer
-        self.system = settings["system_prompt"]
-        config = configs.from_pretrained(folder, local_files_only=True)
+        self.prompts = Prompts.open(folder, settings)
+        self.tokenizer = self.prompts.tokenizer
+        family = self.prompts.family
+        config = load_config(folder)
         generation = generations()
         if (folder / "generation_config.json").exists():
             generation = generations.from_pretrained(folder, local_files_only=True)
-        self.ends = end_ids(self.tokenizer, generation) - {None}
+        self.ends = family.end_ids(self.tokenizer, generation)
         self.longest = config.get_text_config().max_position_embeddings
         arguments: dict[str, Any] = {
             "model": str(folder),
@@ -195,10 +192,11 @@ class VllmSampler:
             "max_model_len": self.longest,
             "enable_prefix_caching": True,
             "generation_config": "vllm",
-            "limit_mm_per_prompt": {"video": 0},
+            "limit_mm_per_prompt": family.vllm_limits,
+            "mm_processor_kwargs": self.prompts.limits or None,
             "logits_processors": [f"{__name__}:{Forbidden.__name__}"],
             "additional_config": {
-                "forbidden_ids": forbidden_ids(self.tokenizer, config, generation)
+                "forbidden_ids": forbidden_ids(family, self.tokenizer, config, generation)
             },
         }
         if not torch.cuda.is_available():
@@ -208,7 +206,7 @@ class VllmSampler:
             arguments |= {"enforce_eager": True, "block_size": 32, "max_num_seqs": 128}
         self.lora: Any = None
         if is_adapter(policy):
-            arguments |= {"enable_lora": True, "max_lora_rank": _lora_rank(policy)}
+            arguments |= {"enable_lora": True, "max_lora_rank": _lora_rank(policy, family)}
             self.lora = LoRARequest("policy", 1, str(policy))
         self.arguments = arguments | knobs()
         self.hang = hang_seconds()
@@ -346,8 +344,8 @@ class VllmSampler:
     def render(self, request: Request) -> Any:
         """What the engine is given: prompt and prefix as ids, pictures as tensors."""
         images = pictures(request.images)
-        text = self.processor.apply_chat_template(
-            conversation(request.question, images, self.system),
+        text = self.prompts.processor.apply_chat_template(
+            self.prompts.turns(request.question, images),
             add_generation_prompt=True,
             tokenize=False,
         )
@@ -400,7 +398,7 @@ class VllmSampler:
         return decode(self.tokenizer, token_ids)
 
 
-def _lora_rank(policy: Path) -> int:
+def _lora_rank(policy: Path, family: Family) -> int:
     """The smallest rank that vLLM has room for and the adapter fits into.
 
     Raises:
@@ -409,7 +407,7 @@ def _lora_rank(policy: Path) -> int:
     from safetensors import safe_open
 
     with safe_open(policy / "adapter_model.safetensors", "pt") as tensors:
-        vision = [name for name in tensors.keys() if VISION_TENSOR.search(name)]  # noqa: SIM118
+        vision = [name for name in tensors.keys() if family.is_vision(name)]  # noqa: SIM118
     if vision:
         raise SiError(
             "vLLM does not serve adapters of the vision tower",
