@@ -1,5 +1,5 @@
-"""The chart, rendered by Helm itself. Skipped where there is none: building one takes minutes, which
-no single test has."""
+"""The chart, rendered by Helm itself. Skipped where there is none: building one takes minutes,
+which no single test has."""
 
 import json
 import os
