@@ -320,14 +320,16 @@ class Place(Section):
     """A folder, or s3://bucket/prefix."""
     s3: S3 = S3()
     workers: Positive | None = None
-    """Worker processes of a sharded stage; default: one per core, at most 8."""
+    """Worker processes of a sharded stage; default: one per core, at most 8. Of an exploration
+    with GPUs: one per engine, and no more; with vLLM on a CPU: one."""
+    gpus: int | None = Field(None, ge=0)
+    """GPUs of this machine to use; by default all that CUDA_VISIBLE_DEVICES leaves. 0: none."""
+    tensor_parallel: Positive | None = None
+    """GPUs that share one vLLM engine; default: SICTL_VLLM_TENSOR_PARALLEL_SIZE, or 1. On a cluster
+    each exploring pod has one engine, and asks for as many GPUs in its resources."""
     retries: int = Field(2, ge=0)
     """How often a stage's failed workers are started again."""
     kubernetes: Kubernetes = Kubernetes()
-
-    @property
-    def width(self) -> int:
-        return self.workers or min(8, os.cpu_count() or 1)
 
 
 def load(
@@ -375,6 +377,8 @@ def load(
 def place_environment(place: Place) -> dict[str, str]:
     """The place as environment variables for a stage script. It holds no credentials."""
     variables = {"SI_PLACE__STORE": place.store}
+    if place.tensor_parallel:
+        variables["SICTL_VLLM_TENSOR_PARALLEL_SIZE"] = str(place.tensor_parallel)
     inside = place.s3.model_dump(mode="json", exclude={"endpoint_external"})
     for name, value in inside.items():
         if value is not None:

@@ -4,6 +4,9 @@ Importing torch and transformers takes longer than most stages of a small run, s
 workers are forked from one server process that has imported them
 (multiprocessing's forkserver); each is a process of its own all the same, and
 shares nothing with the controller but the store.
+
+Where there are GPUs, each exploring worker is given some of them for its engine, and no two
+the same; a training is given all.
 """
 
 import fcntl
@@ -18,19 +21,22 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+from si import gpus
 from si.adapters.folder import FolderStore
 from si.artifacts import Spec
 from si.config import Place, place_environment
-from si.errors import RETRY, UNUSABLE, RunBusy, SiError, StageFailed
+from si.errors import RETRY, UNUSABLE, RecipeError, RunBusy, SiError, StageFailed
 from si.ports import Event, Store
+from si.watchdog import children
 from si.work import script
 
+TENSOR_PARALLEL = "SICTL_VLLM_TENSOR_PARALLEL_SIZE"
 CONTEXT = multiprocessing.get_context("forkserver")
 
 
@@ -39,6 +45,9 @@ def _end_with_controller() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])
+        for child in children(os.getpid()):
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
         os._exit(RETRY)
 
 
@@ -116,8 +125,12 @@ class LocalCluster:
         logs: folder for the workers' logs, one file a worker.
         scratch: folder for the workers' temporary files; emptied here and after each stage.
         preload: module that the server imports before the first worker is forked.
+
+        Raises:
+            RecipeError: if the place asks for GPUs that are not there.
         """
         self.place = place
+        self.gpus = gpus.visible(place.gpus, os.environ)
         self.logs = logs
         self.scratch = scratch
         shutil.rmtree(scratch, ignore_errors=True)  # a killed controller's
@@ -130,12 +143,54 @@ class LocalCluster:
 
         forkserver.ensure_running()
 
+    def engines(self, engine: str) -> list[list[str]]:
+        """The GPUs of each engine that can be at work at once; none without GPUs.
+
+        Raises:
+            RecipeError: if there are too few for one.
+        """
+        size = self.place.tensor_parallel or os.environ.get(TENSOR_PARALLEL) or 1
+        if not str(size).isdecimal() or int(size) < 1:
+            raise RecipeError(f"{TENSOR_PARALLEL}={size} is no number of GPUs")
+        if not self.gpus:
+            return []
+        return gpus.groups(self.gpus, 1 if engine == "transformers" else int(size))
+
+    def describe(self, engine: str) -> str:
+        """How a run with that engine uses the GPUs, in one line; empty where there are none.
+
+        Raises:
+            RecipeError: if there are too few.
+        """
+        groups = self.engines(engine)
+        if not groups:
+            return ""
+        shares = " | ".join(",".join(group) for group in groups)
+        idle = self.gpus[len(groups) * len(groups[0]) :]
+        return f"GPUs {shares} explore" + (f"; {','.join(idle)} does not" if idle else "")
+
+    def crew(self, spec: Spec) -> list[dict[str, str]]:
+        """For each of a stage's workers, what its environment says of the machine's GPUs."""
+        asked = self.place.workers
+        width = asked or min(8, os.cpu_count() or 1)
+        everything = {} if self.place.gpus is None else {gpus.MASK: ",".join(self.gpus)}
+        if spec.stage == "explore":
+            engine = spec.settings["sampling"]["engine"]
+            groups = self.engines(engine)
+            if groups:
+                # Two engines on one GPU would leave each other no memory.
+                groups = groups[: min(asked or len(groups), spec.shards)]
+                return [{gpus.MASK: ",".join(group)} for group in groups]
+            if engine == "vllm" and not asked:
+                width = 1  # an engine uses all cores
+        return [everything] * min(width, spec.shards)
+
     def run(self, entry: str, spec: Spec, on_event: Callable[[Event], None]) -> None:
         """See `Cluster.run`. Workers that ask for it (exit 4, or a signal) are started again."""
-        workers = min(self.place.width, spec.shards)
-        pending = list(range(workers))
+        crew = self.crew(spec)
+        pending = list(range(len(crew)))
         for attempt in range(1 + self.place.retries):
-            codes = self._attempt(spec, pending, workers, on_event)
+            codes = self._attempt(spec, pending, crew, on_event)
             failed = {worker: code for worker, code in codes.items() if code}
             if not failed:
                 return
@@ -149,9 +204,10 @@ class LocalCluster:
         self,
         spec: Spec,
         pending: list[int],
-        workers: int,
+        crew: list[dict[str, str]],
         on_event: Callable[[Event], None],
     ) -> dict[int, int]:
+        self._end_strays(spec, len(crew))
         self.scratch.mkdir(parents=True, exist_ok=True)
         environment = place_environment(self.place) | {"SI_SCRATCH": str(self.scratch)}
         running: dict[int, tuple[ForkServerProcess, Connection]] = {}
@@ -160,18 +216,18 @@ class LocalCluster:
             for worker in pending:
                 receiver, sender = CONTEXT.Pipe(duplex=False)
                 argv = ["--address", spec.address]
-                argv += ["--worker", str(worker), "--workers", str(workers)]
+                argv += ["--worker", str(worker), "--workers", str(len(crew))]
                 log = str(self.log(spec, worker))
                 process = CONTEXT.Process(
                     target=_worker,
-                    args=(str(script(spec.stage)), argv, environment, log, sender),
+                    args=(str(script(spec.stage)), argv, environment | crew[worker], log, sender),
                     name=f"{spec.stage}-{worker}",
                 )
                 with _no_main():
                     process.start()
                 sender.close()
                 running[worker] = (process, receiver)
-            self._listen({w: receiver for w, (_, receiver) in running.items()}, on_event)
+            self._listen(running, on_event)
             for process, _ in running.values():
                 process.join()
             return {w: process.exitcode or 0 for w, (process, _) in running.items()}
@@ -181,20 +237,42 @@ class LocalCluster:
                     process.kill()
                 process.join()
                 receiver.close()
+            self._end_strays(spec, len(crew))
             shutil.rmtree(self.scratch, ignore_errors=True)
 
-    def _listen(self, receivers: dict[int, Connection], on_event: Callable[[Event], None]) -> None:
-        """Pass on the workers' event lines until all have closed their standard output."""
-        rest = dict.fromkeys(receivers, b"")
-        of = {receiver.fileno(): worker for worker, receiver in receivers.items()}
-        while of:
-            for fd in wait(list(of)):
-                assert isinstance(fd, int)
-                worker = of[fd]
-                data = os.read(fd, 65536)
-                if not data:
-                    del of[fd]
+    def _end_strays(self, spec: Spec, workers: int) -> None:
+        """End what workers of this stage have started and left behind when they were killed, under
+        this controller or an earlier one: engines that would keep the GPUs' memory. They are known
+        by their standard error, which is a worker's log."""
+        logs = {self.log(spec, worker).resolve() for worker in range(workers)}
+        for link in Path("/proc").glob("[0-9]*/fd/2"):
+            with suppress(OSError):  # it has ended, or is somebody else's
+                if link.readlink() in logs:
+                    os.kill(int(link.parts[2]), signal.SIGKILL)
+
+    def _listen(
+        self,
+        running: dict[int, tuple[ForkServerProcess, Connection]],
+        on_event: Callable[[Event], None],
+    ) -> None:
+        """Pass on the workers' event lines until all have ended, or closed their standard output.
+
+        A process that a killed worker leaves behind may hold its standard output open for ever:
+        of a worker that has ended, only what it had said is read.
+        """
+        rest = dict.fromkeys(running, b"")
+        left = dict(running)
+        while left:
+            wait([each for process, said in left.values() for each in (process.sentinel, said)])
+            for worker, (process, said) in list(left.items()):
+                ended = wait([process.sentinel], 0)  # asked first: what it said is there by now
+                data = b""
+                if wait([said], 0):
+                    data = os.read(said.fileno(), 65536)
+                elif not ended:
                     continue
+                if not data:
+                    del left[worker]
                 *lines, rest[worker] = (rest[worker] + data).split(b"\n")
                 for line in lines:
                     self._hear(worker, line, on_event)

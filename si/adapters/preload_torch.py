@@ -5,6 +5,8 @@ import os
 # Threads that spin while they wait for each other stall a machine that has other work, tenfold.
 # OpenMP reads this when torch loads it.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Else torch starts CUDA where it is only asked whether there is a GPU, and no fork could use one.
+os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 
 import accelerate
 import transformers.models.qwen2_vl.image_processing_qwen2_vl

@@ -42,7 +42,7 @@ def iterate(
     ] = None,
     store: StoreOption = None,
     workers: Annotated[
-        int | None, typer.Option(help="Worker processes; one per core by default.")
+        int | None, typer.Option(help="Worker processes; one per core or GPU by default.")
     ] = None,
     settings: SetOption = None,
     fresh: Annotated[
@@ -108,8 +108,11 @@ def _work(
 
     started = time.monotonic()
     cluster = local_cluster(where, place, recipe, name, scratch)
+    devices = cluster.describe(recipe.sampling.engine)
     with Screen() as screen:
         screen.line(f"run {name}: strategy {recipe.strategy}, K={recipe.k}, store {where.url}")
+        if devices:
+            screen.line(devices)
         run = Run(name, recipe, where, cluster, generation, screen.hear)
         try:
             report = loop(run)
