@@ -28,6 +28,10 @@ test: .make/test ## Run the tests
 test-engines: .make/engines ## Test vLLM and DeepSpeed for real, on the CPU (an environment of 6 GB, .venv-engines)
 	$(ENGINES)/bin/python -m pytest $(or $(TESTS),tests/engines)
 
+.PHONY: test-gpu
+test-gpu: .make/engines ## Run and measure what needs a GPU: a 7B's training step, sampling, the loop
+	$(ENGINES)/bin/python -m pytest -m gpu -s -rs $(or $(TESTS),tests/gpu)
+
 .PHONY: lint
 lint: .make/test ## Run the linters, the type checker and the import contracts
 	$(BIN)/ruff check .

@@ -113,7 +113,9 @@ class Trainer(Protocol):
             checkpoints: where to go on from and to save to, if the trainer can.
 
         Returns:
-            Deterministic facts: steps, examples, tokens, dropped, losses (one a step).
+            Deterministic facts: steps, examples, tokens, dropped, losses (one a step). What
+            depends on the machine (seconds, memory) goes under `provenance`: the stage puts it
+            beside the artefact.
         """
         ...
 

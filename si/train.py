@@ -48,10 +48,12 @@ def train(job: Job) -> ShardFunction:
         part, attempt = machine()
         with kept(job.store, address, job.scratch / "kept", pause(), part, attempt) as checkpoints:
             facts = trainer.train(rows, start, base, out, settings, seed, checkpoints=checkpoints)
+        speed = facts.pop("provenance", {})
         files: dict[str, Any] = {path.relative_to(out).as_posix(): path for path in _files(out)}
         if not files:
             return None  # one of several processes that torchrun has started, but not the first
-        return Output(files, len(rows), facts, after=lambda: forget(job.store, address))
+        provenance = {"train": speed} if speed else {}
+        return Output(files, len(rows), facts, provenance, lambda: forget(job.store, address))
 
     return do
 

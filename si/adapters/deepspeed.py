@@ -13,6 +13,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -29,9 +30,9 @@ if not torch.cuda.is_available():
 import deepspeed
 from deepspeed.utils import safe_get_full_fp32_param, safe_set_full_fp32_param
 
+from si.adapters.figures import Cost, Step, memory, summary
 from si.adapters.trainer import (
     Example,
-    Step,
     batches,
     count_steps,
     export,
@@ -43,6 +44,7 @@ from si.adapters.trainer import (
     open_policy,
     parameter_groups,
     set_generators,
+    spent,
     summed_loss,
     without_adapter,
 )
@@ -165,8 +167,11 @@ def train(
     model = open_policy(start, base, settings)
     if dist.get_rank():
         torch.manual_seed(keyed_seed(seed, "dropout", dist.get_rank()))
+    cost = Cost.of(without_adapter(model))  # as long as the weights are whole
     engine = make_engine(without_adapter(model), settings)
-    done = fit(engine, model, prompts, examples, settings, seed, checkpoints)
+    done = fit(engine, model, prompts, examples, settings, seed, cost, checkpoints)
+    most = torch.tensor([memory()], device=engine.device)
+    dist.all_reduce(most, dist.ReduceOp.MAX)
     state = gather(without_adapter(model), settings)
     if dist.get_rank() == 0:
         del engine, model
@@ -174,7 +179,8 @@ def train(
         fill(without_adapter(trained), state)
         export(trained, folder, out, settings)
     dist.barrier()
-    return facts(rows, examples, done, settings)
+    speed = summary(done, settings["dtype"], dist.get_world_size(), int(most))
+    return facts(rows, examples, done, settings) | {"provenance": speed}
 
 
 def _fit_for_all(examples: Sequence[Example], settings: dict[str, Any]) -> None:
@@ -246,6 +252,7 @@ def fit(
     examples: Sequence[Example],
     settings: dict[str, Any],
     seed: int,
+    cost: Cost,
     checkpoints: Checkpoints | None = None,
 ) -> list[Step]:
     """Train in place; the figures of every step."""
@@ -253,6 +260,7 @@ def fit(
     steps = count_steps(examples, settings)
     model.train()
     done = restore(engine, checkpoints.resume) if checkpoints else []
+    begun = time.perf_counter()
     for chosen in islice(batches(examples, settings, seed), len(done), None):
         tokens = sum(example.targets for example in chosen)
         total = torch.zeros((), device=engine.device)
@@ -266,12 +274,14 @@ def fit(
             group["lr"] = rate
         engine.step()
         dist.all_reduce(total)
-        done.append(Step(total.item(), rate, float(engine.get_global_grad_norm() or 0)))
+        mean, norm = total.item(), float(engine.get_global_grad_norm() or 0)
+        done.append(Step(mean, rate, norm, *spent(begun, chosen, cost)))
         if checkpoints and len(done) < steps and anybody(checkpoints.due()):
             save(engine, checkpoints, done)
             if anybody(checkpoints.asked_to_stop):
                 (checkpoints.folder / "stop").touch()  # on every machine
                 checkpoints.leave(len(done))
+        begun = time.perf_counter()
     return done
 
 

@@ -9,16 +9,18 @@ import math
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from si.adapters.figures import Cost, Lengths, Step, summary
 from si.adapters.transformers import (
     ADAPTER_CONFIG,
     Prompts,
@@ -42,16 +44,21 @@ MODEL_CONFIGS = ("config.json", "generation_config.json")
 @dataclass(frozen=True)
 class Example:
     """A training row, how many of its leading response ids stay out of the loss, and how many
-    tokens it has with its prompt. The prompt itself is made when it is needed: pictures of
-    a whole data set may not fit into memory."""
+    tokens it has with its prompt, how many values its pictures. The prompt itself is made when it
+    is needed: pictures of a whole data set may not fit into memory."""
 
     row: TrainingRow
     masked: int
     length: int
+    pixels: int = 0
 
     @property
     def targets(self) -> int:
         return len(self.row.token_ids) - self.masked
+
+    @property
+    def lengths(self) -> Lengths:
+        return Lengths(self.length, self.targets, self.pixels)
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
@@ -114,7 +121,7 @@ class TransformersTrainer:
         Returns:
             steps, examples and tokens (responses', of one pass), dropped, one a step: losses
             (mean over its response tokens), learning_rates and grad_norms (before clipping),
-            adapter.
+            adapter; as provenance what `figures.summary` says.
 
         Raises:
             NothingToTrain: if no row is short enough.
@@ -127,15 +134,8 @@ class TransformersTrainer:
         model = open_policy(start, base, settings)
         done = fit(model, prompts, examples, settings, seed, checkpoints)
         export(model, folder, out, settings)
-        return facts(rows, examples, done, settings)
-
-
-class Step(NamedTuple):
-    """Figures of one gradient step."""
-
-    loss: float
-    rate: float
-    norm: float
+        speed = summary(done, settings["dtype"])
+        return facts(rows, examples, done, settings) | {"provenance": speed}
 
 
 def facts(
@@ -144,7 +144,7 @@ def facts(
     steps: Sequence[Step],
     settings: dict[str, Any],
 ) -> dict[str, Any]:
-    """What a trainer returns, as `TransformersTrainer.train` says."""
+    """The facts that a trainer returns, as `TransformersTrainer.train` says."""
     return {
         "steps": len(steps),
         "examples": len(examples),
@@ -172,14 +172,13 @@ def make_examples(
 ) -> list[Example]:
     """Rows as examples, without those that are too long: cutting one would cut what its
     pictures' tokens stand for, or its answer."""
-    examples = [
-        Example(
-            row,
-            row.prefix_len if settings["mask_prefix"] else 0,
-            len(prompts(row.question, row.images).ids) + len(row.token_ids),
-        )
-        for row in rows
-    ]
+    examples = []
+    for row in rows:
+        prompt = prompts(row.question, row.images)
+        masked = row.prefix_len if settings["mask_prefix"] else 0
+        length = len(prompt.ids) + len(row.token_ids)
+        pixels = sum(t.numel() for t in prompt.features.values() if t.is_floating_point())
+        examples.append(Example(row, masked, length, pixels))
     fit = [e for e in examples if e.length <= settings["max_length"] and e.targets > 0]
     if not fit:
         raise NothingToTrain(
@@ -243,27 +242,39 @@ def fit(
     optimizer = torch.optim.AdamW(parameter_groups(model, settings), fused=True)
     # In the model's order: the norm's last bits depend on it.
     parameters = [p for p in model.parameters() if p.requires_grad]
+    cost = Cost.of(without_adapter(model))
     model.train()
     done = restore(checkpoints.resume, parameters, optimizer) if checkpoints else []
+    begun = time.perf_counter()
     for chosen in islice(batches(examples, settings, seed), len(done), None):
         tokens = sum(example.targets for example in chosen)
-        total = 0.0
+        losses = []
         for first in range(0, len(chosen), micro):
             loss = summed_loss(model, prompts, chosen[first : first + micro], dtype) / tokens
             loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.item()
+            losses.append(loss.detach())
         norm = torch.nn.utils.clip_grad_norm_(parameters, settings["clip"])
         rate = learning_rate(len(done), steps, settings["lr"], settings["warmup"])
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.step()
         optimizer.zero_grad()
-        done.append(Step(total, rate, norm.item()))
+        # Only here the CPU waits for a GPU.
+        total, size = sum(loss.item() for loss in losses), norm.item()
+        done.append(Step(total, rate, size, *spent(begun, chosen, cost)))
         if checkpoints and len(done) < steps and checkpoints.due():
             save(checkpoints.begin(len(done)), parameters, optimizer, done)
             checkpoints.end(len(done))
             checkpoints.leave(len(done))
+        begun = time.perf_counter()
     return done
+
+
+def spent(begun: float, chosen: Sequence[Example], cost: Cost) -> tuple[float, int, float]:
+    """Seconds since `begun`, tokens and FLOPs of a step over the examples `chosen`."""
+    seconds = time.perf_counter() - begun
+    tokens = sum(example.length for example in chosen)
+    return seconds, tokens, cost.flops(example.lengths for example in chosen)
 
 
 STATE = "state.pt"

@@ -53,12 +53,16 @@ def fit(policy: Path, tmp_path: Path, rows: list[TrainingRow]) -> Fit:
         out = tmp_path / f"out{next(count)}"
         out.mkdir()
         settings = SETTINGS | more
-        if zero is None:
-            return out, TransformersTrainer().train(rows, policy, policy, out, settings, 0)
-        from si.adapters.deepspeed import DeepSpeedTrainer
+        trainer: Any = TransformersTrainer()
+        if zero is not None:
+            from si.adapters.deepspeed import DeepSpeedTrainer
 
-        settings["deepspeed"] = settings["deepspeed"] | {"zero": zero}
-        return out, DeepSpeedTrainer().train(rows, policy, policy, out, settings, 0)
+            trainer = DeepSpeedTrainer()
+            settings["deepspeed"] = settings["deepspeed"] | {"zero": zero}
+        facts = trainer.train(rows, policy, policy, out, settings, 0)
+        speed = facts.pop("provenance")
+        assert len(speed["seconds"]) == facts["steps"] and speed["peak_memory_bytes"] > 0
+        return out, facts
 
     return run
 

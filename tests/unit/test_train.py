@@ -390,7 +390,7 @@ class ScriptedTrainer:
             "seed": seed,
         }
         (out / "deeper" / "told.json").write_text(json.dumps(told))
-        return {"steps": 1, "adapter": False}
+        return {"steps": 1, "adapter": False, "provenance": {"seconds": [0.5]}}
 
 
 def commit(store: FolderStore, stage: str, name: str, output: Output) -> Ref:
@@ -453,12 +453,13 @@ def job(tmp_path: Path) -> Callable[..., Job]:
 
 def test_the_stage_hands_over_and_collects(job: Callable[..., Job]) -> None:
     """The trainer gets the pool's rows in order with questions and pictures, both policies,
-    steps and prompt; every file it writes is part of the artefact."""
+    steps and prompt; every file it writes is part of the artefact, and its speed lies beside."""
     made = job(["q1", "q0"], ["q1"], **{"sampling.system_prompt": "Be brief."})
     output = train(made)(0)
     assert list(output.files) == ["deeper/told.json"]
     assert output.rows == 3
     assert output.facts == {"steps": 1, "adapter": False}
+    assert output.provenance == {"train": {"seconds": [0.5]}}
     path = output.files["deeper/told.json"]
     assert isinstance(path, Path)
     told = json.loads(path.read_text())

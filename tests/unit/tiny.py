@@ -5,6 +5,7 @@ import functools
 import io
 import random
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -38,8 +39,9 @@ TEMPLATE = (
 )
 
 
-def processor() -> Qwen2VLProcessor:
-    """One token a byte and a few words, so that other alphabets' letters are several tokens."""
+def processor(cells: int = 64) -> Qwen2VLProcessor:
+    """One token a byte and a few words, so that other alphabets' letters are several tokens; a
+    picture has `cells` tokens at most."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = ["red", "blue", "Ġplus", "Ġred", "Ġblue", "Answer", "user", "assistant"]
     vocab = {piece: i for i, piece in enumerate([*alphabet, *words])}
@@ -53,7 +55,7 @@ def processor() -> Qwen2VLProcessor:
         extra_special_tokens=[START, VISION_START, VISION_END, IMAGE, VIDEO],
         clean_up_tokenization_spaces=False,
     )
-    pixels = {"shortest_edge": 28 * 28, "longest_edge": 28 * 28 * 64}
+    pixels = {"shortest_edge": 28 * 28, "longest_edge": 28 * 28 * cells}
     return Qwen2VLProcessor(
         image_processor=Qwen2VLImageProcessor(size=pixels),
         tokenizer=fast,
@@ -69,11 +71,16 @@ def build(
     seed: int = 0,
     spread: float = 0.3,
     positions: int = 256,
+    text: dict[str, Any] | None = None,
+    vision: dict[str, Any] | None = None,
+    dtype: torch.dtype = torch.float32,
+    cells: int = 64,
 ) -> Path:
     """Write the policy to `folder`. `spread` is the weights' deviation: the larger, the less
-    uniform what it says; `positions` is the longest sequence it takes."""
+    uniform what it says; `positions` is the longest sequence it takes; `text` and `vision` are
+    more of the two parts' configuration; `cells` as of `processor`."""
     torch.manual_seed(seed)
-    made = processor()
+    made = processor(cells)
     ids = {token: made.tokenizer.convert_tokens_to_ids(token) for token in SPECIAL}
     config = Qwen2VLConfig(
         text_config={
@@ -93,6 +100,7 @@ def build(
             },
             "eos_token_id": ids[END],
             "pad_token_id": ids[PAD],
+            **(text or {}),
         },
         vision_config={
             "depth": 1,
@@ -101,14 +109,15 @@ def build(
             "num_heads": 2,
             "mlp_ratio": 2,
             "initializer_range": spread,
+            **(vision or {}),
         },
         image_token_id=ids[IMAGE],
         video_token_id=ids[VIDEO],
         vision_start_token_id=ids[VISION_START],
         vision_end_token_id=ids[VISION_END],
-        tie_word_embeddings=True,
+        tie_word_embeddings=(text or {}).get("tie_word_embeddings", True),
     )
-    model = Qwen2VLForConditionalGeneration(config)
+    model = Qwen2VLForConditionalGeneration._from_config(config, dtype=dtype)
     model.generation_config = GenerationConfig(eos_token_id=ids[END], pad_token_id=ids[PAD])
     model.save_pretrained(folder)
     made.save_pretrained(folder)

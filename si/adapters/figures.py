@@ -1,0 +1,151 @@
+"""How fast a training was: seconds, tokens and memory, and the share of the GPU's peak (MFU).
+
+None of it is part of what was trained; it lies beside the policy, as provenance.
+"""
+
+import re
+import resource
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+# Peak FLOP/s of dense bfloat16 matrix products, from the makers' data sheets; where a sheet gives
+# the figure "with sparsity", half of it. The first entry that the device's name holds counts.
+# A100: nvidia.com/en-us/data-center/a100; H100: .../h100; H200: .../h200; B200: .../dgx-b200 (an
+# eighth of eight); L40S: .../l40s; L4: .../l4; A10: .../products/a10-gpu.
+PEAK = {
+    "H100 NVL": 835e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "H200 NVL": 835e12,
+    "H200": 989e12,
+    "GH200": 989e12,
+    "B200": 2250e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "A10": 125e12,
+}
+
+
+class Step(NamedTuple):
+    """Figures of one gradient step.
+
+    Attributes:
+        loss: mean over the batch's response tokens.
+        norm: the gradient's, before clipping.
+        seconds: from the batch's choice to the new weights.
+        tokens: of prompts and responses, without padding.
+        flops: as `Cost` counts them.
+    """
+
+    loss: float
+    rate: float
+    norm: float
+    seconds: float = 0.0
+    tokens: int = 0
+    flops: float = 0.0
+
+
+class Lengths(NamedTuple):
+    """What an example's cost depends on: its tokens, those with a target, its pictures' values."""
+
+    tokens: int
+    targets: int
+    pixels: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The FLOPs of a training step, as the mathematics asks for them.
+
+    A matrix of n weights costs 2n a token forward, 2n to pass the gradient on, and 2n more for
+    its own gradient if it trains: 6n, of a frozen one 4n (Kaplan et al. 2020, "Scaling Laws for
+    Neural Language Models", section 2.1). Attention costs 12 * layers * width * s a token in
+    a sequence of s (Chowdhery et al. 2022, "PaLM", appendix B, which also defines the
+    share of peak, MFU: what is computed twice to save memory does not count). Here the head's
+    products are counted for tokens with a target, since no others are computed, and a frozen
+    vision tower's forward alone.
+
+    Attributes:
+        decoder, head, vision: numbers of weights (all, those that train).
+        patch: picture values that the vision tower makes one patch of.
+        layers, width: of the decoder.
+    """
+
+    decoder: tuple[int, int]
+    head: tuple[int, int]
+    vision: tuple[int, int]
+    patch: int
+    layers: int
+    width: int
+
+    @classmethod
+    def of(cls, model: Any) -> "Cost":
+        """The cost of a model that is whole in memory; an adapter's layers are inside it."""
+        embedding = {id(model.get_input_embeddings().weight)}
+        head = list(model.get_output_embeddings().parameters())
+        decoder = [p for p in model.get_decoder().parameters() if id(p) not in embedding]
+        known = embedding | {id(p) for p in (*head, *decoder)}
+        vision = [p for p in model.parameters() if id(p) not in known]
+        kernels = (m.weight[0].numel() for m in model.modules() if hasattr(m, "kernel_size"))
+        text = model.config.get_text_config()
+        layers, width = text.num_hidden_layers, text.hidden_size
+        return cls(_size(decoder), _size(head), _size(vision), next(kernels, 1), layers, width)
+
+    def flops(self, examples: Iterable[Lengths]) -> float:
+        """FLOPs of a step over these examples, forward and backward."""
+        total = 0.0
+        for tokens, targets, pixels in examples:
+            total += tokens * (4 * self.decoder[0] + 2 * self.decoder[1])
+            total += targets * (4 * self.head[0] + 2 * self.head[1])
+            total += 12 * self.layers * self.width * tokens**2
+            total += pixels / self.patch * (2 * self.vision[0] + 4 * self.vision[1])
+        return total
+
+
+def _size(parameters: Iterable[torch.nn.Parameter]) -> tuple[int, int]:
+    sizes = [(p.numel(), p.numel() if p.requires_grad else 0) for p in parameters]
+    return sum(every for every, _ in sizes), sum(trained for _, trained in sizes)
+
+
+def peak(device: str, dtype: str) -> float | None:
+    """The device's peak in FLOP/s; None where we do not know it, and for float32."""
+    found = (value for name, value in PEAK.items() if re.search(rf"\b{name}\b", device))
+    return next(found, None) if dtype == "bfloat16" else None
+
+
+def memory() -> int:
+    """The most bytes that tensors of this process took on its GPU; without one, the process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def summary(
+    steps: Sequence[Step], dtype: str, devices: int = 1, most: int | None = None
+) -> dict[str, Any]:
+    """A training's speed: `seconds` and `tokens` of every step, and over all of them
+    `tokens_per_second` and `mfu` (null where the device's peak is not known).
+
+    Args:
+        devices: how many computed together.
+        most: bytes of memory of the device that took most; this one's by default.
+    """
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    seconds = sum(step.seconds for step in steps)
+    most_of_it = peak(device, dtype)
+    mfu = None
+    if most_of_it and seconds:
+        mfu = round(sum(step.flops for step in steps) / (seconds * devices * most_of_it), 4)
+    return {
+        "device": device,
+        "devices": devices,
+        "seconds": [round(step.seconds, 4) for step in steps],
+        "tokens": [step.tokens for step in steps],
+        "tokens_per_second": round(sum(step.tokens for step in steps) / max(seconds, 1e-9), 1),
+        "mfu": mfu,
+        "peak_memory_bytes": memory() if most is None else most,
+    }
