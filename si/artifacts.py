@@ -46,7 +46,7 @@ SCHEMA_VERSIONS = {
     "rebalance": 1,
     "train": 1,
     "evaluate": 1,
-    "report": 1,
+    "report": 2,
 }
 FOLDERS = {"synth": "data", "import": "data", "fetch": "policies"}
 PARQUET = {"compression": "zstd", "version": "2.6", "write_statistics": False}

@@ -180,6 +180,15 @@ class Evaluate(Section):
     """First so many queries of each split; all by default."""
 
 
+class Report(Section):
+    samples: int = Field(10_000, ge=0)
+    """Most responses in the page's sample browser; 0 leaves it out."""
+    text_mb: float = Field(2.0, gt=0)
+    """Megabytes that their text may take in the page."""
+    images_mb: float = Field(2.0, ge=0)
+    """Megabytes that their images may take in the page; 0 shows none."""
+
+
 class Recipe(Section):
     """What is computed. Everything here that a stage reads is part of its key."""
 
@@ -205,6 +214,8 @@ class Recipe(Section):
     train: Train = Train()
     levels: Levels = Levels()
     evaluate: Evaluate = Evaluate()
+    report: Report = Report()
+    """What the page holds; a finished run may have another report."""
 
     @field_validator("strategy")
     @classmethod
@@ -500,10 +511,14 @@ def _section(annotation: Any) -> type[BaseModel] | None:
 def differences(old: Recipe, new: Recipe) -> list[str]:
     """`name: old -> new` for every setting that differs and matters to what is computed."""
     before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
-    names = sorted((before.keys() | after.keys()) - {"iterations", "name"})
+    names = {
+        name
+        for name in (before.keys() | after.keys()) - {"iterations", "name"}
+        if not name.startswith("report.")  # nothing is built on a report
+    }
     return [
         f"{name}: {before.get(name)} -> {after.get(name)}"
-        for name in names
+        for name in sorted(names)
         if before.get(name) != after.get(name)
     ]
 

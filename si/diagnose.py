@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 
 from si import Verb
-from si.compare import Iteration, RunSummary, percent
-from si.compare import matthew as effect
 from si.diagnosis import LISTED, RESAMPLE, RESHAPE, Diagnosis, spans, tables, words
+from si.findings import matthew as effect
 from si.metrics import Array, matthew, pass_rates
 from si.randomness import keyed_rng
 from si.records import LEVELS, Outcome
 from si.rollouts import Groups, Rollouts, group, judge
 from si.strategies import Strategy, by_name
+from si.summary import Iteration, RunSummary
+from si.tables import percent
 
 WINDOWS = 20  # pieces that many steps are shown in
 RECUR = 0.5  # share of queries to be seen again for changes over steps to mean something
@@ -247,7 +248,7 @@ def draws(
 
 
 def _effect(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """Whether the rich got richer over the steps, by the rules of `si.compare`."""
+    """Whether the rich got richer over the steps, by the rules of `si.findings`."""
     windows = figures["windows"]
     recurring, measured = figures["recurring"], figures["levels"]["measured"]
     if len(windows) < 2:

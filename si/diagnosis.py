@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from si.compare import Table, number, percent
 from si.records import HEAD, LEVELS, TAIL
+from si.tables import Table, number, percent
 
 RESHAPE = ("vanilla", "tc", "rp")
 RESAMPLE = ("ar", "gr")

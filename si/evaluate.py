@@ -11,11 +11,11 @@ from typing import Any
 import pyarrow as pa
 
 from si.artifacts import Output, canonical
-from si.compare import best
 from si.dataset import Dataset
 from si.errors import DataError
 from si.job import Job, ShardFunction
 from si.records import LEVELS, SCORES, SPLITS
+from si.summary import best
 
 __all__ = ["best", "evaluate", "score", "summarise"]
 

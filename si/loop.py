@@ -7,6 +7,7 @@ The loop handles addresses and counts, never data. Every step is one call to
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 from si import data
@@ -213,7 +214,21 @@ class Run:
                     inputs[f"{role}-{t}"] = done.ref
         name = f"{self.recipe.strategy_label}-k{self.recipe.k}"
         params = {"iterations": last}
-        return self.stage(last, "report", "report", name, params, inputs)
+        spec = Spec("report", name, self._settings("report", None), params | self._salt(), inputs)
+        entry = self._report_entry(last, spec)
+        return self.stage(last, entry, "report", name, params, inputs)
+
+    def _report_entry(self, t: int, spec: Spec) -> str:
+        """`report`; or `report-2` and so on, beside reports of this run that are unlike this one, as
+        another version of si-ctl made them: nothing is built on a report, so none is in the way."""
+        for number in count(1):
+            entry = "report" if number == 1 else f"report-{number}"
+            address = f"{self.folder}/it{t:02d}/{entry}.json"
+            if not self.store.exists(address):
+                break
+            if read_record(self.store, address, lambda raw: raw["key"]) == spec.key:
+                break
+        return entry
 
     # -- one step ---------------------------------------------------------------------------
 

@@ -17,7 +17,6 @@ import pyarrow.compute as pc
 from pydantic import ValidationError
 
 from si.artifacts import Artifact, Output, Ref, Spec, load_manifest
-from si.compare import Table, number, percent
 from si.config import Recipe
 from si.errors import DataError, RecipeError
 from si.job import Job
@@ -29,6 +28,7 @@ from si.records import HEAD, LEVELS, TAIL
 from si.resample import resample
 from si.status import entries
 from si.strategies import rule_of
+from si.tables import Table, number, percent
 
 
 @dataclass(frozen=True)

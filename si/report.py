@@ -11,26 +11,17 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from markupsafe import Markup
+
 from si.artifacts import Artifact, Output, Ref, Spec, canonical
-from si.compare import (
-    SOURCES,
-    SPENT,
-    Iteration,
-    RunSummary,
-    Table,
-    collect,
-    matthew,
-    number,
-    percent,
-    points,
-    progress,
-    rebalanced,
-)
 from si.dataset import Dataset
 from si.errors import SiError
+from si.findings import matthew, progress, rebalanced, to_json
 from si.job import Job, ShardFunction
 from si.randomness import keyed_rng
 from si.records import HEAD, LEVELS, TAIL
+from si.summary import SOURCES, SPENT, Iteration, RunSummary, collect
+from si.tables import Table, number, percent, points
 from si.templates import render
 
 LONGEST = 3000  # characters of a response that are shown
@@ -61,7 +52,7 @@ def report(job: Job) -> ShardFunction:
             files={
                 "report.html": page(run, job.settings, refs, shown).encode(),
                 "report.md": markdown(run, job.settings).encode(),
-                "report.json": canonical({**run.to_json(), **head, "recipe": job.settings}),
+                "report.json": canonical({**to_json(run), **head, "recipe": job.settings}),
             },
             rows=len(run.iterations),
         )
@@ -260,6 +251,59 @@ def _recipe(settings: Mapping[str, Any]) -> Table:
 # --- the page ------------------------------------------------------------------------------
 
 
+class Section(NamedTuple):
+    """A part of the page, under a heading.
+
+    Attributes:
+        name: its address within the page (`#name`), unlike all others.
+        lead: what it is about, in a sentence or two.
+        plots: SVG elements, as `si.plots` draws them.
+        tables: the same as numbers; folded away where there are plots.
+    """
+
+    name: str
+    title: str
+    lead: str
+    plots: Sequence[Markup] = ()
+    tables: Sequence[Table] = ()
+
+
+_MORE = "<!-- more sections -->\n"
+_SECTIONS = {
+    "accuracy": (
+        "Held-out accuracy",
+        "One greedy response to each held-out query, after every iteration; iteration 0 is the "
+        "policy that the run began with. The ring marks the best iteration on dev.",
+    ),
+    "shares": (
+        "Who feeds the training",
+        "Successes are right answers, those of a second round included; examples are what "
+        "re-balancing made of them for training. The further head and tail drift apart from bar "
+        "to bar, the more the rich get richer.",
+    ),
+    "lengths": (
+        "Length of responses",
+        "Mean length of right answers by level. Steps end where the family of the query says so, "
+        "by default at a new line.",
+    ),
+    "spent": (
+        "What it took",
+        "Compare runs by what they spent, too: padding repeats examples and so takes more "
+        "gradient steps, unless train.match_steps holds them equal.",
+    ),
+}
+
+
+def extended(html: str, sections: Sequence[Section]) -> str:
+    """A committed page with more sections, behind its own ones about numbers.
+
+    What is no part of a run's content (times, costs) cannot be in the artefact; a copy of the page
+    outside of the store may show it.
+    """
+    more = "".join(render("section.html", part=section) for section in sections)
+    return html.replace(_MORE, more + _MORE, 1)
+
+
 def page(
     run: RunSummary,
     settings: Mapping[str, Any],
@@ -267,34 +311,10 @@ def page(
     shown: Sequence[Mapping[str, Any]],
 ) -> str:
     """The report as one self-contained HTML page."""
-    numbers = tables(run)
-    drawn = _plots(run)
+    numbers, drawn = tables(run), _plots(run)
     sections = [
-        {
-            "title": "Held-out accuracy",
-            "lead": "One greedy response to each held-out query, after every iteration; iteration "
-            "0 is the policy that the run began with. The ring marks the best iteration on dev.",
-        },
-        {
-            "title": "Who feeds the training",
-            "lead": "Successes are right answers, those of a second round included; examples are "
-            "what re-balancing made "
-            "of them for training. The further head and tail drift apart from bar to bar, the "
-            "more the rich get richer.",
-        },
-        {
-            "title": "Length of responses",
-            "lead": "Mean length of right answers by level. Steps end where the family of the "
-            "query says so, by default at a new line.",
-        },
-        {
-            "title": "What it took",
-            "lead": "Compare runs by what they spent, too: padding repeats examples and so takes "
-            "more gradient steps, unless train.match_steps holds them equal.",
-        },
+        Section(name, *said, drawn[name], numbers[name]) for name, said in _SECTIONS.items()
     ]
-    for section, key in zip(sections, ("accuracy", "shares", "lengths", "spent"), strict=True):
-        section |= {"plots": drawn[key], "tables": numbers[key]}  # type: ignore[dict-item]
     addresses = [[role, ref.address, ref.content[:12]] for role, ref in sorted(refs.items())]
     splits = run.iterations[0].scores.items()
     queries = " and ".join(f"{part['n']} {split}" for split, part in splits)
@@ -329,8 +349,6 @@ def _tiles(run: RunSummary) -> list[dict[str, Any]]:
 
 
 def _plots(run: RunSummary) -> dict[str, list[Any]]:
-    from markupsafe import Markup
-
     from si.plots import SERIES, Line, lines, stacked
 
     every, trained = [it.t for it in run.iterations], run.trained

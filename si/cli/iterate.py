@@ -148,15 +148,13 @@ def local_cluster(
 
 
 def write_report(run: "Run", address: str) -> Path:
-    """Copy the report's page out of the store, to a path that a browser can open."""
+    """Copy the report out of the store, to a path that a browser can open."""
     from si.adapters.local import local_folder
     from si.artifacts import Artifact
+    from si.cli.report import write
 
-    folder = local_folder(run.store) / "reports"
-    folder.mkdir(parents=True, exist_ok=True)
-    page = folder / f"{run.name}.html"
-    page.write_bytes(Artifact.open(run.store, address).read("report.html"))
-    return page.resolve()
+    page = local_folder(run.store) / "reports" / f"{run.name}.html"
+    return write(run.store, run.name, Artifact.open(run.store, address), page)
 
 
 def resume_command(fresh: bool) -> str:

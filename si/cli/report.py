@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,9 +11,18 @@ from si.cli.options import (
     NamespaceOption,
     OnOption,
     ReleaseOption,
+    SetOption,
     StoreOption,
     resolve,
 )
+
+if TYPE_CHECKING:
+    from si.artifacts import Artifact
+    from si.ports import Store
+    from si.report import Section
+
+
+_OWN = ("report.", "place.")
 
 
 def register(app: typer.Typer) -> None:
@@ -26,6 +35,7 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="Where to write the page; reports/RUN.html by default.")
     ] = None,
+    settings: SetOption = None,
     as_json: JsonOption = False,
     on: OnOption = "local",
     namespace: NamespaceOption = None,
@@ -40,16 +50,25 @@ def report(
     from si.adapters.stores import open_store
     from si.artifacts import Artifact
     from si.cli.iterate import local_cluster
-    from si.errors import RunMissing
+    from si.config import assignment
+    from si.errors import RecipeError, RunMissing
     from si.loop import Run, generations, iterate, load_recipe
     from si.status import find_run, report_inputs
 
+    other = {name for name, _ in map(assignment, settings or ()) if not name.startswith(_OWN)}
+    if other:
+        raise RecipeError(
+            f"A finished run cannot be reported with another {min(other)}",
+            "of a recipe, the page depends on the section `report` alone",
+            "Show what that is: si-ctl config schema",
+        )
+    given = resolve(None, settings, {"place.store": store})
     if on == "kubernetes":
         from si.cli.cluster import place_from_outside
 
         place = place_from_outside(namespace, release)
     else:
-        place = resolve(None, None, {"place.store": store})[1]
+        place = given[1]
     where = open_store(place)
     name = find_run(where, run)
     done = [role for role in report_inputs(where, name) if role.startswith("scores-")]
@@ -61,7 +80,9 @@ def report(
         )
     generation = generations(where, name)[-1]
     recipe = load_recipe(where, name, generation)
-    recipe = recipe.model_copy(update={"iterations": len(done) - 1})
+    layout = {name: getattr(given[0].report, name) for name in given[0].report.model_fields_set}
+    layout = recipe.report.model_copy(update=layout)
+    recipe = recipe.model_copy(update={"iterations": len(done) - 1, "report": layout})
     with exclusive(where.url, f"{name} report") as scratch:
         # All stages but the report are committed; walking the loop finds them so.
         cluster = local_cluster(where, place, recipe, name, scratch, light=True)
@@ -71,7 +92,43 @@ def report(
         typer.echo(json.dumps(artifact.json("report.json"), indent=2))
         return
     page = out or local_folder(where) / "reports" / f"{name}.html"
+    typer.echo(f"Report: {write(where, name, artifact, page)}")
+
+
+def write(where: "Store", name: str, artifact: "Artifact", page: Path) -> Path:
+    """Copy a report out of the store: the page, and Markdown and JSON beside it.
+
+    The copy also shows what is no part of the run's content, and so in no artefact: times.
+    """
+    from si.report import extended
+
     page.parent.mkdir(parents=True, exist_ok=True)
-    for suffix in ("html", "md", "json"):
+    for suffix in ("md", "json"):
         page.with_suffix(f".{suffix}").write_bytes(artifact.read(f"report.{suffix}"))
-    typer.echo(f"Report: {page.resolve()}")
+    whole = artifact.read("report.html").decode()
+    page.write_text(extended(whole, [times(where, name)]))
+    return page.resolve()
+
+
+def times(where: "Store", name: str) -> "Section":
+    """Seconds of work by iteration and stage, repeated attempts included, from provenance."""
+    from si.report import Section
+    from si.status import status
+    from si.tables import Table, number
+
+    iterations = status(where, name)["iterations"]
+    stages = list(dict.fromkeys(s["stage"] for it in iterations for s in it["stages"]))
+    rows = []
+    for it in iterations:
+        spent = dict.fromkeys(stages, 0.0)
+        for stage in it["stages"]:
+            spent[stage["stage"]] += stage["seconds"]
+        cells = (number(spent[stage] or None, 1) for stage in stages)
+        rows.append([str(it["iteration"]), *cells, number(sum(spent.values()), 1)])
+    return Section(
+        "times",
+        "Times",
+        "Seconds of work, summed over workers and attempts. A stage that this run shares with an "
+        "earlier one was not done again; its time is the earlier one's.",
+        tables=[Table("Seconds by iteration and stage", ["iteration", *stages, "all"], rows)],
+    )

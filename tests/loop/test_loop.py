@@ -270,6 +270,32 @@ def test_status_and_json(place):
     refused(si_ctl("status", "nobody", cwd=folder, check=False), 3, "nobody", "sums-gr-k4-s0")
 
 
+def test_a_report_shows_times_outside_of_the_store_only(place, tmp_path):
+    """The page that `report` writes has the seconds of each stage; the artefact has not, since they
+    are no part of what was computed."""
+    folder, _ = place
+    page = tmp_path / "page.html"
+    done = si_ctl("report", "sums-gr-k4-s0", "--out", str(page), cwd=folder)
+    assert str(page) in done.stdout
+    address, _ = artefacts(folder / "si-runs", "sums-gr-k4-s0")["it02/report"]
+    (kept,) = (folder / "si-runs" / address / "data").glob("*/report.html")
+    assert '<section id="times">' in page.read_text()
+    assert '<section id="times">' not in kept.read_text()
+
+
+def test_a_run_may_have_reports_of_several_kinds(place):
+    """Another layout of the page makes another report beside the first, of the same artefacts."""
+    folder, _ = place
+    before = artefacts(folder / "si-runs", "sums-gr-k4-s0")
+    for samples in ("7", "7", "9"):
+        si_ctl("report", "sums-gr-k4-s0", "--set", f"report.samples={samples}", cwd=folder)
+    after = artefacts(folder / "si-runs", "sums-gr-k4-s0")
+    assert after.keys() - before.keys() == {"it02/report-2", "it02/report-3"}
+    assert before.items() <= after.items()
+    words = ("report", "sums-gr-k4-s0", "--set", "train.lr=1")
+    refused(si_ctl(*words, cwd=folder, check=False), 3, "train.lr")
+
+
 def test_match_steps_takes_the_other_runs_numbers(place):
     """train.match_steps with a run's name trains as many steps as that run did, each iteration."""
     folder, recipe = place

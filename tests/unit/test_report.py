@@ -14,24 +14,14 @@ from PIL import Image
 
 from si.adapters.folder import FolderStore
 from si.artifacts import Artifact
-from si.compare import (
-    Change,
-    Iteration,
-    RunSummary,
-    changed,
-    collect,
-    compare,
-    matthew,
-    page,
-    percent,
-    points,
-    progress,
-    rebalanced,
-)
+from si.compare import compare, page
 from si.errors import DataError
+from si.findings import Change, changed, matthew, progress, rebalanced
 from si.job import Job
 from si.records import LEVELS
-from si.report import PIXELS, embed, report
+from si.report import PIXELS, Section, embed, extended, report
+from si.summary import Iteration, RunSummary, collect
+from si.tables import Table, percent, points
 from tests.browser.made_up import HOSTILE, make_run, report_spec
 
 ROOT = Path(__file__).parents[2]
@@ -97,6 +87,19 @@ def test_page_is_self_contained(store: FolderStore, runs: Any, files: dict[str, 
         assert loads.tags.isdisjoint({"script", "iframe", "object", "embed", "base", "form"})
         assert loads.addresses
         assert all(address.startswith(("data:", "#")) for address in loads.addresses)
+
+
+def test_a_copy_may_show_more(files: dict[str, Any]) -> None:
+    """A section added outside of the store stands behind the page's own ones, escaped; the rest of
+    the page stays as it was."""
+    html = files["report.html"].decode()
+    table = Table("Spent", ["stage", "<b>"], [["explore", "<script>"]])
+    more = extended(html, [Section("times", "Times & costs", "Seconds.", tables=[table])])
+    start = more.index('<section id="times">')
+    added = more[start : start + len(more) - len(html)]
+    assert more.replace(added, "", 1) == html
+    assert html.index('id="spent"') < start < html.index("How to read this")
+    assert "Times &amp; costs" in added and "&lt;script&gt;" in added and "<script" not in added
 
 
 class _Loads(HTMLParser):

@@ -1,0 +1,39 @@
+"""Tables and figures as text, for a terminal, Markdown and pages alike."""
+
+from typing import NamedTuple
+
+
+class Table(NamedTuple):
+    """A table to print anywhere: cells are text, the first column names the row."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+    note: str = ""
+
+
+def percent(value: float | None) -> str:
+    """0.4131 -> `41.3 %`; None -> a dash."""
+    return "–" if value is None else f"{_hundred(value):.1f} %"
+
+
+def points(difference: float | None) -> str:
+    """0.013 -> `+1.3 points`."""
+    return "–" if difference is None else f"{_hundred(difference):+.1f} points".replace("-", "−")
+
+
+def _hundred(share: float) -> float:
+    """Times 100, so that 0.6 - 0.4625 and 11 / 80 are printed alike."""
+    return round(100 * share, 9)
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A number with thousands separators, whole ones without decimals; None -> a dash."""
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if isinstance(value, int) else f"{value:,.{digits}f}"
+
+
+def probability(value: float) -> str:
+    """A p-value."""
+    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
