@@ -86,6 +86,7 @@ class Spec:
         settings: the recipe fields that the stage reads, and no others.
         params: what the loop hands in: iteration, round, k, slice.
         inputs: artefacts that it reads, by role.
+        schema: the stage's schema version; 0 stands for the current one.
     """
 
     stage: str
@@ -94,6 +95,10 @@ class Spec:
     params: Mapping[str, Any]
     inputs: Mapping[str, Ref]
     shards: int = 1
+    schema: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "schema", self.schema or SCHEMA_VERSIONS[self.stage])
 
     @property
     def key(self) -> str:
@@ -101,7 +106,7 @@ class Spec:
         return digest(
             {
                 "stage": self.stage,
-                "schema": SCHEMA_VERSIONS[self.stage],
+                "schema": self.schema,
                 "settings": self.settings,
                 "params": self.params,
                 "inputs": {role: ref.content for role, ref in self.inputs.items()},
@@ -118,7 +123,7 @@ class Spec:
         return sealed(
             {
                 "stage": self.stage,
-                "schema": SCHEMA_VERSIONS[self.stage],
+                "schema": self.schema,
                 "key": self.key,
                 "name": self.name,
                 "settings": self.settings,
@@ -143,6 +148,7 @@ class Spec:
                 params=raw["params"],
                 inputs={role: Ref(**ref) for role, ref in raw["inputs"].items()},
                 shards=raw["shards"],
+                schema=raw["schema"],
             )
             return spec, spec.address
 
@@ -248,7 +254,7 @@ class Manifest:
         return sealed(
             {
                 "stage": self.spec.stage,
-                "schema": SCHEMA_VERSIONS[self.spec.stage],
+                "schema": self.spec.schema,
                 "key": self.spec.key,
                 "inputs": {role: ref.content for role, ref in self.spec.inputs.items()},
                 "rows": self.rows,

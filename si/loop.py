@@ -219,8 +219,9 @@ class Run:
         return self.stage(last, entry, "report", name, params, inputs)
 
     def _report_entry(self, t: int, spec: Spec) -> str:
-        """`report`; or `report-2` and so on, beside reports of this run that are unlike this one, as
-        another version of si-ctl made them: nothing is built on a report, so none is in the way."""
+        """`report`; or `report-2` and so on, beside reports of this run unlike this one, which
+        another version of si-ctl may have made: nothing is built on a report, so none is in the
+        way."""
         for number in count(1):
             entry = "report" if number == 1 else f"report-{number}"
             address = f"{self.folder}/it{t:02d}/{entry}.json"

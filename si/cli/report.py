@@ -80,8 +80,8 @@ def report(
         )
     generation = generations(where, name)[-1]
     recipe = load_recipe(where, name, generation)
-    layout = {name: getattr(given[0].report, name) for name in given[0].report.model_fields_set}
-    layout = recipe.report.model_copy(update=layout)
+    changed = given[0].report.model_dump(exclude_unset=True)
+    layout = recipe.report.model_copy(update=changed)
     recipe = recipe.model_copy(update={"iterations": len(done) - 1, "report": layout})
     with exclusive(where.url, f"{name} report") as scratch:
         # All stages but the report are committed; walking the loop finds them so.

@@ -159,8 +159,17 @@ def test_a_schema_version_makes_the_key(monkeypatch: pytest.MonkeyPatch) -> None
     before = SPEC.key
     monkeypatch.setattr(si, "__version__", "99", raising=False)
     assert SPEC.key == before
-    monkeypatch.setitem(si.artifacts.SCHEMA_VERSIONS, "explore", 2)
-    assert SPEC.key != before
+    monkeypatch.setitem(si.artifacts.SCHEMA_VERSIONS, SPEC.stage, 2)
+    assert replace(SPEC, schema=0).key != before
+
+
+def test_an_artefact_outlives_its_schema_version(
+    monkeypatch: pytest.MonkeyPatch, store: FolderStore, whole: Artifact
+) -> None:
+    """What was committed under an earlier number is read as what it is, at the address it has."""
+    monkeypatch.setitem(si.artifacts.SCHEMA_VERSIONS, SPEC.stage, 2)
+    kept = Artifact.open(store, whole.manifest.ref)
+    assert kept.manifest.spec == whole.manifest.spec
 
 
 def test_a_place_makes_no_recipe() -> None:
