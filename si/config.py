@@ -201,6 +201,9 @@ class Recipe(Section):
     """K, first-round samples per query."""
     iterations: Positive = 5
     """Rounds of self-improvement; not part of any key, so more can be added later."""
+    patience: Positive | None = None
+    """End after so many iterations in a row without a gain on dev; no part of any key either. By
+    default all iterations are done."""
     seed: int = Field(0, ge=0)
     """Key of all randomness."""
     data: Data = Data()
@@ -233,6 +236,12 @@ class Recipe(Section):
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ValueError(f"unknown strategy {value!r}{hint} Known: {', '.join(STRATEGIES)}")
         return name
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Recipe":
+        if self.patience and "dev" not in self.evaluate.splits:
+            raise ValueError("patience looks at dev, which evaluate.splits does not name")
+        return self
 
     @property
     def run_name(self) -> str:
@@ -340,7 +349,21 @@ class Place(Section):
     each exploring pod has one engine, and asks for as many GPUs in its resources."""
     retries: int = Field(2, ge=0)
     """How often a stage's failed workers are started again."""
+    price_per_gpu_hour: float = Field(0.0, ge=0)
+    """Money for one GPU for one hour, in any currency; what costs are counted by."""
+    price_per_cpu_hour: float = Field(0.0, ge=0)
+    """Money for an hour of a worker without a GPU: a pod, or a process here."""
+    max_gpu_hours: float | None = Field(None, gt=0)
+    """Stop a run when it has taken so many GPU hours; what is committed stays."""
+    max_cost: float | None = Field(None, gt=0)
+    """Stop a run when it has cost so much, by the two prices."""
     kubernetes: Kubernetes = Kubernetes()
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Place":
+        if self.max_cost and not (self.price_per_gpu_hour or self.price_per_cpu_hour):
+            raise ValueError("max_cost needs a price: price_per_gpu_hour or price_per_cpu_hour")
+        return self
 
 
 def load(
@@ -508,12 +531,16 @@ def _section(annotation: Any) -> type[BaseModel] | None:
     return None
 
 
+# How far a run goes and what it is called: in no key, and free to change from command to command.
+UNBOUND = {"iterations", "patience", "name"}
+
+
 def differences(old: Recipe, new: Recipe) -> list[str]:
     """`name: old -> new` for every setting that differs and matters to what is computed."""
     before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
     names = {
         name
-        for name in (before.keys() | after.keys()) - {"iterations", "name"}
+        for name in (before.keys() | after.keys()) - UNBOUND
         if not name.startswith("report.")  # nothing is built on a report
     }
     return [

@@ -7,6 +7,7 @@ shell loop or a Kubernetes Job can act on them without reading the words.
 UNUSABLE = 3  # recipe or data unusable: trying again gives the same answer
 RETRY = 4  # storage, machine or a peer was in the way: trying again may succeed
 SHARD = 5  # this shard cannot be done: the others can
+STOPPED = 6  # a limit of the user's own is reached: trying again changes nothing, raising it does
 
 
 class SiError(Exception):

@@ -7,6 +7,7 @@ The loop handles addresses and counts, never data. Every step is one call to
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from itertools import count
 from typing import Any
 
@@ -18,22 +19,29 @@ from si.artifacts import (
     Spec,
     announce,
     canonical,
+    committed,
     finish,
     load_manifest,
     read_record,
     sealed,
     settle,
 )
-from si.config import Recipe
+from si.config import UNBOUND, Recipe
 from si.dataset import Dataset
 from si.errors import DataError, NothingToTrain, RecipeError, RunChanged, StageFailed
 from si.plugins import fingerprint, is_own, label
 from si.ports import Cluster, Event, Store
+from si.spending import NOTHING, Ledger, Spent
+from si.stopping import NO_LIMIT, PATIENCE, Budget, LimitReached, Stop, out_of_patience, record
 from si.strategies import rule_of
 
 
 def iterate(run: "Run") -> Manifest:
-    """Improve policy 0 for as many iterations as the recipe says; returns the report."""
+    """Improve policy 0 for as many iterations as the recipe says; returns the report.
+
+    Raises:
+        LimitReached: when the run has spent what it may.
+    """
     run.prepare()
     policy = run.base
     run.evaluate(0, policy)
@@ -48,7 +56,24 @@ def iterate(run: "Run") -> Manifest:
         examples = run.rebalance(t, rounds)
         policy = run.train(t, examples, policy)
         run.evaluate(t, policy)
-    return run.report()
+        if run.enough(t):
+            break
+    return run.report(t)
+
+
+def conclude(run: "Run") -> Manifest | None:
+    """`iterate`, and where a limit cuts it short the report of the iterations that are whole (None
+    if there is none). Why it ended early is in `run.stopped`, and in the store."""
+    report = None
+    try:
+        report = iterate(run)
+    except LimitReached as reached:
+        run.stopped = reached.stop
+        if run.done:
+            report = run.report(run.done)
+    if run.stopped:
+        record(run.store, run.folder, run.stopped)
+    return report
 
 
 # The recipe fields that each stage reads: they, and no others, are in its key.
@@ -74,6 +99,9 @@ class Run:
         generation: 1, or more after `--fresh`; only then it salts every key.
         on_event: hears of stages begun, shards committed, stages done.
         stages: what this process has seen done, by entry name (`it01/explore`).
+        budget: what it may spend; what other runs have computed of it counts, too.
+        spent: what the stages in `stages` took, if there is a budget.
+        stopped: why it ended before its last iteration, if it did.
     """
 
     name: str
@@ -83,6 +111,9 @@ class Run:
     generation: int = 1
     on_event: Callable[[Event], None] = lambda _: None
     stages: dict[str, Manifest] = field(default_factory=dict)
+    budget: Budget = NO_LIMIT
+    spent: Spent = NOTHING
+    stopped: Stop | None = None
 
     @property
     def base(self) -> Manifest:
@@ -92,6 +123,11 @@ class Run:
     @property
     def data(self) -> Manifest:
         return self.stages["it00/data"]
+
+    @property
+    def done(self) -> int:
+        """How many iterations are whole."""
+        return sum(entry.endswith("/evaluate") for entry in self.stages.keys() - {"it00/evaluate"})
 
     # -- the steps, in the order of the loop ------------------------------------------------
 
@@ -203,10 +239,21 @@ class Run:
         params = {"iteration": t, "splits": list(self.recipe.evaluate.splits)}
         return self.stage(t, "evaluate", "evaluate", f"it{t:02d}", params, inputs)
 
-    def report(self) -> Manifest:
-        """The page about this run, from everything that it made."""
+    def enough(self, t: int) -> bool:
+        """Whether the run ends here, since dev has not gained for as long as patience allows."""
+        patience = self.recipe.patience
+        if patience is None or t == self.recipe.iterations:
+            return False
+        facts = [self.stages[f"it{i:02d}/evaluate"].facts for i in range(t + 1)]
+        scores = [found["accuracy_dev"] for found in facts if "accuracy_dev" in found]
+        why = out_of_patience(scores, patience) if len(scores) > t else None  # a plan has none
+        if why:
+            self.stopped = Stop(PATIENCE, patience, t, f"it{t + 1:02d}/explore", 0, why)
+        return why is not None
+
+    def report(self, last: int) -> Manifest:
+        """The page about this run, from everything that it made in `last` iterations."""
         inputs = {"data": self.data.ref, "levels": self.held_out_levels.ref}
-        last = self.recipe.iterations
         for t in range(last + 1):
             for entry, role in ROLES.items():
                 done = self.stages.get(f"it{t:02d}/{entry}")
@@ -256,6 +303,7 @@ class Run:
         entry = f"it{t:02d}/{entry}"
         manifest = load_manifest(self.store, spec)
         if manifest is None:
+            self._afford(entry, spec)
             self._begin(entry, spec)
             self.on_event({"event": "begin", "entry": entry, "shards": spec.shards})
             # Shards may be whole already, and only the manifest be missing.
@@ -264,9 +312,7 @@ class Run:
             self._point(entry, spec)
         if manifest is None:
             try:
-                self.cluster.run(
-                    entry, spec, lambda event: self.on_event({**event, "entry": entry})
-                )
+                self.cluster.run(entry, spec, partial(self._hear, entry, spec))
             except StageFailed:
                 # The manifest decides: others may have done what these workers could not.
                 if finish(self.store, spec) is None:
@@ -280,6 +326,31 @@ class Run:
             )
         self._done(entry, manifest)
         return manifest
+
+    def _hear(self, entry: str, spec: Spec, event: Event) -> None:
+        """Pass on what a stage at work says, and look after every shard whether to go on."""
+        self.on_event({**event, "entry": entry})
+        if event["event"] in ("shard", "shards"):
+            self._afford(entry, spec)
+
+    def _afford(self, entry: str, spec: Spec) -> None:
+        """Look whether there is budget left: before a stage begins, and with each of its shards.
+        A training is one shard; the report is always made.
+
+        Raises:
+            LimitReached: if there is none.
+        """
+        if not self.budget or spec.stage == "report":
+            return
+        reached = self.budget.reached(self.spent + self.ledger.work(spec.address))
+        there = len(committed(self.store, spec.address))
+        if reached and there < spec.shards:
+            rule, limit, words = reached
+            raise LimitReached(Stop(rule, limit, self.done, entry, there, words))
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        return Ledger(self.store)
 
     def _begin(self, entry: str, spec: Spec) -> None:
         announce(self.store, spec)
@@ -305,6 +376,8 @@ class Run:
 
     def _done(self, entry: str, manifest: Manifest) -> None:
         self.stages[entry] = manifest
+        if self.budget:
+            self.spent += self.ledger.work(manifest.spec.address)
         if entry in ("it00/data", "it00/policy"):
             self._point(entry, manifest.spec)
         self.on_event(
@@ -321,7 +394,7 @@ class Run:
     def _settings(self, stage: str, strategy: str | None) -> dict[str, Any]:
         if stage == "report":
             whole = self.recipe.model_dump(mode="json")
-            return {key: value for key, value in whole.items() if key not in ("iterations", "name")}
+            return {key: value for key, value in whole.items() if key not in UNBOUND}
         settings = self.recipe.pick(*READS[stage])
         if stage == "train":
             others = () if settings["train"]["trainer"] == "deepspeed" else ("deepspeed",)

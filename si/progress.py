@@ -10,6 +10,7 @@ from typing import Any
 
 from si.errors import SiError
 from si.ports import Event
+from si.stopping import LIMITS
 
 LAST_FAILURES = 10  # kept per stage; the count goes on
 
@@ -18,11 +19,11 @@ class Journal:
     """A run's state, kept by hearing the loop's events.
 
     Attributes:
-        state: `phase` (running, done, failed), `generation`, `starts` (of the controller),
-            `stages` in the order of their beginning; of a stage `entry`, `state` (running or
-            done), `shards`, `committed`, `words`, `seconds`, `attempts` (Jobs made), `failures`
-            (the last ones: pod, why, when), `failed` (their number), `problem` (what it waits
-            for, or None).
+        state: `phase` (running, done, stopped at a limit, failed), `generation`, `starts` (of the
+            controller), `stopped` (why it ended early, as `si.stopping.Stop`, or None), `stages` in
+            the order of their beginning; of a stage `entry`, `state` (running or done), `shards`,
+            `committed`, `words`, `seconds`, `attempts` (Jobs made), `failures` (the last ones: pod,
+            why, when), `failed` (their number), `problem` (what it waits for, or None).
     """
 
     def __init__(self, state: dict[str, Any], save: Callable[[dict[str, Any]], None]):
@@ -32,12 +33,14 @@ class Journal:
     def start(self, **facts: Any) -> None:
         """A controller begins, or begins again; `facts` go into the state."""
         self.state |= facts
-        self.state |= {"phase": "running", "starts": self.state["starts"] + 1, "error": None}
+        self.state |= {"phase": "running", "starts": self.state["starts"] + 1}
+        self.state |= {"error": None, "stopped": None}
         self.save(self.state)
 
     def end(self, error: SiError | None = None, **facts: Any) -> None:
-        """The loop has ended, well or with an error."""
-        self.state |= facts | {"phase": "failed" if error else "done"}
+        """The loop has ended: well, by a limit of the user's, or with an error."""
+        limited = (facts.get("stopped") or {}).get("rule") in LIMITS
+        self.state |= facts | {"phase": "failed" if error else "stopped" if limited else "done"}
         if error:
             self.state["error"] = said(error)
         self.save(self.state)

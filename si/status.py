@@ -1,6 +1,5 @@
 """How far a run is, read from the store alone."""
 
-import json
 import re
 from typing import Any
 
@@ -8,6 +7,8 @@ from si.artifacts import Ref, Spec, committed, load_manifest, read_record
 from si.errors import RunMissing
 from si.loop import ROLES, generations, load_recipe, run_folder
 from si.ports import Store
+from si.spending import NOTHING, Ledger, Spent
+from si.stopping import PATIENCE, Stop, recorded
 
 # The order in which stages happen within an iteration.
 ORDER = (
@@ -99,17 +100,26 @@ def status(store: Store, name: str) -> dict[str, Any]:
     """The run as a tree: iterations, their stages, their shards.
 
     Returns:
-        `run`, `generation`, `strategy`, `k`, `iterations` (list of `iteration`, `stages`);
-        of a stage `entry`, `address`, `state` (done or open), `shards`, `committed`,
-        `attempts`, `seconds` (of all its winning and losing attempts), `facts`.
+        `run`, `generation`, `strategy`, `k`, `iterations` (list of `iteration`, `stages`),
+        `stopped` (why it ended early, as `si.stopping.Stop`, or None), `spent` (by all stages,
+        each artefact once); of a stage `entry`, `address`, `state` (done or open), `shards`,
+        `committed`, `attempts`, `seconds` and `spent` (by all its winning and losing attempts),
+        `facts`.
     """
     found = generations(store, name)
     if not found:
         find_run(store, name)
     recipe = load_recipe(store, name, found[-1])
+    ledger = Ledger(store)
+    spent: dict[str, Spent] = {}
+    stages = {
+        entry: _stage(store, ledger, entry, address, spent)
+        for entry, address in entries(store, name).items()
+    }
     tree: dict[str, list[dict[str, Any]]] = {}
-    for entry, address in entries(store, name).items():
-        tree.setdefault(entry.split("/")[0], []).append(_stage(store, entry, address))
+    for entry, stage in stages.items():
+        tree.setdefault(entry.split("/")[0], []).append(stage)
+    stopped = stopped_at(store, run_folder(name, found[-1]), stages)
     return {
         "run": name,
         "generation": found[-1],
@@ -118,25 +128,34 @@ def status(store: Store, name: str) -> dict[str, Any]:
         "strategy": recipe.strategy,
         "k": recipe.k,
         "seed": recipe.seed,
+        "stopped": stopped and stopped.to_json(),
+        "spent": sum(spent.values(), NOTHING).to_json(),
         "iterations": [
             {"iteration": int(number[2:]), "stages": stages} for number, stages in tree.items()
         ],
     }
 
 
-def provenance(store: Store, address: str) -> dict[str, Any]:
-    """What an attempt says of itself; nothing if that is unreadable, since nothing hangs on it."""
-    try:
-        said: dict[str, Any] = json.loads(store.get(address))
-    except ValueError:
-        return {}
-    return said
+def stopped_at(store: Store, folder: str, stages: dict[str, dict[str, Any]]) -> Stop | None:
+    """Where the run has ended before its last iteration, if it has not gone on since."""
+
+    def stands(stop: Stop) -> bool:
+        then = stages.get(stop.next, {"state": "open", "committed": stop.committed})
+        return (then["state"], then["committed"]) == ("open", stop.committed)
+
+    # Of several at one place, the highest limit was the last to be tried.
+    order = [(stop.rule != PATIENCE, stop.limit, stop) for stop in recorded(store, folder)]
+    order = [found for found in order if stands(found[-1])]
+    return max(order, key=lambda found: found[:2])[-1] if order else None
 
 
-def _stage(store: Store, entry: str, address: str) -> dict[str, Any]:
+def _stage(
+    store: Store, ledger: Ledger, entry: str, address: str, spent: dict[str, Spent]
+) -> dict[str, Any]:
     spec = Spec.load(store, address)
     manifest = load_manifest(store, spec)
-    attempts = [provenance(store, each) for each in store.list(f"{address}/provenance")]
+    took = ledger.artifact(manifest) if manifest else ledger.work(address)
+    spent[address] = took
     return {
         "entry": entry,
         "stage": spec.stage,
@@ -144,8 +163,9 @@ def _stage(store: Store, entry: str, address: str) -> dict[str, Any]:
         "state": "done" if manifest else "open",
         "shards": spec.shards,
         "committed": spec.shards if manifest else len(committed(store, address)),
-        "attempts": len(attempts),
-        "seconds": round(sum(attempt.get("seconds", 0) for attempt in attempts), 2),
+        "attempts": took.attempts,
+        "seconds": round(took.seconds, 2),
+        "spent": took.to_json(),
         "rows": manifest.rows if manifest else None,
         "content": manifest.content if manifest else None,
         "facts": manifest.facts if manifest else {},

@@ -60,8 +60,8 @@ def do_shards(store: Store, job: Job, function: StageFunction, worker: int, work
     todo = _open_shards(store, spec, worker, workers)
     first = next(todo, None)
     if first is not None:
-        do = function(job)  # engines load here, and not for nothing
         started = time.monotonic()
+        do = function(job)  # engines load here, and not for nothing
         for shard, output in in_turn(do, chain([first], todo)):
             if output is not None:
                 seconds = round(time.monotonic() - started, 3)

@@ -29,6 +29,7 @@ from si.artifacts import Spec, committed
 from si.config import Place
 from si.errors import RETRY, RecipeError, RunBusy, SiError, StageFailed, StoreUnavailable
 from si.ports import Event, Store
+from si.stopping import LimitReached
 from si.trouble import Trouble, failure, finished, stage_failed, troubles
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -143,6 +144,11 @@ class Cluster:
 
     def job(self, name: str) -> dict[str, Any] | None:
         return self.read(self.batch.read_namespaced_job, name)
+
+    def delete_job(self, name: str) -> None:
+        """Remove a Job and its pods, if it is there."""
+        method = self.batch.delete_namespaced_job
+        self.read(method, name, propagation_policy="Background")
 
     def log(self, pod: str, follow: bool) -> Iterator[str]:
         """The lines that a pod has written, and with `follow` those that it will."""
@@ -291,6 +297,10 @@ class KubernetesCluster:
                 if self._wait(entry, standing, spec, on_event):
                     return
                 # Somebody deleted it. What it had committed is kept; the rest needs a Job again.
+            except LimitReached:
+                # Its pods would go on spending. What they have committed is kept.
+                self.cluster.delete_job(standing["metadata"]["name"])
+                raise
             except StageFailed as error:
                 # Kubernetes retries pods; those that work together are retried together, here.
                 together = manifests.trains_together(self.place, spec)

@@ -111,6 +111,7 @@ def iterate(
     from si.adapters.kube import Cluster
     from si.cli.iterate import run_name
     from si.cli.options import resolve
+    from si.stopping import LIMITS, LimitReached, Stop
 
     cluster = Cluster(namespace)
     computed, place = resolve(recipe, settings, flags, find_place(cluster, release))
@@ -146,9 +147,16 @@ def iterate(
         typer.echo(f"  what it writes:   si-ctl logs -f{here} {name}")
         typer.echo(f"  stop it:          si-ctl cancel{here} {name}")
         raise typer.Exit(130) from None
-    typer.echo(f"{name}: {computed.iterations} iterations in {time.monotonic() - started:.0f} s")
-    typer.echo(f"Report: {state['report']}/ in {place.store}")
-    typer.echo(f"Read it here: si-ctl report --on kubernetes{here} {name}")
+    stopped = Stop(**state["stopped"]) if state.get("stopped") else None
+    if stopped:
+        typer.echo(stopped.words)
+    rounds = state.get("iterations", computed.iterations)
+    typer.echo(f"{name}: {rounds} iterations in {time.monotonic() - started:.0f} s")
+    if state["report"]:
+        typer.echo(f"Report: {state['report']}/ in {place.store}")
+        typer.echo(f"Read it here: si-ctl report --on kubernetes{here} {name}")
+    if stopped and stopped.rule in LIMITS:
+        raise LimitReached(stopped)
 
 
 def _plan(place: "Place", recipe: "Recipe", run: str, output: str | None) -> None:
@@ -280,6 +288,8 @@ def _show(tree: dict[str, Any]) -> None:
             leaf.add(Text(f"pod {failure['pod']} {failure['why']}"))
         if stage["problem"]:
             leaf.add(Text(f"{stage['problem']['headline']}: {stage['problem']['detail']}"))
+    if tree.get("stopped"):
+        root.add(Text(tree["stopped"]["words"]))
     error = tree.get("error")
     if error:
         root.add(Text(f"{error['headline']}\n{error['detail']}"))
@@ -366,7 +376,8 @@ def begin(
     changed = differences(old, recipe)
     if changed and not fresh:
         raise changed_recipe(run, changed)
-    attempt, more = 1, made or fresh or recipe.iterations > old.iterations
+    further = recipe.iterations > old.iterations or recipe.patience != old.patience
+    attempt, more = 1, made or fresh or further
     while job := cluster.job(controller_job(place, run, attempt, owner)["metadata"]["name"]):
         if finished(job) is None:
             if more and not made:
@@ -429,7 +440,7 @@ def attach(cluster: "Cluster", owner: Mapping[str, Any], controller: str) -> dic
             mine = str(state.get("controller", "")).startswith(f"{controller}-")
             if mine:
                 follower.show(state)
-                if state["phase"] == "done":
+                if state["phase"] in ("done", "stopped"):
                     return state
                 if state["phase"] == "failed":
                     error = state["error"]

@@ -22,10 +22,10 @@ def control(run: Annotated[str, typer.Argument(help="The run's name.")]) -> None
     from si.cli.screen import Screen
     from si.config import Place, Recipe
     from si.errors import RETRY, RunMissing, SiError, StageFailed
-    from si.loop import Run, begin
-    from si.loop import iterate as loop
+    from si.loop import Run, begin, conclude
     from si.manifests import RUN, state_of
     from si.progress import Journal
+    from si.stopping import Budget
 
     signal.signal(signal.SIGTERM, _leave)
     cluster = Cluster()
@@ -60,15 +60,19 @@ def control(run: Annotated[str, typer.Argument(help="The run's name.")]) -> None
                 journal.hear(event)
 
             with KubernetesCluster(cluster, place, run, generation, owner, store) as doing:
-                report = loop(Run(run, recipe, store, doing, generation, hear))
+                at_work = Run(run, recipe, store, doing, generation, hear, budget=Budget.of(place))
+                report = conclude(at_work)
         except SiError as error:
             journal.end(error, controller=pod)
             if isinstance(error, StageFailed) and error.exit_code == RETRY:
                 # The stage's own Job has retried; doing all of it again is for people to decide.
                 error.exit_code = 1
             raise
-        journal.end(report=report.spec.address)
-    typer.echo(f"{run}: done; the report is {report.spec.address}/ in {store.url}")
+        stopped, address = at_work.stopped, report.spec.address if report else None
+        journal.end(report=address, iterations=at_work.done, stopped=stopped and stopped.to_json())
+    # A limit that is reached is no failure of this Job: who attaches reads of it in the state.
+    typer.echo(f"{run}: {stopped.words if stopped else 'done'}")
+    typer.echo(f"{at_work.done} iterations; the report is {address}/ in {store.url}")
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

@@ -35,6 +35,17 @@ def iterate(
     ] = None,
     k: Annotated[int | None, typer.Option(help="Samples per query in the first round.")] = None,
     iterations: Annotated[int | None, typer.Option(help="Rounds of self-improvement.")] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(help="End after so many iterations without a gain on dev."),
+    ] = None,
+    max_gpu_hours: Annotated[
+        float | None, typer.Option(help="Stop when so many GPU hours are spent.")
+    ] = None,
+    max_cost: Annotated[
+        float | None,
+        typer.Option(help="Stop when so much is spent, by the place's prices."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Key of all randomness.")] = None,
     recipe: RecipeOption = None,
     run: Annotated[
@@ -70,6 +81,9 @@ def iterate(
         "strategy": strategy,
         "k": k,
         "iterations": iterations,
+        "patience": patience,
+        "place.max_gpu_hours": max_gpu_hours,
+        "place.max_cost": max_cost,
         "seed": seed,
         "place.store": store,
         "place.workers": workers,
@@ -103,8 +117,8 @@ def _work(
     where: "Store", place: "Place", recipe: "Recipe", name: str, generation: int, scratch: Path
 ) -> None:
     from si.cli.screen import Screen
-    from si.loop import Run
-    from si.loop import iterate as loop
+    from si.loop import Run, conclude
+    from si.stopping import LIMITS, Budget, LimitReached
 
     started = time.monotonic()
     cluster = local_cluster(where, place, recipe, name, scratch)
@@ -113,9 +127,9 @@ def _work(
         screen.line(f"run {name}: strategy {recipe.strategy}, K={recipe.k}, store {where.url}")
         if devices:
             screen.line(devices)
-        run = Run(name, recipe, where, cluster, generation, screen.hear)
+        run = Run(name, recipe, where, cluster, generation, screen.hear, budget=Budget.of(place))
         try:
-            report = loop(run)
+            report = conclude(run)
         except KeyboardInterrupt:
             screen.line("\nInterrupted. What is committed stays; resume with the same command:")
             screen.line(f"  {resume_command(fresh='--fresh' in sys.argv)}")
@@ -123,9 +137,13 @@ def _work(
         except BaseException:
             screen.line(f"\nTo resume after mending: {resume_command('--fresh' in sys.argv)}")
             raise
-    page = write_report(run, report.ref.address)
-    typer.echo(f"{name}: {recipe.iterations} iterations in {time.monotonic() - started:.0f} s")
-    typer.echo(f"Report: {page}")
+    if run.stopped:
+        typer.echo(run.stopped.words)
+    typer.echo(f"{name}: {run.done} iterations in {time.monotonic() - started:.0f} s")
+    if report:
+        typer.echo(f"Report: {write_report(run, report.ref.address)}")
+    if run.stopped and run.stopped.rule in LIMITS:
+        raise LimitReached(run.stopped)
 
 
 def local_cluster(

@@ -82,7 +82,8 @@ def report(
     recipe = load_recipe(where, name, generation)
     changed = given[0].report.model_dump(exclude_unset=True)
     layout = recipe.report.model_copy(update=changed)
-    recipe = recipe.model_copy(update={"iterations": len(done) - 1, "report": layout})
+    done_so_far = {"iterations": len(done) - 1, "patience": None}
+    recipe = recipe.model_copy(update={**done_so_far, "report": layout})
     with exclusive(where.url, f"{name} report") as scratch:
         # All stages but the report are committed; walking the loop finds them so.
         cluster = local_cluster(where, place, recipe, name, scratch, light=True)

@@ -56,6 +56,8 @@ def status(
 
 def _progress(tree: dict[str, Any]) -> str:
     stages = [stage for iteration in tree["iterations"] for stage in iteration["stages"]]
+    if tree["stopped"]:
+        return f"{tree['stopped']['iterations']} iterations done; {tree['stopped']['words']}"
     at = [stage for stage in stages if stage["state"] == "open"]
     if at:
         return f"at {at[-1]['entry']}, {at[-1]['committed']} of {at[-1]['shards']} shards"
@@ -88,4 +90,6 @@ def _show(tree: dict[str, Any]) -> None:
             again = f", {retries} repeated" if retries > 0 else ""
             spent = f"{stage['seconds']:.1f} s"
             branch.add(Text(f"{name:<17} {spent:>8}{again}  {words}"))
+    if tree["stopped"]:
+        root.add(Text(tree["stopped"]["words"]))
     Console(highlight=False).print(root, soft_wrap=True)

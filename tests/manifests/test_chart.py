@@ -47,7 +47,13 @@ FULL = {
             "endpoint_external": "https://s3.example.org",
         },
         "workers": 4,
+        "gpus": 8,
+        "tensor_parallel": 2,
         "retries": 5,
+        "price_per_gpu_hour": 2.5,
+        "price_per_cpu_hour": 0.1,
+        "max_gpu_hours": 100,
+        "max_cost": 250,
         "kubernetes": {
             "secret": "bucket",
             "pull_policy": "Always",
