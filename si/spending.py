@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from si.artifacts import Manifest
+from si.errors import ArtifactMissing
 from si.ports import Store
 
 HOUR = 3600.0
@@ -116,6 +117,16 @@ class Ledger:
 
 
 TOKENS = ("explore", "train")  # stages whose fact `tokens` is about a model's work
+
+
+def made_by(store: Store, manifest: Manifest, shard: int = 0) -> dict[str, Any]:
+    """What the attempt that won a shard says of itself."""
+    record = manifest.shards[shard]
+    name = f"{record.shard:05d}-{record.attempt}.json"
+    try:
+        return provenance(store, f"{manifest.spec.address}/provenance/{name}")
+    except ArtifactMissing:
+        return {}
 
 
 def provenance(store: Store, address: str) -> dict[str, Any]:

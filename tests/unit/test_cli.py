@@ -149,6 +149,8 @@ def test_version_and_help():
 
     runner = CliRunner()
     assert runner.invoke(app, ["--version"]).stdout.strip() == f"si-ctl {__version__}"
-    for verb in "iterate status report compare diagnose rebalance replay data config".split():
+    for (
+        verb
+    ) in "iterate status report export compare diagnose rebalance replay data config".split():
         shown = runner.invoke(app, [verb, "--help"])
         assert shown.exit_code == 0 and "Usage" in shown.stdout
