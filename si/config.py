@@ -33,7 +33,17 @@ class Section(BaseModel):
 
 class Data(Section):
     source: str = "synth:embedded"
-    """`synth:embedded`, or the address of a data set in the store (`data/<name>-<digest12>`)."""
+    """`synth:embedded`, the address of a data set in the store (`data/<name>-<digest12>`), or
+    `hub:owner/name`, also with `@revision`: a data set of the Hugging Face hub, imported when it is
+    first used."""
+    map: str = ""
+    """Of a `hub:` source: which column holds what, as `data import --map` takes it."""
+    split: str = ""
+    """Of a `hub:` source: which rows are train, dev and test, as `data import --split` takes it."""
+    answer_kind: Literal["number", "choice", "text"] | None = None
+    """Of a `hub:` source: kind of the answers; by default inferred for each row."""
+    skip_bad: bool = False
+    """Of a `hub:` source: leave out rows that cannot be used, instead of refusing them all."""
     schedule: Literal["fixed", "fresh"] = "fresh"
     """`fixed`: the same queries every iteration; `fresh`: a disjoint slice per iteration."""
     slice_size: Positive = 200
@@ -42,7 +52,18 @@ class Data(Section):
 
 class Model(Section):
     source: str = "embedded"
-    """Policy 0: `embedded`, or a folder with a Hugging Face checkpoint."""
+    """Policy 0: `embedded`, a folder with a Hugging Face checkpoint, `owner/name` on the hub, also
+    with `@revision`, or the address of one in the store (`policies/<name>-<digest12>`)."""
+    family: str = "auto"
+    """What kind of model it is: `auto`, as its config.json says, or `package.module:Class` of a
+    family of one's own."""
+
+    @field_validator("family")
+    @classmethod
+    def _known_family(cls, value: str) -> str:
+        if value != "auto" and not is_own(value):
+            raise ValueError(f"{value!r} is neither auto nor package.module:Class")
+        return value
 
 
 class Sampling(Section):
@@ -61,6 +82,18 @@ class Sampling(Section):
     rounding depends on it."""
     system_prompt: str = ""
     """Text of a system turn before the question; empty for none."""
+    prompt_template: str = "{question}"
+    """Text of the user's turn; `{question}` stands for the question."""
+    image_tokens: Positive | None = None
+    """Most tokens that a picture takes: a larger one is shrunk. By default what the checkpoint's
+    processor says."""
+
+    @field_validator("prompt_template")
+    @classmethod
+    def _holds_question(cls, value: str) -> str:
+        if value.count("{question}") != 1:
+            raise ValueError("it has to hold {question} once")
+        return value
 
 
 class Explore(Section):

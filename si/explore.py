@@ -19,7 +19,7 @@ from si.job import Job, ShardFunction
 from si.plugins import load
 from si.ports import Sampler
 from si.randomness import keyed_seed
-from si.records import ROLLOUTS, Draw, Query, Request, Sampled
+from si.records import ROLLOUTS, Draw, Query, Request, Sampled, asked
 
 ENGINES = {
     "transformers": "si.adapters.transformers:TransformersSampler",
@@ -53,8 +53,8 @@ def shard_draws(draws: Sequence[Draw], shard_queries: int) -> list[list[Draw]]:
 def explore(job: Job) -> ShardFunction:
     """The stage: policy and queries (or draws) to rollouts.
 
-    Settings: seed, sampling. Params: iteration, round, k, select, shard_queries, greedy.
-    Inputs: data, policy, base, and draws if there are any.
+    Settings: seed, sampling, model.family if it is the user's own. Params: iteration, round, k,
+    select, shard_queries, greedy. Inputs: data, policy, base, and draws if there are any.
     """
     return Explorer(job)
 
@@ -137,6 +137,8 @@ def _draws(job: Job, data: Dataset) -> list[Draw]:
 def _sampler(job: Job) -> Sampler:
     """The engine with the policy loaded."""
     settings: dict[str, Any] = dict(job.settings["sampling"])
+    if "model.family" in job.settings:
+        settings["family"] = job.settings["model.family"]
     if job.params["greedy"]:
         settings["temperature"] = 0.0
     engine = load("engine", settings["engine"], ENGINES)
@@ -161,8 +163,10 @@ def _request(job: Job, draw: Draw, query: Query, images: tuple[bytes, ...]) -> R
         )
         for sample in range(draw.n)
     )
-    limit = job.settings["sampling"]["max_new_tokens"] - len(draw.prefix_ids)
-    return Request(query.question, images, seeds, draw.prefix_ids, limit)
+    sampling = job.settings["sampling"]
+    limit = sampling["max_new_tokens"] - len(draw.prefix_ids)
+    question = asked(sampling.get("prompt_template", "{question}"), query.question)
+    return Request(question, images, seeds, draw.prefix_ids, limit)
 
 
 def _rows(

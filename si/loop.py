@@ -30,7 +30,7 @@ from si.config import UNBOUND, Recipe
 from si.dataset import Dataset
 from si.errors import DataError, NothingToTrain, RecipeError, RunChanged, StageFailed
 from si.plugins import fingerprint, is_own, label
-from si.ports import Cluster, Event, Store
+from si.ports import Cluster, Event, Hub, Store
 from si.spending import NOTHING, Ledger, Spent
 from si.stopping import NO_LIMIT, PATIENCE, Budget, LimitReached, Stop, out_of_patience, record
 from si.strategies import rule_of
@@ -78,14 +78,25 @@ def conclude(run: "Run") -> Manifest | None:
 
 # The recipe fields that each stage reads: they, and no others, are in its key.
 READS: dict[str, tuple[str, ...]] = {
-    "explore": ("seed", "sampling"),
+    "explore": ("seed", "sampling", "model.family"),
     "verify": ("verify",),
     "levels": (),
     "resample": ("seed", "ar", "gr", "sampling.max_new_tokens"),
     "rebalance": ("seed", "tc"),
-    "train": ("train", "sampling.system_prompt"),
+    "train": (
+        *("train", "sampling.system_prompt", "sampling.prompt_template"),
+        *("sampling.image_tokens", "model.family"),
+    ),
     "evaluate": (),
 }
+# Settings that came later. At their defaults a stage computes what it computed without them, so
+# they are in its key only where they are set: what was stored before stays what it is.
+LATER = Recipe().pick(
+    *("sampling.prompt_template", "sampling.image_tokens", "model.family"),
+    *("data.map", "data.split", "data.answer_kind", "data.skip_bad"),
+)
+# What says which data set it is.
+WISH = ("data.source", "data.map", "data.split", "data.answer_kind", "data.skip_bad")
 # Fields of `train` that the loop resolves into inputs and steps.
 RESOLVED = ("init", "pool", "match_steps")
 
@@ -102,6 +113,7 @@ class Run:
         budget: what it may spend; what other runs have computed of it counts, too.
         spent: what the stages in `stages` took, if there is a budget.
         stopped: why it ended before its last iteration, if it did.
+        hub: where models and data sets are published; None if it is not reached from here.
     """
 
     name: str
@@ -114,6 +126,7 @@ class Run:
     budget: Budget = NO_LIMIT
     spent: Spent = NOTHING
     stopped: Stop | None = None
+    hub: Hub | None = None
 
     @property
     def base(self) -> Manifest:
@@ -133,25 +146,30 @@ class Run:
 
     def prepare(self) -> None:
         """Data, policy 0, and the levels of the held-out queries."""
-        source = self.recipe.data.source
         self.on_event({"event": "begin", "entry": "it00/data", "shards": 1})
-        if source.startswith("synth:"):
-            made = data.synth(self.store, source, self._salt())
-        else:
-            made = Artifact.open(self.store, source).manifest
-        self._done("it00/data", made)
+        self._done("it00/data", self._find_data())
         self.on_event({"event": "begin", "entry": "it00/policy", "shards": 1})
-        self._done("it00/policy", data.fetch(self.store, self.recipe.model.source, self._salt()))
-        self.dataset = Dataset(Artifact(self.store, made))
+        self._done("it00/policy", self._find_policy())
+        self.dataset = Dataset(Artifact(self.store, self.data))
+        self._check_data()
+        self.held_out_levels = self.levels(0, self._held_out())
+
+    def _find_data(self) -> Manifest:
+        return data.dataset(self.store, self.recipe.pick(*WISH), self.hub, self._salt())
+
+    def _find_policy(self) -> Manifest:
+        return data.policy(self.store, self.recipe.model.source, self.hub, self._salt())
+
+    def _check_data(self) -> None:
+        """Refuse data that do not hold what the recipe asks of them."""
         for split in ("train", *self.recipe.evaluate.splits):
             if not self.dataset.size(split):
                 raise DataError(
-                    f"The data set {made.spec.address} has no {split} queries",
+                    f"The data set {self.data.spec.address} has no {split} queries",
                     f"in {self.store.url}",
                     "Every run needs train, and the splits that evaluate.splits names.",
                 )
         self._selection(self.recipe.iterations)
-        self.held_out_levels = self.levels(0, self._held_out())
 
     def explore(self, t: int, policy: Manifest, draws: Manifest | None = None) -> Manifest:
         """Sample K responses a query, or what `draws` asks for."""
@@ -393,14 +411,16 @@ class Run:
 
     def _settings(self, stage: str, strategy: str | None) -> dict[str, Any]:
         if stage == "report":
-            whole = self.recipe.model_dump(mode="json")
+            whole = _without_later(self.recipe.model_dump(mode="json"))
             return {key: value for key, value in whole.items() if key not in UNBOUND}
-        settings = self.recipe.pick(*READS[stage])
+        settings = _without_later(self.recipe.pick(*READS[stage]))
         if stage == "train":
             others = () if settings["train"]["trainer"] == "deepspeed" else ("deepspeed",)
             unread = {*RESOLVED, *others}
             settings["train"] = {k: v for k, v in settings["train"].items() if k not in unread}
         owned = [strategy] if strategy and is_own(strategy) else []
+        if "model.family" in settings:
+            owned = [settings["model.family"]]
         if stage == "verify":
             judge = settings["verify"].pop("judge")
             if is_own(judge):
@@ -506,6 +526,17 @@ class Run:
                     f"it is {steps!r}",
                     "Run the matched run for as many iterations first.",
                 )
+
+
+def _without_later(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings less those of `LATER` that are at their defaults, by dotted name or in their
+    section."""
+    for name, default in LATER.items():
+        section, _, setting = name.partition(".")
+        for holder, key in ((settings, name), (settings.get(section), setting)):
+            if isinstance(holder, dict) and key in holder and holder[key] == default:
+                del holder[key]
+    return settings
 
 
 ROLES = {  # entry of an iteration -> role among the report's inputs

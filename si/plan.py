@@ -1,13 +1,15 @@
 """What `--dry-run` shows: the loop walked without computing, over a store that keeps nothing."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from si.artifacts import Manifest, Ref, Spec, load_manifest
+from si.data import named
+from si.errors import ArtifactMissing, RecipeError
 from si.loop import Run
-from si.ports import Store
+from si.ports import Hub, Store
 
 UNKNOWN = "?"
 
@@ -62,7 +64,8 @@ class Unmade(Manifest):
 
 @dataclass(frozen=True)
 class Step:
-    """One stage of the plan; `address` is None where it follows from what is not computed yet."""
+    """One stage of the plan; `address` is None where it follows from what is not computed yet, and
+    `shards` 0 where it follows from data that are not there yet."""
 
     entry: str
     address: str | None
@@ -70,11 +73,54 @@ class Step:
     committed: bool
 
 
+class NotYet:
+    """`ports.Hub` of a plan: nothing is brought, and what it would be is not known."""
+
+    def policy(self, store: Store, name: str) -> Manifest:
+        return Unmade(Spec("fetch", named(name), {}, {}, {}), ())
+
+    def data(self, store: Store, wish: Mapping[str, Any]) -> Manifest:
+        return Unmade(Spec("import", named(wish["data.source"]), {}, {}, {}), ())
+
+
 @dataclass
 class Plan(Run):
-    """A run that only says what it would do."""
+    """A run that only says what it would do.
+
+    Attributes:
+        missing: what is not there yet, and will be brought or has to be.
+    """
 
     steps: list[Step] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    hub: Hub | None = field(default_factory=NotYet)
+
+    def _find_data(self) -> Manifest:
+        return self._found("data", super()._find_data, "import", self.recipe.data.source)
+
+    def _find_policy(self) -> Manifest:
+        return self._found("policy 0", super()._find_policy, "fetch", self.recipe.model.source)
+
+    def _found(self, what: str, find: Callable[[], Manifest], stage: str, source: str) -> Manifest:
+        """What `find` finds, or a manifest of which nothing is known."""
+        try:
+            made = find()
+        except (RecipeError, ArtifactMissing) as error:
+            self.missing.append(f"{what}: {error.headline}")
+            return Unmade(Spec(stage, named(source), {}, {}, {}), ())
+        if made.content == UNKNOWN:
+            self.missing.append(f"{what}: {source} is brought from the hub when the run begins")
+        return made
+
+    def _check_data(self) -> None:
+        if self.data.content != UNKNOWN:
+            super()._check_data()
+
+    def _selection(self, t: int) -> list[dict[str, Any]]:
+        if self.data.content != UNKNOWN:
+            return super()._selection(t)
+        fresh = self.recipe.data.schedule == "fresh"
+        return [{"split": "train", "start": 0, "stop": self.recipe.data.slice_size * fresh}]
 
     def stage(
         self,

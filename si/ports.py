@@ -1,6 +1,6 @@
-"""The four places where the outside begins: storage, compute, sampling, training."""
+"""The places where the outside begins: storage, compute, sampling, training, the model hub."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -8,7 +8,7 @@ from si.errors import SiError
 from si.records import Request, Sampled, TrainingRow
 
 if TYPE_CHECKING:
-    from si.artifacts import Spec
+    from si.artifacts import Manifest, Spec
     from si.checkpoints import Checkpoints
 
 
@@ -117,6 +117,20 @@ class Trainer(Protocol):
             depends on the machine (seconds, memory) goes under `provenance`: the stage puts it
             beside the artefact.
         """
+        ...
+
+
+class Hub(Protocol):
+    """Where models and data sets are published; what a recipe names of it is brought into the store
+    once, as an artefact. Methods raise `RecipeError` for what is not there or cannot be used, and
+    `StoreUnavailable` where the hub does not answer."""
+
+    def policy(self, store: Store, name: str) -> "Manifest":
+        """Commit the model `owner/name`, or `owner/name@revision`."""
+        ...
+
+    def data(self, store: Store, wish: Mapping[str, Any]) -> "Manifest":
+        """Commit the data set that `wish` names: the recipe's `data` settings by dotted name."""
         ...
 
 

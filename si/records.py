@@ -248,6 +248,11 @@ class Request:
     max_new_tokens: int = 64
 
 
+def asked(template: str, question: str) -> str:
+    """The user's turn: the recipe's `sampling.prompt_template` with a query's question in it."""
+    return template.replace("{question}", question)
+
+
 @dataclass(frozen=True, slots=True)
 class Sampled:
     """One continuation: its ids (end-of-turn included), why it ended, its log-probability."""

@@ -14,19 +14,21 @@ from si.job import Job, ShardFunction
 from si.plugins import load
 from si.ports import Trainer
 from si.randomness import keyed_seed
-from si.records import TrainingRow
+from si.records import TrainingRow, asked
 
 TRAINERS = {
     "transformers": "si.adapters.trainer:TransformersTrainer",
     "deepspeed": "si.adapters.deepspeed:DeepSpeedTrainer",
 }
 EXAMPLES_FILE = "examples.parquet"
+# Settings of other sections that the trainer makes prompts by.
+PROMPTS = ("sampling.system_prompt", "sampling.image_tokens", "model.family")
 
 
 def train(job: Job) -> ShardFunction:
     """The stage: examples and a policy to the next policy, as a Hugging Face folder.
 
-    Settings: train, and sampling.system_prompt if prompts have one. Params: iteration,
+    Settings: train, and of sampling and model what makes the prompts. Params: iteration,
     steps (int or None), seed. Inputs: data, start, base, examples-1 to examples-n.
     """
 
@@ -35,7 +37,7 @@ def train(job: Job) -> ShardFunction:
         settings: dict[str, Any] = {
             **job.settings["train"],
             "steps": job.params["steps"],
-            "system_prompt": job.settings.get("sampling.system_prompt", ""),
+            **{name.partition(".")[2]: v for name, v in job.settings.items() if name in PROMPTS},
         }
         trainer: Trainer = load("trainer", settings["trainer"], TRAINERS)()
         start = job.folder("start")
@@ -106,8 +108,9 @@ def _rows(job: Job) -> list[TrainingRow]:
         )
     data = Dataset(job.input("data"))
     wanted = {example["query_id"] for example in examples}
+    template = job.settings.get("sampling.prompt_template", "{question}")
     questions = {
-        row["query_id"]: row["question"]
+        row["query_id"]: asked(template, row["question"])
         for row in data.table(columns=["query_id", "question"]).to_pylist()
     }
     images = data.images(wanted)

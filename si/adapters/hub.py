@@ -1,12 +1,53 @@
-"""The Hugging Face hub: a data set's Parquet files, fetched into the hub's own cache."""
+"""The Hugging Face hub: models and data sets, fetched into the hub's own cache and from there into
+the store. Code that a repository holds is neither fetched nor run."""
 
 import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from si.errors import DataError, StoreUnavailable
+from si.artifacts import Manifest
+from si.columns import parse_map
+from si.data import HUB_NAME, fetch, named
+from si.errors import DataError, RecipeError, SiError, StoreUnavailable
+from si.families import CONFIG, read_config
+from si.importing import Source, Splits, import_data
+from si.ports import Event, Store
 
-NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
+NAME = re.compile(HUB_NAME)
 CONVERTED = "refs/convert/parquet"  # where the hub keeps what it converted itself
+# What a policy is made of: weights, configs, tokenizer, templates, terms.
+POLICY_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "LICENSE*", "NOTICE*"]
+
+
+class HuggingFace:
+    """`ports.Hub`.
+
+    Args:
+        notes: a folder for an import's notes, from which it goes on if it is killed.
+        on_event: hears of an import's progress.
+    """
+
+    def __init__(self, notes: Path, on_event: Callable[[Event], None] = lambda _: None):
+        self.notes = notes
+        self.on_event = on_event
+
+    def policy(self, store: Store, name: str) -> Manifest:
+        """Commit the model `owner/name`, or `owner/name@revision`; provenance has its commit."""
+        folder, origin = download_model(name)
+        return fetch(store, str(folder), name=name, provenance={"source": origin})
+
+    def data(self, store: Store, wish: Mapping[str, Any]) -> Manifest:
+        """Commit a data set, its rows read as the recipe's `data` settings say."""
+        name = wish["data.source"].removeprefix("hub:")
+        mapped, splits = parse_map(wish["data.map"]), Splits.parse(wish["data.split"])
+        folder, origin = download(name)
+        source = Source.open(folder, mapped, splits, wish["data.answer_kind"], origin)
+        made = import_data(
+            store, source, named(name), self.notes, wish["data.skip_bad"], self.on_event
+        )
+        return made.manifest
 
 
 def download(name: str) -> tuple[Path, str]:
@@ -22,15 +63,9 @@ def download(name: str) -> tuple[Path, str]:
         StoreUnavailable: if the hub does not answer.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HFValidationError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
 
     repository, _, revision = name.partition("@")
-    try:
+    with _said(name, "data set", DataError):
         for wanted in (revision or "main", CONVERTED):
             folder = Path(
                 snapshot_download(
@@ -41,31 +76,83 @@ def download(name: str) -> tuple[Path, str]:
                 return folder, f"hf:{repository}@{folder.name}"
             if revision:
                 break
+    raise DataError(
+        f"The data set {name} has no Parquet files",
+        "only those are fetched",
+        "Fetch its files to a folder, and import that.",
+    )
+
+
+def download_model(name: str) -> tuple[Path, str]:
+    """The folder with a model's files, and its name with the commit that it is.
+
+    Its config is looked at first: what cannot be used is refused before the weights are fetched.
+
+    Args:
+        name: `owner/name`, or `owner/name@revision`.
+
+    Raises:
+        RecipeError: if there is no such model, it may not be read, or cannot be used.
+        StoreUnavailable: if the hub does not answer.
+    """
+    from huggingface_hub import snapshot_download
+
+    repository, _, revision = name.partition("@")
+    with _said(name, "model", RecipeError):
+        # The commit is fixed by the first call; what the second fetches is of the same.
+        small = Path(
+            snapshot_download(repository, revision=revision or "main", allow_patterns=CONFIG)
+        )
+        read_config(small)
+        folder = Path(
+            snapshot_download(repository, revision=small.name, allow_patterns=POLICY_FILES)
+        )
+    if not next(folder.glob("*.safetensors"), None):
+        raise RecipeError(
+            f"The model {name} has no safetensors files",
+            "other weights may hold code, and are not fetched",
+            "Name a revision or another repository that has them.",
+        )
+    return folder, f"hf:{repository}@{folder.name}"
+
+
+@contextmanager
+def _said(name: str, what: str, refusal: type[SiError]) -> Iterator[None]:
+    """The hub's errors in our words: `refusal` where trying again gives the same answer."""
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    repository = name.partition("@")[0]
+    kind = "--repo-type dataset " if what == "data set" else ""
+    bring = "import that" if kind else "name that: --set model.source=FOLDER"
+    try:
+        yield
+    except SiError:
+        raise
     except (RepositoryNotFoundError, RevisionNotFoundError, GatedRepoError) as error:
-        raise DataError(
-            f"There is no file or folder {name}, and no data set of that name on the hub that "
+        raise refusal(
+            f"There is no file or folder {name}, and no {what} of that name on the hub that "
             "may be read",
             str(error).strip().splitlines()[0],
             (
                 "Is the name right? It is owner/name, as in the page's address.",
-                "A private or gated data set needs a token: hf auth login, or HF_TOKEN",
+                f"A private or gated {what} needs a token: hf auth login, or HF_TOKEN",
             ),
         ) from error
     except HFValidationError as error:
-        raise DataError(f"{name!r} is no name of a data set", str(error)) from error
+        raise refusal(f"{name!r} is no name of a {what}", str(error)) from error
     except Exception as error:
         raise StoreUnavailable(
             f"There is no file or folder {name}, and the Hugging Face hub cannot be reached",
             (str(error.__cause__ or error).strip().splitlines() or [type(error).__name__])[0],
             (
                 "Is it a file or a folder? Then mend its path.",
-                "Where the hub is reachable, fetch it to a folder, and import that: "
-                f"hf download --repo-type dataset {repository} --local-dir FOLDER",
+                f"Where the hub is reachable, fetch it to a folder, and {bring}: "
+                f"hf download {kind}{repository} --local-dir FOLDER",
                 "Behind a mirror or a proxy, set HF_ENDPOINT or HTTPS_PROXY.",
             ),
         ) from error
-    raise DataError(
-        f"The data set {name} has no Parquet files",
-        "only those are fetched",
-        "Fetch its files to a folder, and import that.",
-    )

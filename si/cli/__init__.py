@@ -19,6 +19,7 @@ from si.cli import (
     data,
     diagnose,
     export,
+    fetch,
     iterate,
     rebalance,
     replay,
@@ -46,6 +47,7 @@ for verb in (
     diagnose,
     rebalance,
     data,
+    fetch,
     config,
     control,
 ):

@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -122,6 +123,15 @@ def iterate(
             f"Pods cannot share the store {place.store}",
             "place.store in the chart's values",
             "Name a bucket: s3://BUCKET/PREFIX",
+        )
+    if computed.model.source != "embedded" and Path(computed.model.source).is_dir():
+        from si.errors import RecipeError
+
+        raise RecipeError(
+            f"Pods have no folder {computed.model.source}",
+            "model.source",
+            "Bring it into the bucket, and name the address that this prints: "
+            f"si-ctl fetch --on kubernetes --set model.source={computed.model.source}",
         )
     name = run_name(run or computed.run_name)
     if dry_run:

@@ -116,6 +116,8 @@ def iterate(
 def _work(
     where: "Store", place: "Place", recipe: "Recipe", name: str, generation: int, scratch: Path
 ) -> None:
+    from si.adapters.hub import HuggingFace
+    from si.adapters.local import local_folder
     from si.cli.screen import Screen
     from si.loop import Run, conclude
     from si.stopping import LIMITS, Budget, LimitReached
@@ -127,7 +129,9 @@ def _work(
         screen.line(f"run {name}: strategy {recipe.strategy}, K={recipe.k}, store {where.url}")
         if devices:
             screen.line(devices)
-        run = Run(name, recipe, where, cluster, generation, screen.hear, budget=Budget.of(place))
+        hub = HuggingFace(local_folder(where) / "imports", screen.hear)
+        budget = Budget.of(place)
+        run = Run(name, recipe, where, cluster, generation, screen.hear, budget=budget, hub=hub)
         try:
             report = conclude(run)
         except KeyboardInterrupt:
@@ -230,9 +234,11 @@ def _plan(where: "Store", recipe: "Recipe", name: str, fresh: bool) -> None:
         [
             step.entry,
             step.address or "follows from the stages before",
-            step.shards,
+            step.shards or "?",
             "committed" if step.committed else "to do",
         ]
         for step in plan.steps
     ]
     table(f"{name} in {where.url}", ["stage", "address", "shards", "state"], rows)
+    for missing in plan.missing:
+        typer.echo(f"Not there yet: {missing}")

@@ -32,7 +32,7 @@ class Screen:
             TextColumn("{task.description}"),
             BarColumn(30),
             MofNCompleteColumn(),
-            TextColumn("shards"),
+            TextColumn("{task.fields[unit]}"),
             console=self.console,
             transient=True,
             disable=not self.console.is_terminal,
@@ -62,7 +62,14 @@ class Screen:
             case "begin":
                 self.begun[event["entry"]] = time.monotonic()
                 self._clear()
-                self.task = self.progress.add_task(event["entry"], total=event["shards"])
+                self.task = self.progress.add_task(
+                    event["entry"], total=event["shards"], unit="shards"
+                )
+            case "check" | "commit" if self.task is not None:  # rows of an import
+                words = f"rows: {event['event']}"
+                self.progress.update(
+                    self.task, completed=event["done"], total=event["total"], unit=words
+                )
             case "shard" if self.task is not None and event.get("won"):
                 self.progress.advance(self.task)
             case "shards" if self.task is not None:

@@ -9,7 +9,7 @@ from si.errors import RecipeError
 from si.families.family import Family
 from si.families.internvl import InternVL
 from si.families.qwen2_vl import Qwen2VL
-from si.plugins import is_own, load
+from si.plugins import load
 
 FAMILIES: tuple[Family, ...] = (Qwen2VL(), InternVL())
 AUTO = "auto"
@@ -65,9 +65,4 @@ def read_config(folder: Path) -> dict[str, Any]:
     return dict(config)
 
 
-def known(name: str) -> bool:
-    """Whether a recipe may say so of the family."""
-    return name == AUTO or is_own(name)
-
-
-__all__ = ["AUTO", "CONFIG", "FAMILIES", "Family", "family_of", "known", "read_config"]
+__all__ = ["AUTO", "CONFIG", "FAMILIES", "Family", "family_of", "read_config"]

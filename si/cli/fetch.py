@@ -1,0 +1,71 @@
+"""`si-ctl fetch`: bring what a recipe names into the store."""
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from si.cli.options import (
+    JsonOption,
+    NamespaceOption,
+    OnOption,
+    RecipeOption,
+    ReleaseOption,
+    SetOption,
+    StoreOption,
+    resolve,
+)
+
+if TYPE_CHECKING:
+    from si.artifacts import Manifest
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(fetch)
+
+
+def fetch(
+    recipe: RecipeOption = None,
+    settings: SetOption = None,
+    store: StoreOption = None,
+    on: OnOption = "local",
+    namespace: NamespaceOption = None,
+    release: ReleaseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring the data set and policy 0 that a recipe names into the store, from the hub or a folder.
+
+    A run does so itself where it reaches the hub. On a cluster it does not: fetch once, from a
+    machine that reaches the hub and, with credentials of yours, the bucket.
+    """
+    import json
+
+    from si.adapters.hub import HuggingFace
+    from si.adapters.local import local_folder
+    from si.adapters.stores import open_store
+    from si.cli.screen import Counting
+    from si.data import dataset, policy
+    from si.loop import WISH
+
+    computed, place = resolve(recipe, settings, {"place.store": store})
+    if on == "kubernetes":
+        from si.cli.cluster import place_from_outside
+
+        place = place_from_outside(namespace, release)
+    where = open_store(place)
+    made: dict[str, Manifest] = {}
+    with Counting() as screen:
+        hub = HuggingFace(local_folder(where) / "imports", screen.hear)
+        screen.line(f"data: {computed.data.source}")
+        made["data"] = dataset(where, computed.pick(*WISH), hub)
+        screen.line(f"policy 0: {computed.model.source}")
+        made["policy"] = policy(where, computed.model.source, hub)
+    addresses = {name: each.spec.address for name, each in made.items()}
+    if as_json:
+        typer.echo(json.dumps(addresses | {"store": where.url}, indent=2))
+        return
+    for name, address in addresses.items():
+        typer.echo(f"{name:<6} {address}")
+    typer.echo(
+        f"In {where.url}. A recipe may name them by address: "
+        f"--set data.source={addresses['data']} --set model.source={addresses['policy']}"
+    )

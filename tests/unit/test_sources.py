@@ -1,0 +1,191 @@
+"""Policy 0 and data by their names on the hub: brought into the store once, as artefacts, for every
+run of it; refused by name where they cannot be used or reached."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from si.adapters.folder import FolderStore
+from si.artifacts import Artifact
+from si.config import Recipe
+from si.data import dataset, policy
+from si.errors import RecipeError
+from si.loop import LATER, READS, WISH, Run
+from tests.loop.running import artefacts, si_ctl
+from tests.loop.scripted import write_policy
+from tests.unit.hub import COMMIT, serving
+from tests.unit.layouts import hub_parquet, picture
+
+NOWHERE = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
+
+
+def sums(numbers: range) -> list[dict]:
+    """Rows in the columns of geometry3k, of sums that the scripted policy can do."""
+    return [
+        {
+            "images": [{"bytes": picture(n), "path": None}],
+            "problem": f"<image>{n}+{n % 7}",
+            "answer": str(n + n % 7),
+            "choices": ["1", "2"],
+        }
+        for n in numbers
+    ]
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    """A hub with a data set, a model that the scripted engines take, and one with its own code."""
+    root = tmp_path_factory.mktemp("hub")
+    splits = {"train": sums(range(24)), "validation": sums(range(24, 30))}
+    hub_parquet(root / "datasets/me/geo", splits | {"test": sums(range(30, 36))})
+    model = write_policy(root / "models/me/Policy-7B", 0.7)
+    (model / "model.safetensors").write_bytes(b"weights")
+    (model / "modeling_own.py").write_text("raise SystemExit('never run')")
+    (model / "README.md").write_text("# Policy")
+    old = root / "models/me/InternVL2_5-4B"
+    old.mkdir()
+    (old / "config.json").write_text(json.dumps({"model_type": "internvl_chat"}))
+    (old / "model.safetensors").write_bytes(b"weights")
+    with serving(root, tmp_path_factory.mktemp("cache")) as (settings, asked):
+        yield settings, asked
+
+
+def recipe(folder: Path, **more: object) -> str:
+    """A recipe file that names both by their names on the hub."""
+    made = {
+        "name": "geo",
+        "iterations": 1,
+        "k": 4,
+        "data": {
+            "source": "hub:me/geo",
+            "map": "question=problem,choices=",
+            "answer_kind": "number",
+            "schedule": "fixed",
+        },
+        "model": {"source": f"me/Policy-7B@{COMMIT}"},
+        "sampling": {"engine": "tests.loop.scripted:ScriptedSampler", "max_new_tokens": 120},
+        "train": {"trainer": "tests.loop.scripted:ScriptedTrainer"},
+        "levels": {"k": 0},
+    } | more
+    path = folder / "geo.yaml"
+    path.write_text(yaml.safe_dump(made))
+    return str(path)
+
+
+def test_a_run_brings_what_its_recipe_names(hub, tmp_path):
+    """Data and policy are fetched once, with their commit as provenance and no code; another run
+    of the store, and a resumed one, need no hub any more."""
+    settings, _ = hub
+    made = recipe(tmp_path)
+    si_ctl("iterate", "--recipe", made, "--strategy", "rp", cwd=tmp_path, **settings)
+    ran = artefacts(tmp_path / "si-runs", "geo-rp-k4-s0")
+    assert ran["it00/policy"][0].startswith("policies/policy-7b-")
+    assert ran["it00/data"][0].startswith("data/geo-")
+    store = FolderStore(tmp_path / "si-runs")
+    for entry, name in (("it00/policy", "me/Policy-7B"), ("it00/data", "me/geo")):
+        note = next((store.root / ran[entry][0] / "provenance").iterdir())
+        assert json.loads(note.read_bytes())["source"] == f"hf:{name}@{COMMIT}"
+    brought = Artifact.open(store, ran["it00/policy"][0])
+    assert {blob.name for blob in brought.blobs()} == {"config.json", "model.safetensors"}
+    away = NOWHERE | {"HF_HOME": str(tmp_path / "empty")}
+    for strategy in ("rp", "vanilla"):
+        si_ctl("iterate", "--recipe", made, "--strategy", strategy, cwd=tmp_path, **away)
+    again = artefacts(tmp_path / "si-runs", "geo-vanilla-k4-s0")
+    assert again["it00/policy"] == ran["it00/policy"] and again["it00/data"] == ran["it00/data"]
+
+
+def test_fetched_for_a_run_without_a_hub(hub, tmp_path):
+    """What `fetch` brings, a controller that reaches no hub finds; before, it says how."""
+    settings, _ = hub
+    made, store = recipe(tmp_path), FolderStore(tmp_path / "si-runs")
+    asked = Recipe.model_validate(yaml.safe_load(Path(made).read_text()))
+    wish = asked.pick(*WISH)
+    for find in (
+        lambda: dataset(store, wish, None),
+        lambda: policy(store, asked.model.source, None),
+    ):
+        with pytest.raises(RecipeError, match="reaches no hub") as raised:
+            find()
+        assert "si-ctl fetch --on kubernetes" in raised.value.ways_out[0]
+    told = json.loads(si_ctl("fetch", "--recipe", made, "--json", cwd=tmp_path, **settings).stdout)
+    assert dataset(store, wish, None).spec.address == told["data"]
+    assert policy(store, asked.model.source, None).spec.address == told["policy"]
+    # And by address, as a recipe may name them too.
+    assert policy(store, told["policy"], None).spec.address == told["policy"]
+
+
+def test_a_plan_of_what_is_not_there_yet(tmp_path):
+    """--dry-run needs no hub: it says what is not there yet, and what follows from that."""
+    made = recipe(tmp_path)
+    done = si_ctl("iterate", "--recipe", made, "--dry-run", cwd=tmp_path, **NOWHERE)
+    assert "Not there yet: data: hub:me/geo is brought from the hub" in done.stdout
+    assert f"Not there yet: policy 0: me/Policy-7B@{COMMIT} is brought" in done.stdout
+    assert "it01/train" in done.stdout and "?" in done.stdout
+    assert not (tmp_path / "si-runs").exists()
+    absent = ("--set", "model.source=./nothing", "--set", "data.source=data/x-0123456789ab")
+    done = si_ctl("iterate", "--recipe", made, "--dry-run", *absent, cwd=tmp_path)
+    assert "'./nothing' is no folder here" in done.stdout and "it01/train" in done.stdout
+
+
+def test_code_of_a_checkpoint_is_not_fetched(hub, tmp_path):
+    """A model that brings its own code is refused by its config, before its weights are fetched."""
+    settings, asked = hub
+    wish = ("--set", "model.source=me/InternVL2_5-4B")
+    done = si_ctl("fetch", *wish, cwd=tmp_path, check=False, **settings)
+    assert done.returncode == 3 and "-hf" in done.stderr, done.stderr
+    assert "brings its own code" in done.stderr
+    assert not [path for path in asked if "InternVL2_5-4B" in path and "safetensors" in path]
+
+
+@pytest.mark.parametrize(
+    ("wish", "code", "words"),
+    [
+        ("model.source=me/Nobody", 3, "no model of that name on the hub"),
+        ("model.source=me/Policy-7B@v2", 3, "no model of that name on the hub"),
+        ("model.source=../x y", 3, "is no folder here, and no name on the hub"),
+        ("data.source=hub:me/nothing", 3, "no data set of that name on the hub"),
+        ("data.source=me/geo", 3, "si-ctl data import me/geo"),
+    ],
+)
+def test_what_is_not_there_is_named(hub, tmp_path, wish, code, words):
+    """A name that the hub does not have, or that is none, ends with a word on what to write."""
+    settings, _ = hub
+    done = si_ctl("fetch", "--set", wish, cwd=tmp_path, check=False, **settings)
+    assert done.returncode == code and words in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_hub_that_does_not_answer(tmp_path):
+    """Where the hub cannot be reached, a run ends with exit code 4 and other ways."""
+    away = NOWHERE | {"HF_HOME": str(tmp_path / "empty")}
+    wish = ("--set", "model.source=Qwen/Qwen2-VL-7B-Instruct")
+    done = si_ctl("iterate", *wish, cwd=tmp_path, check=False, **away)
+    assert done.returncode == 4, done.stderr
+    assert "cannot be reached" in done.stderr and "hf download Qwen" in done.stderr
+
+
+def test_later_settings_are_in_keys_where_they_are_set():
+    """At their defaults settings that came later are in no stage's key, so stored runs stay valid;
+    each of those that a stage reads is in its key once it is set."""
+
+    def settings(stage: str, **sections: dict) -> dict:
+        run = Run("test", Recipe.model_validate(sections), None, None)  # type: ignore[arg-type]
+        return run._settings(stage, None)
+
+    before = {
+        "explore": {"seed", "sampling"},
+        "train": {"train", "sampling.system_prompt"},
+    }
+    for stage in READS:
+        made = settings(stage)
+        assert made.keys() == before.get(stage, made.keys())
+        assert not {"prompt_template", "image_tokens"} & made.get("sampling", {}).keys()
+    report = settings("report")
+    assert not [n for n in LATER if n.partition(".")[2] in report[n.partition(".")[0]]]
+    template = {"sampling": {"prompt_template": "{question} Think.", "image_tokens": 500}}
+    assert settings("explore", **template)["sampling"]["image_tokens"] == 500
+    assert settings("train", **template)["sampling.prompt_template"] == "{question} Think."
+    own = settings("explore", model={"family": "si.families.internvl:InternVL"})
+    assert own["model.family"] and own["code"]
