@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional
 
@@ -434,11 +435,14 @@ def write_policy(model: Any, start: Path, out: Path) -> None:
 
 
 def check_policy(model: Any, base: Path, out: Path, dtype: str) -> None:
-    """Load what was written and hold it against what was trained: names, shapes, values.
+    """Load what was written and hold it against what was trained: names, shapes, values. In its
+    files a whole model's tensors bear the names that they bear in those of `base`.
 
     Raises:
         SiError: naming the first tensors that differ.
     """
+    if not is_adapter(out):
+        check_names(model, base, out)
     again = load_model(base if is_adapter(out) else out, dtype, nothing_else=not is_adapter(out))
     if is_adapter(out):
         from peft import PeftModel
@@ -460,3 +464,33 @@ def check_policy(model: Any, base: Path, out: Path, dtype: str) -> None:
             "\n".join(wrong[:5]),
             "Nothing was committed. Is this version of transformers (or peft) supported?",
         )
+
+
+def check_names(model: Any, base: Path, out: Path) -> None:
+    """Refuse tensors under names that the base model's files do not have. transformers would find
+    them again; other engines may leave what they do not find at random (`model.visual.*`).
+
+    Raises:
+        SiError: naming the first ones.
+    """
+    strange = tensor_names(out) - tensor_names(base)
+    # A head that is the embedding itself is written or not, as it happens.
+    tied = tuple(getattr(model, "_tied_weights_keys", None) or ())
+    if tied and model.config.get_text_config().tie_word_embeddings:
+        strange = {name for name in strange if not name.endswith(tied)}
+    if strange:
+        raise SiError(
+            f"The policy was written under other names: {len(strange)} of its tensors are not in "
+            f"{base.name}",
+            "\n".join(sorted(strange)[:5]),
+            "Nothing was committed. Is this version of transformers supported?",
+        )
+
+
+def tensor_names(folder: Path) -> set[str]:
+    """Names of all tensors in a folder's safetensors files."""
+    names: set[str] = set()
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as tensors:
+            names |= set(tensors.keys())
+    return names

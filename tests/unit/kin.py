@@ -9,8 +9,6 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
-from tests.unit import tiny
-
 WORDS = ("Step", "Answer", "red", "blue", "Ġplus", "Ġred", "Ġblue", "user", "assistant")
 CHAT = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
@@ -61,8 +59,6 @@ def text_config(vocab: int, ends: int, pads: int) -> dict[str, Any]:
 def build(family: str, folder: Path) -> Path:
     """Write a policy of that family (`FAMILIES`, or `OTHER`) to `folder`."""
     torch.manual_seed(0)
-    if family == "qwen2_vl":
-        return tiny.build(folder, hidden=64, positions=512)
     model, processor = {"internvl": _internvl, OTHER: _llava}.get(family, _qwen)(family)
     ids = processor.tokenizer
     model.generation_config = GenerationConfig(
@@ -74,7 +70,7 @@ def build(family: str, folder: Path) -> Path:
 
 
 def _qwen(family: str) -> tuple[Any, Any]:
-    """Qwen2.5-VL (windows in its vision tower) or Qwen3-VL (features at several depths)."""
+    """Qwen2-VL, Qwen2.5-VL (windows in its vision tower), Qwen3-VL (features at several depths)."""
     tokens = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
     fast = tokenizer(list(tokens))
     start, end, image, video = fast.convert_tokens_to_ids(list(tokens))
@@ -84,24 +80,21 @@ def _qwen(family: str) -> tuple[Any, Any]:
         "rope_theta": 1e4,
         "mrope_section": [8, 4, 4],
     }
-    name = {"qwen2_5_vl": "Qwen2_5_VL", "qwen3_vl": "Qwen3VL"}[family]
-    vision: dict[str, Any] = {
-        "depth": 2,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_heads": 2,
-        "out_hidden_size": 64,
-        "initializer_range": 0.3,
-    }
-    if family == "qwen2_5_vl":
+    vision: dict[str, Any] = {"depth": 2, "hidden_size": 32, "num_heads": 2}
+    vision |= {"initializer_range": 0.3, "patch_size": 14}
+    if family == "qwen2_vl":
+        name = "Qwen2VL"
+        vision |= {"embed_dim": 32, "hidden_size": 64, "mlp_ratio": 2}
+    elif family == "qwen2_5_vl":
+        name = "Qwen2_5_VL"
         vision |= {"fullatt_block_indexes": [1], "window_size": 56}
-        patch, processor = 14, transformers.Qwen2_5_VLProcessor
-        images, videos = transformers.Qwen2VLImageProcessor, transformers.Qwen2VLVideoProcessor
     else:
-        vision |= {"deepstack_visual_indexes": [0], "num_position_embeddings": 64, "patch_size": 14}
+        name = "Qwen3VL"
+        vision |= {"deepstack_visual_indexes": [0], "num_position_embeddings": 64}
         text["rope_parameters"]["mrope_interleaved"] = True
-        patch, processor = 14, transformers.Qwen3VLProcessor
-        images, videos = transformers.Qwen2VLImageProcessor, transformers.Qwen3VLVideoProcessor
+    if family != "qwen2_vl":
+        vision |= {"intermediate_size": 64, "out_hidden_size": 64}
+    videos = "Qwen3VL" if family == "qwen3_vl" else "Qwen2VL"
     config = getattr(transformers, f"{name}Config")(
         text_config=text,
         vision_config=vision,
@@ -111,10 +104,10 @@ def _qwen(family: str) -> tuple[Any, Any]:
         vision_end_token_id=end,
         tie_word_embeddings=False,
     )
-    made = processor(
-        image_processor=images(size=dict(PIXELS), patch_size=patch),
+    made = getattr(transformers, f"{name}Processor")(
+        image_processor=transformers.Qwen2VLImageProcessor(size=dict(PIXELS)),
         tokenizer=fast,
-        video_processor=videos(size=dict(PIXELS)),
+        video_processor=getattr(transformers, f"{videos}VideoProcessor")(size=dict(PIXELS)),
         chat_template=CHAT.replace("MARK", "<|vision_start|><|image_pad|><|vision_end|>"),
     )
     return getattr(transformers, f"{name}ForConditionalGeneration")(config), made

@@ -12,7 +12,7 @@ import torch
 import transformers
 from PIL import Image
 
-from si.adapters.trainer import TransformersTrainer, language_parameters
+from si.adapters.trainer import TransformersTrainer, language_parameters, tensor_names
 from si.adapters.transformers import (
     Prompts,
     TransformersSampler,
@@ -21,7 +21,7 @@ from si.adapters.transformers import (
     load_processor,
 )
 from si.config import Lora, Recipe, Train
-from si.errors import RecipeError
+from si.errors import RecipeError, SiError
 from si.families import FAMILIES, Family, family_of
 from si.records import Request, TrainingRow
 from tests.unit import kin, tiny
@@ -104,6 +104,33 @@ def test_each_family_trains(name: str, made: dict[str, Path], tmp_path: Path) ->
     assert not torch.equal(
         after.get_output_embeddings().weight, before.get_output_embeddings().weight
     )
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "internvl"])
+def test_tensors_keep_the_names_of_policy_0(
+    name: str, made: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trained weights bear the names in policy 0's files, in either fashion; others are refused."""
+    row = TrainingRow("Say", (tiny.picture(1),), (4, 5), 0)
+    model = load_model(made[name], "float32")
+    other = tmp_path / "other"
+    shutil.copytree(made[name], other)
+    model.save_pretrained(other, save_original_format=False)
+    assert tensor_names(other) != tensor_names(made[name])
+    for number, policy in enumerate((made[name], other)):
+        out = tmp_path / f"out{number}"
+        out.mkdir()
+        TransformersTrainer().train([row], policy, policy, out, TRAIN, 0)
+        assert tensor_names(out) == tensor_names(policy)
+    save = type(model).save_pretrained
+    monkeypatch.setattr(
+        type(model),
+        "save_pretrained",
+        lambda self, out: save(self, out, save_original_format=False),
+    )
+    (tmp_path / "renamed").mkdir()
+    with pytest.raises(SiError, match="under other names"):
+        TransformersTrainer().train([row], made[name], made[name], tmp_path / "renamed", TRAIN, 0)
 
 
 @pytest.mark.parametrize("name", kin.FAMILIES)
