@@ -226,7 +226,7 @@ class Recipe(Section):
     """What is computed. Everything here that a stage reads is part of its key."""
 
     name: str = Field("embedded", pattern=r"^[a-z0-9]([-a-z0-9]{0,18}[a-z0-9])?$")
-    """Short name; part of the default run name, of no key."""
+    """Short name, by default that of the data set; part of the default run name, of no key."""
     strategy: str = "gr"
     """vanilla, tc, rp, ar, gr, `package.module:Class` of an own one, or a resampling and a
     reshaping rule joined by `+`."""
@@ -252,6 +252,15 @@ class Recipe(Section):
     evaluate: Evaluate = Evaluate()
     report: Report = Report()
     """What the page holds; a finished run may have another report."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_after_its_data(cls, given: Any) -> Any:
+        data = given.get("data") if isinstance(given, dict) else None
+        source = data.get("source") if isinstance(data, dict) else None
+        if isinstance(source, str) and "name" not in given:
+            given = {**given, "name": data_name(source)}
+        return given
 
     @field_validator("strategy")
     @classmethod
@@ -297,6 +306,13 @@ class Recipe(Section):
                 value = value[part]
             picked[field] = value
         return picked
+
+
+def data_name(source: str) -> str:
+    """A recipe's name from its `data.source`: `data/shapes-0123456789ab` -> `shapes`."""
+    last = re.split(r"[/:]", source.partition("@")[0])[-1]
+    word = re.sub(r"-[0-9a-f]{12}$", "", last) if source.startswith("data/") else last
+    return re.sub(r"[^a-z0-9]+", "-", word.lower())[:20].strip("-") or "data"
 
 
 class S3(Section):

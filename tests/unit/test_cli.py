@@ -131,6 +131,26 @@ def test_place_travels_as_environment(monkeypatch):
     assert (again.store, again.s3) == (place.store, place.s3)
 
 
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("synth:embedded", "embedded"),
+        ("data/shapes-06fc3bd94327", "shapes"),
+        ("data/shapes-2-06fc3bd94327", "shapes-2"),
+        ("hub:Somebody/Geometry3K@v1.0", "geometry3k"),
+        ("hub:somebody/a.name_that-is-much-too-long", "a-name-that-is-much"),
+        ("data/---", "data"),
+    ],
+)
+def test_a_recipe_is_called_after_its_data(source, name):
+    """Runs on other data do not fall on each other's names; a recipe's own name stands."""
+    from si.config import Recipe
+
+    assert Recipe(data={"source": source}).name == name
+    assert Recipe(data={"source": source}).run_name == f"{name}-gr-k8-s0"
+    assert Recipe(name="mine", data={"source": source}).name == "mine"
+
+
 def test_run_names_are_dns_labels():
     """Default run names are DNS labels of at most 30 characters for every strategy."""
     from si.config import STRATEGIES, Recipe
