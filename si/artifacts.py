@@ -22,6 +22,7 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,6 +50,7 @@ SCHEMA_VERSIONS = {
     "report": 2,
 }
 FOLDERS = {"synth": "data", "import": "data", "fetch": "policies"}
+FILES_AT_ONCE = 4
 PARQUET = {"compression": "zstd", "version": "2.6", "write_statistics": False}
 
 
@@ -317,22 +319,29 @@ def commit_shard(store: Store, spec: Spec, shard: int, output: Output) -> bool:
     Losers delete nothing: what they wrote is unreferenced, for `gc` to find.
     """
     attempt = uuid.uuid4().hex[:12]
-    blobs = []
-    for name, value in sorted(output.files.items()):
+
+    def put(name: str, value: pa.Table | bytes | Path) -> Blob:
         path = f"data/{shard:05d}-{attempt}/{name}"
         if isinstance(value, Path):
-            with value.open("rb") as file:
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            size = value.stat().st_size
-        else:
-            value = encode_table(value) if isinstance(value, pa.Table) else value
-            sha256, size = hashlib.sha256(value).hexdigest(), len(value)
-        store.put(f"{spec.address}/{path}", value)
-        blobs.append(Blob(name, path, size, sha256))
+            with ThreadPool(1) as beside:  # it is hashed while it is on its way
+                hashed = beside.apply_async(_sha256, (value,))
+                store.put(f"{spec.address}/{path}", value)
+                return Blob(name, path, value.stat().st_size, hashed.get())
+        data = encode_table(value) if isinstance(value, pa.Table) else value
+        store.put(f"{spec.address}/{path}", data)
+        return Blob(name, path, len(data), hashlib.sha256(data).hexdigest())
+
+    with ThreadPool(FILES_AT_ONCE) as pool:
+        blobs = pool.starmap(put, sorted(output.files.items()), chunksize=1)
     record = ShardRecord(shard, attempt, output.rows, tuple(blobs), output.facts)
     store.put(f"{spec.address}/provenance/{shard:05d}-{attempt}.json", canonical(output.provenance))
     won, _ = settle(store, shard_address(spec.address, shard), canonical(record.to_json()))
     return won
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_record(store: Store, address: str, build: Callable[[dict[str, Any]], T]) -> T:
@@ -491,7 +500,7 @@ class Artifact:
         return pa.concat_tables(parts)
 
     def download(self, folder: Path, shard: int = 0) -> Path:
-        """All files of a shard into `folder`, hashed while they stream."""
+        """All files of a shard into `folder`, several at once, hashed while they stream."""
         for blob in self.blobs(shard):
             try:
                 checked(f"{self.address}/{blob.name}")
@@ -500,7 +509,13 @@ class Artifact:
                     f"The artefact {self.address} names a file that would lie outside its folder",
                     f"expected a name, got {blob.name!r}",
                 ) from error
-            target = folder / blob.name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            self._checked(blob, partial(self.store.fetch, path=target))
+            (folder / blob.name).parent.mkdir(parents=True, exist_ok=True)
+
+        def receive(blob: Blob) -> None:
+            self._checked(blob, partial(self.store.fetch, path=folder / blob.name))
+
+        # Unlike those of concurrent.futures, its threads keep no interrupted process from ending.
+        with ThreadPool(FILES_AT_ONCE) as pool:
+            for _ in pool.imap(receive, self.blobs(shard)):
+                pass
         return folder

@@ -47,6 +47,19 @@ def speaking(path: Path) -> Iterator[None]:
         raise StoreUnavailable(f"The file system fails at {path}", where) from error
 
 
+def reserve(descriptor: int, size: int) -> None:
+    """Have the room for `size` bytes of a file now: a full disk is said before they are there.
+    A file system that cannot do so says it later."""
+    try:
+        if size:
+            os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        if error.errno in FULL:
+            raise
+    except AttributeError:
+        pass  # an operating system that cannot
+
+
 def _free(path: Path) -> str:
     there = next(folder for folder in (path, *path.parents) if folder.is_dir())
     usage = shutil.disk_usage(there)

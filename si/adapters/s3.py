@@ -1,10 +1,15 @@
 """A bucket as storage, on any server that speaks S3 with conditional puts."""
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import partial
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from threading import Event
+from typing import Any, BinaryIO, TypeVar
 
 import boto3
 from boto3.s3.transfer import TransferConfig
@@ -13,7 +18,7 @@ from botocore.config import Config
 from s3transfer.exceptions import RetriesExceededError  # type: ignore[import-untyped]
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
-from si.adapters.folder import speaking
+from si.adapters.folder import reserve, speaking
 from si.config import S3
 from si.errors import ArtifactMissing, RecipeError, SiError, StoreUnavailable
 from si.ports import checked
@@ -22,8 +27,13 @@ T = TypeVar("T")
 
 # Single requests up to here, parallel parts of this size above.
 PART = 16 << 20
+PARTS_AT_ONCE = 8  # of one file; there are connections for those of four
+CHUNK = 1 << 20
 TRANSFER = TransferConfig(
-    multipart_threshold=PART, multipart_chunksize=PART, preferred_transfer_client="classic"
+    multipart_threshold=PART,
+    multipart_chunksize=PART,
+    max_concurrency=PARTS_AT_ONCE,
+    preferred_transfer_client="classic",
 )
 NO_ANSWER = (failures.ConnectionError, failures.HTTPClientError, failures.IncompleteReadError)
 BUSY = {409, 429, 500, 502, 503, 504}
@@ -138,17 +148,49 @@ class S3Store:
         return self._ask(address, get)
 
     def fetch(self, address: str, path: Path) -> tuple[int, str]:
-        key = self._key(address)
+        """See `Store.fetch`. Parts are received side by side, each into its place in the file, and
+        hashed there in their order. A part that fails is asked for again, and no other."""
+        key, sha256, left = self._key(address), hashlib.sha256(), Event()
 
-        def download() -> tuple[int, str]:
-            with path.open("wb") as file:
-                sink = _Hashing(file)
-                self._client.download_fileobj(self._bucket, key, sink, Config=TRANSFER)
-                file.flush()
-                return sink.size, sink.sha256.hexdigest()
+        def receive(at: int, tag: str = "") -> tuple[int, int, str]:
+            return self._ask(address, partial(self._receive, key, path, at, tag, left))
 
-        with speaking(path):
-            return self._ask(address, download)
+        with speaking(path), path.open("w+b", buffering=0) as file:
+            size, received, tag = receive(0)
+            _hash(file, sha256, received)
+            rest = range(received, size, PART)
+            with ThreadPool(min(PARTS_AT_ONCE, len(rest) or 1)) as pool:
+                try:
+                    for _, end, _ in pool.imap(partial(receive, tag=tag), rest):
+                        _hash(file, sha256, end)
+                finally:
+                    left.set()  # threads of the pool are waited for by nobody
+            return os.fstat(file.fileno()).st_size, sha256.hexdigest()
+
+    def _receive(
+        self, key: str, path: Path, at: int, tag: str, left: Event
+    ) -> tuple[int, int, str]:
+        """Have the part that begins at `at` in its place: the object's size, the part's end, the
+        object's tag. A server that knows no ranges gives everything as the first part."""
+        asked = {"Range": f"bytes={at}-{at + PART - 1}"} | ({"IfMatch": tag} if tag else {})
+        try:
+            answer = self._client.get_object(Bucket=self._bucket, Key=key, **asked)
+        except failures.ClientError as error:
+            if at or _status(error) != 416:
+                raise
+            answer = self._client.get_object(Bucket=self._bucket, Key=key)  # it is empty
+        whole = answer.get("ContentRange", "").rpartition("/")[2]
+        size = int(whole or answer["ContentLength"])
+        buffer = memoryview(bytearray(CHUNK))
+        # A file of its own: the other one may be closed by now, and its number another file's.
+        with closing(answer["Body"]) as body, path.open("r+b", buffering=0) as file:
+            if not at:
+                reserve(file.fileno(), size)
+            file.seek(at)
+            while not left.is_set() and (count := body.readinto(buffer)):
+                file.write(buffer[:count])
+                at += count
+        return size, at, answer.get("ETag", "")
 
     def exists(self, address: str) -> bool:
         # Not HEAD: its answers have no body, so a missing bucket would look like a missing key.
@@ -227,18 +269,10 @@ class S3Store:
         return StoreUnavailable(f"The bucket {self._bucket} cannot be used", detail)
 
 
-class _Hashing:
-    """Takes a download's parts, which s3transfer hands over in order to what cannot seek."""
-
-    def __init__(self, file: IO[bytes]):
-        self.file = file
-        self.sha256 = hashlib.sha256()
-        self.size = 0
-
-    def write(self, data: bytes) -> None:
-        self.sha256.update(data)
-        self.file.write(data)
-        self.size += len(data)
+def _hash(file: BinaryIO, sha256: "hashlib._Hash", end: int) -> None:
+    """Hash the file from where it stands to `end`."""
+    while chunk := file.read(min(CHUNK, end - file.tell())):
+        sha256.update(chunk)
 
 
 def _cause(error: BaseException) -> BaseException:

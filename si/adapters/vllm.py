@@ -25,6 +25,10 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+# Threads that spin while they wait for each other stall an engine on a CPU with other work twenty
+# times. OpenMP reads this when torch loads it.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import torch
 
 # vLLM reads these when it is imported. Nothing is told to anybody, nothing is looked up.
@@ -202,8 +206,6 @@ class VllmSampler:
             },
         }
         if not torch.cuda.is_available():
-            # It warns at every picture that the number of threads stays as it is.
-            logging.getLogger("vllm.v1.worker.cpu_worker").setLevel(logging.ERROR)
             # Prefix caching on a CPU wants blocks of 32; compiling takes longer than it saves.
             arguments |= {"enforce_eager": True, "block_size": 32, "max_num_seqs": 128}
         self.lora: Any = None
@@ -231,6 +233,8 @@ class VllmSampler:
         """Load the engine; what is as wide as the engine is follows from it."""
         with Watchdog("The start of the engine", 3 * self.hang):
             self.llm = LLM(**self.arguments)
+        # On a CPU it warns at every picture that the number of threads stays as it is.
+        logging.getLogger("vllm.v1.worker.cpu_worker").setLevel(logging.ERROR)
         self.engine: Any = self.llm.llm_engine
         # What is too long is dropped by name, not refused with an exception.
         self.any_length = dataclasses.replace(

@@ -5,6 +5,7 @@
 
 import hashlib
 import os
+import re
 import resource
 import signal
 import socket
@@ -25,9 +26,9 @@ from hypothesis import strategies as st
 import si
 from si.adapters.folder import FolderStore
 from si.adapters.stores import open_store
-from si.artifacts import Output, Spec, commit_shard, committed, settle
+from si.artifacts import Artifact, Output, Spec, announce, commit_shard, committed, finish, settle
 from si.config import S3, Place
-from si.errors import ArtifactMissing, RecipeError, SiError, StoreUnavailable
+from si.errors import ArtifactDamaged, ArtifactMissing, RecipeError, SiError, StoreUnavailable
 from si.ports import Store, checked
 
 REAL = os.environ.get("SI_TEST_S3_ENDPOINT")
@@ -78,7 +79,9 @@ class Proxy:
     """Stands between a client and a server and does to each request what `rule` says of its head.
 
     "pass"; "lose": the server does it, but the answer never comes; "stall": half the body goes
-    through and then nothing; anything else is itself the answer, and the server hears nothing.
+    through and then nothing; "cut": half the answer comes; "flip": its last byte is another one;
+    "whole": what range was asked for is not passed on; anything else is itself the answer, and the
+    server hears nothing.
     """
 
     def __init__(self, server: str, rule: Callable[[str], str]):
@@ -103,12 +106,12 @@ class Proxy:
             if "expect" in fields:
                 client.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
             # One request a connection: the answer is over when the connection is.
-            mine = ("expect:", "connection:")
+            mine = ("expect:", "connection:") + (("range:",) if rule == "whole" else ())
             head = [line for line in lines if not line.lower().startswith(mine)]
             request = "".join([*head, "Connection: close\r\n\r\n"]).encode()
             size = int(fields.get("content-length", 0))
             body = incoming.read(size // 2 if rule == "stall" else size)
-            if rule not in ("pass", "lose", "stall"):
+            if rule not in ("pass", "lose", "stall", "cut", "flip", "whole"):
                 client.sendall(rule.encode())
                 return
             with socket.create_connection(self.server) as upstream:
@@ -118,8 +121,12 @@ class Proxy:
                     while incoming.read1():
                         pass
                     return
+                if rule in ("cut", "flip"):
+                    answer = b"".join(iter(lambda: upstream.recv(1 << 16), b""))
+                    flipped = answer[:-1] + bytes([answer[-1] ^ 1])
+                    client.sendall(flipped if rule == "flip" else answer[: len(answer) // 2])
                 while answer := upstream.recv(1 << 16):
-                    if rule == "pass":
+                    if rule != "lose":
                         client.sendall(answer)
 
 
@@ -351,6 +358,142 @@ def test_a_shard_whose_answer_was_lost_is_known_as_won(endpoint: str) -> None:
     assert commit_shard(store, SPEC, 0, output)
     assert not commit_shard(store, SPEC, 0, output)
     assert committed(store, SPEC.address) == {0}
+
+
+# Large files
+
+BIG = os.urandom((50 << 20) + 7)  # four parts
+BIG_DIGEST = hashlib.sha256(BIG).hexdigest()
+
+
+def parts_rule(wanted: str, rule: str, seen: list[str]) -> Callable[[str], str]:
+    """`rule` for the first request of the range that begins with `wanted`, then "pass"; notes the
+    range of each request for one."""
+
+    def decide(head: str) -> str:
+        found = re.search(r"^range: bytes=(\S+)", head, re.IGNORECASE | re.MULTILINE)
+        if not found:
+            return "pass"
+        asked = found.group(1)
+        seen.append(asked)
+        return rule if asked.startswith(wanted) and seen.count(asked) == 1 else "pass"
+
+    return decide
+
+
+@pytest.fixture
+def big(endpoint: str) -> Callable[[Callable[[str], str]], Store]:
+    """A store with a large file at `big`, behind a proxy with the rule given."""
+
+    def behind(rule: Callable[[str], str]) -> Store:
+        place = bucket(endpoint)
+        open_store(place).put("big", BIG)
+        proxied = place.s3.model_copy(update={"endpoint": Proxy(endpoint, rule).url})
+        return open_store(place.model_copy(update={"s3": proxied}))
+
+    return behind
+
+
+Behind = Callable[[Callable[[str], str]], Store]
+
+
+def test_parts_are_received_side_by_side(big: Behind, tmp_path: Path) -> None:
+    """After the first part, which says how many there are, all others are on their way at once."""
+    together = threading.Barrier(3, timeout=30)
+
+    def rule(head: str) -> str:
+        if re.search(r"^range: bytes=[1-9]", head, re.IGNORECASE | re.MULTILINE):
+            together.wait()
+        return "pass"
+
+    assert big(rule).fetch("big", tmp_path / "f") == (len(BIG), BIG_DIGEST)
+    assert not together.broken and (tmp_path / "f").read_bytes() == BIG
+
+
+@pytest.mark.parametrize("trouble", ["lose", "cut", refusal("503 Slow Down", "SlowDown")])
+@pytest.mark.parametrize("part", ["0-", "33554432-"], ids=["first", "third"])
+def test_a_part_that_fails_is_asked_for_again_alone(
+    big: Behind, tmp_path: Path, trouble: str, part: str
+) -> None:
+    """A lost, cut or refused part delays a file; no other part is received twice."""
+    seen: list[str] = []
+    store = big(parts_rule(part, trouble, seen))
+    assert store.exists("big")
+    assert store.fetch("big", tmp_path / "f") == (len(BIG), BIG_DIGEST)
+    assert (tmp_path / "f").read_bytes() == BIG
+    assert {asked for asked in seen if seen.count(asked) > 1} == {
+        asked for asked in seen if asked.startswith(part)
+    }
+    assert len(set(seen)) == 4
+
+
+def test_damage_on_the_way_is_seen(big: Behind, tmp_path: Path) -> None:
+    """One wrong bit in one part is another digest, which is that of the file as it lies there."""
+    size, digest = big(parts_rule("16777216-", "flip", [])).fetch("big", tmp_path / "f")
+    assert size == len(BIG) and digest != BIG_DIGEST
+    assert hashlib.sha256((tmp_path / "f").read_bytes()).hexdigest() == digest
+
+
+def test_a_server_without_ranges_will_do(s3_server: str, tmp_path: Path) -> None:
+    """Where a server sends everything whatever range is asked for, one request is made."""
+    heads: list[str] = []
+
+    def rule(head: str) -> str:
+        heads.append(head)
+        return "whole"
+
+    store = open_store(bucket(Proxy(s3_server, rule).url))
+    store.put("a/big", BIG[: 20 << 20])
+    heads.clear()
+    size, digest = store.fetch("a/big", tmp_path / "f")
+    assert (size, digest) == (20 << 20, hashlib.sha256(BIG[: 20 << 20]).hexdigest())
+    assert len(heads) == 1
+
+
+def test_a_file_that_changes_meanwhile_is_refused(big: Behind, tmp_path: Path) -> None:
+    """Parts of two objects are never put together: the second one's are refused by their tag."""
+    changed: list[Store] = []
+
+    def rule(head: str) -> str:
+        if re.search(r"^range: bytes=[1-9]", head, re.IGNORECASE | re.MULTILINE) and changed:
+            changed.pop().put("big", BIG[::-1])
+        return "pass"
+
+    store = big(rule)
+    changed.append(store)
+    with pytest.raises(StoreUnavailable, match="Precondition"):
+        store.fetch("big", tmp_path / "f")
+
+
+def test_room_for_a_large_file_is_asked_for_first(small_disk: Path, big: Behind) -> None:
+    """A disk that is too small for the file is named before its parts are received."""
+    seen: list[str] = []
+    with pytest.raises(StoreUnavailable, match="disk is full"):
+        big(parts_rule("none", "pass", seen)).fetch("big", small_disk / "f")
+    assert len(seen) == 1
+
+
+def test_files_of_an_artefact_are_received_side_by_side(tmp_path: Path) -> None:
+    """A policy's files are on their way together; one that is damaged is named."""
+    together = threading.Barrier(3, timeout=30)
+
+    class Waiting(FolderStore):
+        def fetch(self, address: str, path: Path) -> tuple[int, str]:
+            together.wait()
+            return super().fetch(address, path)
+
+    store = Waiting(tmp_path / "store")
+    announce(store, SPEC)
+    files = {f"{name}.bin": name.encode() for name in ("a", "b", "c")}
+    commit_shard(store, SPEC, 0, Output(dict(files), rows=1))
+    finish(store, SPEC)
+    artifact = Artifact.open(store, SPEC.address)
+    artifact.download(tmp_path / "one")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "one").iterdir()} == files
+    (damaged,) = (tmp_path / "store").rglob("data/*/b.bin")
+    damaged.write_bytes(b"B")
+    with pytest.raises(ArtifactDamaged, match=r"b\.bin is damaged"):
+        artifact.download(tmp_path / "two")
 
 
 # What goes wrong with a server
