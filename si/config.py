@@ -22,6 +22,7 @@ from si.plugins import is_own, label
 
 RESAMPLING = ("ar", "gr")
 RESHAPING = ("tc", "rp")
+TRACKERS = ("tensorboard", "mlflow", "wandb")
 STRATEGIES = ("vanilla", "tc", "rp", "ar", "gr", "ar+tc", "ar+rp", "gr+tc", "gr+rp")
 
 Positive = Annotated[int, Field(gt=0)]
@@ -406,7 +407,21 @@ class Place(Section):
     """Stop a run when it has taken so many GPU hours; what is committed stays."""
     max_cost: float | None = Field(None, gt=0)
     """Stop a run when it has cost so much, by the two prices."""
+    trackers: list[str] = ["tensorboard"]
+    """Who is told a run's metrics, by the loop on this machine and by `si-ctl track`: `tensorboard`
+    (files beside the artefacts, or in ./si-runs), `mlflow`, `wandb`, or `package.module:Class` of
+    an own tracker. Addresses and credentials come from their own environment variables."""
     kubernetes: Kubernetes = Kubernetes()
+
+    @field_validator("trackers")
+    @classmethod
+    def _known_trackers(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if name not in TRACKERS and not is_own(name):
+                near = difflib.get_close_matches(name, TRACKERS, 1, 0.3)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                raise ValueError(f"unknown tracker {name!r}{hint} Known: {', '.join(TRACKERS)}")
+        return names
 
     @model_validator(mode="after")
     def _fits(self) -> "Place":

@@ -89,6 +89,12 @@ class RunBusy(SiError):
     exit_code = RETRY
 
 
+class TrackerFailed(SiError):
+    """MLflow, W&B or the like does not answer, or refuses."""
+
+    exit_code = RETRY
+
+
 class ShardFailed(SiError):
     """One shard cannot be done."""
 

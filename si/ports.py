@@ -1,6 +1,7 @@
-"""The places where the outside begins: storage, compute, sampling, training, the model hub."""
+"""The places where the outside begins: storage, compute, sampling, training, the model hub,
+trackers."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -10,6 +11,7 @@ from si.records import Request, Sampled, TrainingRow
 if TYPE_CHECKING:
     from si.artifacts import Manifest, Spec
     from si.checkpoints import Checkpoints
+    from si.tracking import Batch, Tracked
 
 
 def checked(address: str) -> str:
@@ -146,4 +148,25 @@ class Cluster(Protocol):
         Raises `StageFailed` with the workers' exit code. Returning does not mean
         that the stage is whole: the manifest alone says so.
         """
+        ...
+
+
+class Tracker(Protocol):
+    """Keeps metrics of many runs, to be looked at side by side."""
+
+    where: str
+    """Where they can be looked at, for people; known once a run has begun."""
+
+    def begin(self, run: "Tracked") -> Container[str]:
+        """Begin a run, or go on with it if its key is known; the names of the batches that it
+        has already, as far as the tracker knows them."""
+        ...
+
+    def log(self, batch: "Batch") -> None:
+        """Keep a batch's points. They come in the run's order. What the tracker has of them, though
+        it did not know, stays as it is."""
+        ...
+
+    def end(self) -> None:
+        """Nothing more comes for now; returns when all is kept."""
         ...

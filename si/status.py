@@ -101,6 +101,7 @@ def status(store: Store, name: str) -> dict[str, Any]:
 
     Returns:
         `run`, `generation`, `strategy`, `k`, `iterations` (list of `iteration`, `stages`),
+        `planned` (how many iterations it was begun with),
         `stopped` (why it ended early, as `si.stopping.Stop`, or None), `spent` (by all stages,
         each artefact once); of a stage `entry`, `address`, `state` (done or open), `shards`,
         `committed`, `attempts`, `seconds` and `spent` (by all its winning and losing attempts),
@@ -128,12 +129,23 @@ def status(store: Store, name: str) -> dict[str, Any]:
         "strategy": recipe.strategy,
         "k": recipe.k,
         "seed": recipe.seed,
+        "planned": recipe.iterations,
         "stopped": stopped and stopped.to_json(),
         "spent": sum(spent.values(), NOTHING).to_json(),
         "iterations": [
             {"iteration": int(number[2:]), "stages": stages} for number, stages in tree.items()
         ],
     }
+
+
+def ended(tree: dict[str, Any]) -> bool:
+    """Whether a run, as `status` says, has a report on all the iterations that it was to have."""
+    stages = [stage for iteration in tree["iterations"] for stage in iteration["stages"]]
+    if not stages:
+        return False
+    last = stages[-1]["stage"] == "report" and stages[-1]["state"] == "done"
+    far = tree["iterations"][-1]["iteration"] >= tree["planned"]
+    return last and (far or bool(tree["stopped"]))
 
 
 def stopped_at(store: Store, folder: str, stages: dict[str, dict[str, Any]]) -> Stop | None:

@@ -25,6 +25,7 @@ from si.cli import (
     replay,
     report,
     status,
+    track,
 )
 from si.errors import SiError
 
@@ -43,6 +44,7 @@ for verb in (
     compare,
     replay,
     export,
+    track,
     cluster,
     diagnose,
     rebalance,

@@ -12,7 +12,7 @@ from si.cli.options import (
     OnOption,
     ReleaseOption,
     StoreOption,
-    reading,
+    reading_place,
 )
 
 
@@ -47,11 +47,12 @@ def export(
     Every file is checked by its hash on the way. Of a run on a cluster the bucket is read from
     here, with credentials of your own.
     """
+    from si.adapters.stores import open_store
     from si.export import choose
     from si.export import export as write
     from si.status import find_run
 
-    where = reading(store, on, namespace, release)
+    where = open_store(reading_place(store, on, namespace, release))
     policy = choose(where, find_run(where, run), iteration)
     kind = write(where, policy, out, base, _merge if merge else None, force)
     scores = policy.summary.iterations[policy.iteration].scores

@@ -118,20 +118,29 @@ def _work(
 ) -> None:
     from si.adapters.hub import HuggingFace
     from si.adapters.local import local_folder
+    from si.adapters.trackers import trackers
     from si.cli.screen import Screen
     from si.loop import Run, conclude
     from si.stopping import LIMITS, Budget, LimitReached
+    from si.tracking import Tracked, Tracking
 
     started = time.monotonic()
+    showing = trackers(place.trackers, local_folder(where))
     cluster = local_cluster(where, place, recipe, name, scratch)
     devices = cluster.describe(recipe.sampling.engine)
-    with Screen() as screen:
+    tracked = Tracked.of(where, name, generation, recipe)
+    with Screen() as screen, Tracking(tracked, where, showing, screen.line) as tracking:
         screen.line(f"run {name}: strategy {recipe.strategy}, K={recipe.k}, store {where.url}")
         if devices:
             screen.line(devices)
         hub = HuggingFace(local_folder(where) / "imports", screen.hear)
         budget = Budget.of(place)
-        run = Run(name, recipe, where, cluster, generation, screen.hear, budget=budget, hub=hub)
+
+        def hear(event: dict[str, Any]) -> None:
+            screen.hear(event)
+            tracking.hear(event, run.stages)
+
+        run = Run(name, recipe, where, cluster, generation, hear, budget=budget, hub=hub)
         try:
             report = conclude(run)
         except KeyboardInterrupt:

@@ -85,16 +85,15 @@ def open_place(store: str | None) -> "Store":
     return open_store(resolve(None, None, {"place.store": store})[1])
 
 
-def reading(
+def reading_place(
     store: str | None, on: str, namespace: str | None = None, release: str | None = None
-) -> "Store":
-    """The store that a run lies in, one on a cluster included: its bucket as seen from here."""
+) -> "Place":
+    """The place that a run lies in; one on a cluster as it is reached from here."""
     if on == "local":
-        return open_place(store)
-    from si.adapters.stores import open_store
+        return resolve(None, None, {"place.store": store})[1]
     from si.cli.cluster import place_from_outside
 
-    return open_store(place_from_outside(namespace, release))
+    return place_from_outside(namespace, release)
 
 
 def mapping(texts: list[str] | None) -> dict[str, str]:

@@ -82,5 +82,14 @@ class ScriptedTrainer:
             "tokens": tokens,
             "dropped": 0,
             "losses": [round(1 / (step + 1), 4) for step in range(steps)],
+            "learning_rates": [0.001] * steps,
+            "grad_norms": [0.5] * steps,
             "adapter": False,
+            "provenance": {
+                "seconds": [0.25] * steps,
+                "tokens": [100] * steps,
+                "tokens_per_second": 400.0,
+                "mfu": 0.5,
+                "peak_memory_bytes": 1 << 20,
+            },
         }

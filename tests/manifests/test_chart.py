@@ -54,6 +54,7 @@ FULL = {
         "price_per_cpu_hour": 0.1,
         "max_gpu_hours": 100,
         "max_cost": 250,
+        "trackers": ["mlflow"],
         "kubernetes": {
             "secret": "bucket",
             "pull_policy": "Always",
