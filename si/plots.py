@@ -12,21 +12,27 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import matplotlib
+from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
 # Name of a CSS variable -> its value in the light theme and in the dark one. All values of the
-# light theme differ: a plot's colours are told apart by them.
+# light theme differ: a plot's colours are told apart by them. On the card each has a contrast of 3
+# or more, as a shape needs, and `-text` one of 4.5 where the shape's own has less.
 COLOURS = {
     "ink": ("#1b2430", "#e7ebf0"),
     "soft": ("#5b6675", "#9aa7b8"),
     "grid": ("#d9dee6", "#334052"),
+    "card": ("#ffffff", "#19212c"),
     "L1": ("#b8430b", "#ff8a4c"),
-    "L2": ("#e08a1e", "#f7b955"),
-    "L3": ("#9a9483", "#c9c3b2"),
-    "L4": ("#4aa3b5", "#6fc9db"),
+    "L2": ("#cf7a12", "#f7b955"),
+    "L3": ("#8a8472", "#c9c3b2"),
+    "L4": ("#2f93a8", "#6fc9db"),
     "L5": ("#2f6fc4", "#7aa8ff"),
     "U": ("#4b3fa0", "#b3a4ff"),
+    "L2-text": ("#935308", "#f7b955"),
+    "L3-text": ("#67614f", "#c9c3b2"),
+    "L4-text": ("#1c7082", "#6fc9db"),
     "s1": ("#2563a8", "#78b0f0"),
     "s2": ("#c2410d", "#ff9558"),
     "s3": ("#15803d", "#5fd08a"),
@@ -62,11 +68,21 @@ _SETTINGS: dict[Any, Any] = {
 
 
 class Line(NamedTuple):
-    """A series: its label, a value (or None) for each x, and its colour's name."""
+    """A series: its label, a value (or None) for each x, its colour's name, and perhaps an
+    interval (low, high) around each value."""
 
     label: str
     values: Sequence[float | None]
     colour: str
+    band: Sequence[tuple[float, float] | None] = ()
+
+
+class Plot(NamedTuple):
+    """A drawn plot as a page shows it: with what to look for, and what it shows here."""
+
+    svg: Markup
+    look: str = ""
+    here: str = ""
 
 
 def lines(
@@ -90,18 +106,21 @@ def lines(
     with _drawing():
         figure, axes = _axes(title, right=0.84)
         ends = []
-        for number, (label, values, colour) in enumerate(series):
+        for number, (label, values, colour, band) in enumerate(series):
             known = [(x, y) for x, y in zip(xs, values, strict=True) if y is not None]
             if not known:
                 continue
             paint = COLOURS[colour][0]
+            sure = [(x, *ends_) for x, ends_ in zip(xs, band, strict=False) if ends_ is not None]
+            if sure:
+                axes.fill_between(*zip(*sure, strict=True), color=paint, alpha=0.14, lw=0)
             marker = MARKERS[number % len(MARKERS)] if points else None
             # Thinner and thinner, so that equal lines show beneath one another.
             width = 1.6 + 1.6 * (len(series) - 1 - number) / len(series)
             axes.plot(
                 *zip(*known, strict=True), color=paint, marker=marker, ms=4, lw=width, clip_on=False
             )
-            ends.append((known[-1][1], label, paint))
+            ends.append((known[-1][1], label, _text(colour)))
             if marks and label in marks:
                 best = marks[label]
                 axes.plot(xs[best], values[best], "o", ms=11, mfc="none", mec=paint, mew=1.4)
@@ -130,11 +149,12 @@ def stacked(
         figure, axes = _axes(title, right=0.84 if share else 0.97)
         bottom = [0.0] * len(xs)
         ends = []
-        for label, values, colour in layers:
+        for label, values, colour, _ in layers:
             heights = [value or 0.0 for value in values]
-            axes.bar(xs, heights, 0.72, bottom, color=COLOURS[colour][0], edgecolor="none")
+            paint = COLOURS[colour][0]
+            axes.bar(xs, heights, 0.72, bottom, color=paint, edgecolor=COLOURS["card"][0], lw=0.8)
             if heights and heights[-1] > 0.004 and share:
-                ends.append((bottom[-1] + heights[-1] / 2, label, COLOURS[colour][0]))
+                ends.append((bottom[-1] + heights[-1] / 2, label, _text(colour)))
             bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
         if share:
             _percent(axes)
@@ -154,7 +174,7 @@ def bars(
     with _drawing():
         figure, axes = _axes(title, right=0.97)
         width = 0.8 / max(1, len(series))
-        for number, (_, values, colour) in enumerate(series):
+        for number, (_, values, colour, _) in enumerate(series):
             places = [i - 0.4 + width * (number + 0.5) for i in range(len(groups))]
             heights = [value or 0.0 for value in values]
             axes.bar(places, heights, width * 0.92, color=COLOURS[colour][0], edgecolor="none")
@@ -182,6 +202,11 @@ def _axes(title: str, right: float) -> tuple[Figure, Any]:
     axes.tick_params(length=0)
     axes.spines["left"].set_visible(False)
     return figure, axes
+
+
+def _text(colour: str) -> str:
+    """The colour of a label that belongs to a line or bar of this colour."""
+    return COLOURS.get(f"{colour}-text", COLOURS[colour])[0]
 
 
 def _percent(axes: Any, highest: float = 1.0) -> None:
