@@ -209,7 +209,7 @@ def page(comparison: Comparison) -> str:
     """The comparison as one self-contained HTML page."""
     from markupsafe import Markup
 
-    from si.plots import SERIES, Line, bars, lines
+    from si.plots import SERIES, Line, Plot, bars, lines
     from si.templates import render
 
     runs = comparison.runs
@@ -224,7 +224,7 @@ def page(comparison: Comparison) -> str:
             series.append(Line("", values, colours[name]))
         return series
 
-    plots = [
+    drawn = [
         lines(
             "accuracy",
             "Test accuracy",
@@ -248,7 +248,7 @@ def page(comparison: Comparison) -> str:
     ]
     for what in ("successes", "examples"):
         for label, levels in (("Head", HEAD), ("Tail", TAIL)):
-            plots.append(
+            drawn.append(
                 lines(
                     f"{label}-{what}".lower(),
                     f"{label}'s share of {what}",
@@ -261,6 +261,6 @@ def page(comparison: Comparison) -> str:
         title=" · ".join(name for name, _ in runs),
         words=comparison.words,
         tables=comparison.tables,
-        drawn=[Markup(plot) for plot in plots],  # noqa: S704 (our own SVG, escaped by matplotlib)
+        drawn=[Plot(Markup(svg)) for svg in drawn],  # noqa: S704 (our own SVG)
         legend=[(name, colours[name]) for name, _ in runs],
     )

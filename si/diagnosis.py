@@ -178,7 +178,7 @@ def tables(figures: Mapping[str, Any]) -> dict[str, list[Table]]:
         "shares": [
             Table(
                 "Queries and right answers by level",
-                ["", "all", *LEVELS],
+                ["what", "all", *LEVELS],
                 shares,
                 f"Concentration over queries: Gini {number(successes['gini'], 3)}, of solved ones "
                 f"{number(successes['gini_solved'], 3)}; entropy {number(successes['entropy'], 3)} "
@@ -241,7 +241,7 @@ def tables(figures: Mapping[str, Any]) -> dict[str, list[Table]]:
         if "steps_mean" in successes:
             mean = number(successes["steps_mean"], 1)
             rows.append(["steps (lines)", mean, *_lengths(successes, "steps")])
-        found["lengths"] = [Table("Mean length of a right answer", ["", "all", *LEVELS], rows)]
+        found["lengths"] = [Table("Mean length of a right answer", ["in", "all", *LEVELS], rows)]
     return found
 
 
@@ -276,6 +276,7 @@ def page(found: Diagnosis) -> str:
     """The diagnosis as one self-contained HTML page."""
     from markupsafe import Markup
 
+    from si.plots import Plot
     from si.templates import render
 
     figures, numbers = found.figures, found.tables
@@ -303,7 +304,7 @@ def page(found: Diagnosis) -> str:
         {
             "title": title,
             "lead": lead,
-            "plots": [Markup(svg) for svg in drawn.get(key, [])],  # noqa: S704 (our own SVG)
+            "plots": [Plot(Markup(svg)) for svg in drawn.get(key, [])],  # noqa: S704 (our own)
             "legend": _LEGENDS.get(key, ()),
             "tables": numbers[key],
         }

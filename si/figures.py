@@ -45,7 +45,7 @@ def _accuracy(run: RunSummary) -> list[Plot]:
     ring = "" if run.best is None else " and the ring the best iteration on dev"
     drawn = [
         _plot(
-            lines("accuracy", "Accuracy", every, series, marks=best),
+            lines("accuracy", "Accuracy", every, series, marks=best, close=True),
             "Do the lines rise, and rise together? "
             + f"The band is the 95 % interval of {splits[0]}{ring}."
             if splits
@@ -54,9 +54,7 @@ def _accuracy(run: RunSummary) -> list[Plot]:
         )
     ]
     for split in splits:
-        by_level = [
-            Line(v, [it.accuracy(split, v) for it in run.iterations], v) for v in LEVELS
-        ]
+        by_level = [Line(v, [it.accuracy(split, v) for it in run.iterations], v) for v in LEVELS]
         drawn.append(
             _plot(
                 lines(f"accuracy-{split}", f"Accuracy on {split} by level", every, by_level),
@@ -90,7 +88,7 @@ def _shares(trained: Sequence[Iteration]) -> list[Plot]:
         layers = [Line(v, [it.share(what, [v]) for it in trained], v) for v in LEVELS]
         return stacked(what, f"Shares of {what}", xs, layers)
 
-    rates = [Line(v, [_level(it, "accuracy_by_level", v) for it in trained], v) for v in LEVELS]
+    rates = [Line(v, [it.pass_rate(v) for it in trained], v) for v in LEVELS]
     gaps = []
     for levels in (HEAD, TAIL):
         pairs = [(it.share("examples", levels), it.share("successes", levels)) for it in trained]
@@ -130,11 +128,11 @@ def _lengths(trained: Sequence[Iteration]) -> list[Plot]:
         ("steps", "The same in steps: where one family's steps vanish, so does its reasoning."),
     ):
         by_level = [
-            Line(v, [_figure(it, "successes", f"{unit}_by_level", v) for it in trained], v)
+            Line(v, [it.figure("successes", f"{unit}_by_level", v) for it in trained], v)
             for v in LEVELS
         ]
         title = f"Length of right answers in {unit}"
-        means = [_figure(it, "successes", f"{unit}_mean") for it in trained]
+        means = [it.figure("successes", f"{unit}_mean") for it in trained]
         drawn.append(
             _plot(
                 lines(f"length-{unit}", title, xs, by_level, share=False),
@@ -153,9 +151,7 @@ def _spent(trained: Sequence[Iteration]) -> list[Plot]:
         Line("round 1", [part["samples"] for part in spent], "s1"),
         Line("round 2", [part["samples_2"] for part in spent], "s2"),
     ]
-    second = (
-        f"{number(total['samples'])} in the first round, {number(total['samples_2'])} in the second."
-    )
+    first, second = (number(total[key]) for key in ("samples", "samples_2"))
 
     def bar(key: str, title: str) -> str:
         return stacked(key, title, xs, [Line(title, [part[key] for part in spent], "s1")], False)
@@ -165,7 +161,7 @@ def _spent(trained: Sequence[Iteration]) -> list[Plot]:
             stacked("samples", "Samples: round 1, and round 2 above", xs, rounds, share=False),
             "What resampling asks for on top of the K samples of each query. Where the policy "
             "improves, it shrinks.",
-            second,
+            f"{first} in the first round, {second} in the second.",
         ),
         _plot(
             bar("tokens", "Tokens sampled"),
@@ -202,11 +198,15 @@ def _losses(trained: Sequence[Iteration]) -> Plot:
             points=False,
         ),
         "A training that learns falls; one that begins low has seen such answers before.",
-        f"the first step's loss {_from_to(firsts, lambda v: number(v, 3))} from the first iteration "
-        f"to the last, the last step's {_from_to(lasts, lambda v: number(v, 3))}."
+        f"from iteration to iteration the first step's loss is {_from_to(firsts, _loss)}, the last "
+        f"step's {_from_to(lasts, _loss)}."
         if firsts
         else "no losses were kept.",
     )
+
+
+def _loss(value: float) -> str:
+    return number(value, 3)
 
 
 def _from_to(values: Sequence[float | None], show: Any) -> str:
@@ -215,13 +215,3 @@ def _from_to(values: Sequence[float | None], show: Any) -> str:
     if not known:
         return "–"
     return show(known[0]) if len(known) == 1 else f"{show(known[0])} to {show(known[-1])}"
-
-
-def _figure(it: Iteration, what: str, name: str, level: str | None = None) -> Any:
-    value = (it.metrics or {}).get(what, {}).get(name)
-    return value.get(level) if level is not None and value is not None else value
-
-
-def _level(it: Iteration, name: str, level: str) -> float | None:
-    value: float | None = (it.metrics or {}).get(name, {}).get(level)
-    return value

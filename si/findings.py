@@ -12,9 +12,10 @@ from fractions import Fraction
 from math import comb, sqrt
 from typing import Any, NamedTuple
 
+from si.intervals import Interval, paired
 from si.records import HEAD, TAIL
 from si.summary import Iteration, RunSummary
-from si.tables import percent, points, probability
+from si.tables import percent, point_range, points, probability
 
 NOTABLE = 0.01  # change of a share that is more than "hardly any"
 UNLIKELY = 0.05  # chance below which a paired difference is called real
@@ -33,6 +34,11 @@ class Change(NamedTuple):
         return (self.wins - self.losses) / self.n if self.n else 0.0
 
     @property
+    def interval(self) -> Interval | None:
+        """95 % interval of the difference, by the paired bootstrap over queries."""
+        return paired(self.wins, self.losses, self.n)
+
+    @property
     def p(self) -> float:
         """Two-sided exact sign test: how likely a split as uneven as this is by chance."""
         changed, few = self.wins + self.losses, min(self.wins, self.losses)
@@ -45,6 +51,17 @@ class Change(NamedTuple):
         chance = "more than" if self.p < UNLIKELY else "within what"
         sign = "" if self.p < 0.001 else "= "
         return f"{counts}: {chance} chance explains (sign test, p {sign}{probability(self.p)})"
+
+
+def counted(it: Iteration, split: str, levels: Sequence[str] | None = None) -> tuple[int, int]:
+    """Right answers and queries of a split, or of its queries of these levels."""
+    part = it.scores.get(split)
+    if part is None:
+        return 0, 0
+    groups = [part]
+    if levels is not None:
+        groups = [part["by_level"][level] for level in levels if level in part["by_level"]]
+    return sum(group["correct"] for group in groups), sum(group["n"] for group in groups)
 
 
 def changed(old: Mapping[str, bool], new: Mapping[str, bool]) -> Change:
@@ -167,7 +184,8 @@ def progress(run: RunSummary) -> str:
     verb = "did not change measurably" if not real else "rose" if change.difference > 0 else "fell"
     return (
         f"Held-out accuracy {verb}: {percent(before)} to {percent(after)} on {split} "
-        f"({points(change.difference)}; {which}). {change.words[0].upper()}{change.words[1:]}."
+        f"({points(change.difference)}, 95 % interval {point_range(change.interval)}; {which}). "
+        f"{change.words[0].upper()}{change.words[1:]}."
     )
 
 

@@ -89,11 +89,13 @@ def crossed(
     rng = np.random.Generator(np.random.PCG64(keyed_seed(*key)))
     queries = rng.multinomial(counts.sum(), counts / counts.sum(), RESAMPLES) / counts.sum()
     by_seed: Array = queries @ kinds.T
-    draws = rng.multinomial(len(ours), [1 / len(ours)] * len(ours), RESAMPLES) / len(ours)
-    others = draws
-    if not matched:
-        others = rng.multinomial(len(theirs), [1 / len(theirs)] * len(theirs), RESAMPLES)
-        others = others / len(theirs)
+
+    def drawn(seeds: int) -> Array:
+        weights: Array = rng.multinomial(seeds, [1 / seeds] * seeds, RESAMPLES) / seeds
+        return weights
+
+    draws = drawn(len(ours))
+    others = draws if matched else drawn(len(theirs))
     means = (by_seed[:, : len(ours)] * draws).sum(1) - (by_seed[:, len(ours) :] * others).sum(1)
     low, high = np.quantile(means, [OUTSIDE, 1 - OUTSIDE])
     return Interval(float(low), float(high))

@@ -52,8 +52,8 @@ def lineage(store: Store, refs: Mapping[str, Ref]) -> list[Node]:
     """All artefacts behind `refs` (the report stage's inputs by role), by iteration and place."""
     by_iteration = defaultdict(list)
     for role, ref in sorted(refs.items()):
-        name, _, t = role.rpartition("-")
-        by_iteration[int(t) if name else 0].append((_PLACES.get(name, role), ref))
+        name, _, number = role.rpartition("-")
+        by_iteration[int(number) if name else 0].append((_PLACES.get(name, role), ref))
     found: dict[str, Node] = {}
     with ThreadPoolExecutor(THREADS) as pool:
         for t, waiting in sorted(by_iteration.items()):

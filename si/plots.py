@@ -9,6 +9,7 @@ import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import ceil, floor
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -44,13 +45,13 @@ COLOURS = {
 }
 SERIES = tuple(name for name in COLOURS if name[0] == "s" and name != "soft")
 MARKERS = "osD^vPX*"
-WIDTH, HEIGHT = 440, 280  # CSS pixels at full size: two or three fit beside one another
+WIDTH, HEIGHT = 390, 262  # CSS pixels at full size: two or three fit beside one another
 
 _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "si-ctl",
     "font.family": ["DejaVu Sans"],  # comes with matplotlib
-    "font.size": 10.5,
+    "font.size": 11,
     "text.parse_math": False,
     "path.simplify": True,
     "axes.edgecolor": COLOURS["grid"][0],
@@ -94,6 +95,7 @@ def lines(
     xlabel: str = "iteration",
     marks: Mapping[str, int] | None = None,
     points: bool = True,
+    close: bool = False,
 ) -> str:
     """Lines with their labels at their ends.
 
@@ -102,6 +104,7 @@ def lines(
         share: values are shares (0 to 1), shown as percent on an axis from 0 to 1.
         marks: label of a series -> index of a point to ring (the best iteration).
         points: draw a marker at each value.
+        close: an axis of shares around the values instead of from 0.
     """
     with _drawing():
         figure, axes = _axes(title, right=0.84)
@@ -124,7 +127,9 @@ def lines(
             if marks and label in marks:
                 best = marks[label]
                 axes.plot(xs[best], values[best], "o", ms=11, mfc="none", mec=paint, mew=1.4)
-        if share:
+        if share and close:
+            _around(axes, series)
+        elif share:
             _percent(
                 axes, max((value for line in series for value in line.values if value), default=1)
             )
@@ -195,7 +200,7 @@ def _drawing() -> Iterator[None]:
 
 def _axes(title: str, right: float) -> tuple[Figure, Any]:
     figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72), facecolor="none")
-    axes = figure.add_axes((0.125, 0.17, right - 0.125, 0.69), facecolor="none")
+    axes = figure.add_axes((0.14, 0.175, right - 0.14, 0.685), facecolor="none")
     axes.set_title(title, pad=12, fontweight="bold")
     axes.grid(axis="y", lw=0.8)
     axes.set_axisbelow(True)
@@ -214,6 +219,20 @@ def _percent(axes: Any, highest: float = 1.0) -> None:
     top = next((top for top in (0.1, 0.2, 0.5) if highest < 0.95 * top), 1.0)
     axes.set_ylim(0, 1.02 * top)
     axes.set_yticks([top * fifth / 5 for fifth in range(6)])
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+
+
+def _around(axes: Any, series: Sequence[Line]) -> None:
+    """An axis over the values and their bands, of at least a fifth and whole tenths."""
+    values = [value for line in series for value in line.values if value is not None]
+    values += [end for line in series for band in line.band if band for end in band]
+    tenths = [10 * value for value in values] or [0.0, 10.0]
+    low, high = max(0, floor(min(tenths) - 0.2)), min(10, ceil(max(tenths) + 0.2))
+    while high - low < 2:
+        low, high = max(0, low - 1), min(10, high + (low == 0))
+    axes.set_ylim(low / 10, high / 10)
+    step = 5 if high - low <= 2 else 10 if high - low <= 6 else 20
+    axes.set_yticks([tick / 100 for tick in range(10 * low, 10 * high + 1, step)])
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
 
 

@@ -1,58 +1,76 @@
 """Report: one page about a run, from everything that it committed.
 
-report.html is one file without scripts and asks nobody for anything; report.json has all
-numbers; report.md has the words and tables. What a model or a data set wrote is text in
-it, whatever it says; images are decoded and encoded again before they are let in.
+report.html is one file that asks nobody for anything. It has one script, for looking through
+responses; without it everything else is there. report.json has all numbers; report.md has the
+words and tables. What a model or a data set wrote is text in it, whatever it says; images are
+decoded and encoded again before they are let in.
 """
 
 import base64
-import io
-import warnings
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from markupsafe import Markup
 
-from si.artifacts import Artifact, Output, Ref, Spec, canonical
-from si.dataset import Dataset
-from si.errors import SiError
-from si.findings import matthew, progress, rebalanced, to_json
+from si.artifacts import Output, canonical
+from si.config import Report
+from si.findings import changed, counted, matthew, progress, rebalanced, to_json
+from si.intervals import wilson
 from si.job import Job, ShardFunction
-from si.randomness import keyed_rng
+from si.lineage import BEGINNING, STEPS, Node, lineage
 from si.records import HEAD, LEVELS, TAIL
-from si.summary import SOURCES, SPENT, Iteration, RunSummary, collect
-from si.tables import Table, number, percent, points
-from si.templates import render
+from si.responses import Responses, few, gather, pack
+from si.summary import SOURCES, SPENT, RunSummary, collect
+from si.tables import Table, number, percent, percents, point_range, points, probability
+from si.templates import render, source
 
-LONGEST = 3000  # characters of a response that are shown
-PIXELS = 384  # longest side of a shown image
-HEAVY = 60_000  # bytes of a shown PNG; heavier pictures are shown as JPEG
-LOSSES = 150  # points of a loss curve that are drawn
-IMAGES = 3  # images shown of one query
+if TYPE_CHECKING:
+    from si.plots import Plot
+
 CONCENTRATION = {
     "gini": "Gini",
     "gini_solved": "of solved",
     "entropy": "entropy",
     "entropy_solved": "of solved",
 }
+STRATEGIES = {
+    "vanilla": "Vanilla self-improvement",
+    "tc": "Threshold clipping",
+    "rp": "Repeat-based padding",
+    "ar": "Adaptive-weighted resampling",
+    "gr": "Guided resampling",
+}
+WITHOUT_BROWSER = 500  # responses among which a few are picked, if the browser shows none
 
 
 def report(job: Job) -> ShardFunction:
     """Stage function: everything of a run to report.html, report.md and report.json."""
 
     def shard(_: int) -> Output:
-        refs = job.spec.inputs
+        refs, settings = job.spec.inputs, job.settings
         run = collect(job.store, refs)
-        shown = samples(job, run)
+        room = Report.model_validate(settings.get("report", {}))
+        shown = gather(
+            job.store,
+            refs,
+            job.scratch,
+            settings.get("seed", 0),
+            room.samples or WITHOUT_BROWSER,
+            room.text_mb,
+            room.images_mb,
+        )
+        nodes = lineage(job.store, refs)
         head = {
-            "strategy": job.settings.get("strategy", run.strategy),
+            "strategy": settings.get("strategy", run.strategy),
             "words": dict(words(run)),
+            "intervals": intervals(run),
         }
         return Output(
             files={
-                "report.html": page(run, job.settings, refs, shown).encode(),
-                "report.md": markdown(run, job.settings).encode(),
-                "report.json": canonical({**to_json(run), **head, "recipe": job.settings}),
+                "report.html": page(run, settings, room, shown, nodes).encode(),
+                "report.md": markdown(run, settings).encode(),
+                "report.json": canonical({**to_json(run), **head, "recipe": settings}),
             },
             rows=len(run.iterations),
         )
@@ -114,18 +132,24 @@ def tables(run: RunSummary) -> dict[str, list[Table]]:
         accuracy.append(
             Table(
                 f"Accuracy on {split}",
-                ["iteration", f"all ({groups['n']})"]
+                ["iteration", f"all ({groups['n']})", "95 % interval"]
                 + [f"{level} ({n})" for level, n in counts.items()]
                 + ["tokens"],
                 [
-                    [str(it.t), percent(it.accuracy(split))]
+                    [str(it.t), percent(it.accuracy(split)), percents(wilson(*counted(it, split)))]
                     + [percent(it.accuracy(split, level)) for level in counts]
                     + [number(it.scores[split]["tokens_mean"], 1)]
                     for it in run.iterations
                 ],
-                "Greedy responses; queries in brackets. tokens: mean length of a response.",
+                "Greedy responses; queries in brackets. Interval: Wilson's, over queries. tokens: "
+                "mean length of a response.",
             )
         )
+    accuracy += [
+        _against_zero(run, split)
+        for split in ("test", "dev")
+        if split in run.iterations[0].scores and run.last
+    ]
     shares = [
         Table(
             f"Shares of {what} by level",
@@ -134,8 +158,8 @@ def tables(run: RunSummary) -> dict[str, list[Table]]:
                 [
                     str(it.t),
                     *(percent(it.share(what, [level])) for level in LEVELS),
-                    number(_figure(it, what, "head_tail_ratio")),
-                    *(number(_figure(it, what, name), 3) for name in CONCENTRATION),
+                    number(it.figure(what, "head_tail_ratio")),
+                    *(number(it.figure(what, name), 3) for name in CONCENTRATION),
                 ]
                 for it in trained
             ],
@@ -148,10 +172,7 @@ def tables(run: RunSummary) -> dict[str, list[Table]]:
         Table(
             "Pass rate of the first round by level",
             ["iteration", *LEVELS],
-            [
-                [str(it.t), *(percent(_level(it, "accuracy_by_level", v)) for v in LEVELS)]
-                for it in trained
-            ],
+            [[str(it.t), *(percent(it.pass_rate(v)) for v in LEVELS)] for it in trained],
             "Share of right samples among all samples of a level's training queries.",
         )
     )
@@ -161,7 +182,7 @@ def tables(run: RunSummary) -> dict[str, list[Table]]:
             ["iteration", *LEVELS],
             [
                 [str(it.t)]
-                + [number(_figure(it, what, f"{unit}_by_level", level), 1) for level in LEVELS]
+                + [number(it.figure(what, f"{unit}_by_level", level), 1) for level in LEVELS]
                 for it in trained
             ],
         )
@@ -200,14 +221,39 @@ def tables(run: RunSummary) -> dict[str, list[Table]]:
     return {"accuracy": accuracy, "shares": shares, "lengths": lengths, "spent": spent}
 
 
-def _figure(it: Iteration, what: str, name: str, level: str | None = None) -> Any:
-    value = (it.metrics or {}).get(what, {}).get(name)
-    return value.get(level) if level is not None and value is not None else value
+def _against_zero(run: RunSummary, split: str) -> Table:
+    zero = run.iterations[0].right[split]
+    rows = []
+    for it in run.iterations[1:]:
+        change = changed(zero, it.right[split])
+        cells = [points(change.difference), point_range(change.interval)]
+        cells += [str(change.wins), str(change.losses), probability(change.p)]
+        rows.append([str(it.t), *cells])
+    return Table(
+        f"Against policy 0, query by query, on {split}",
+        ["iteration", "difference", "95 % interval", "won", "lost", "p"],
+        rows,
+        "Won: right here, wrong under policy 0. Interval: paired bootstrap over queries. p: exact "
+        "two-sided sign test on won against lost.",
+    )
 
 
-def _level(it: Iteration, name: str, level: str) -> float | None:
-    value: float | None = (it.metrics or {}).get(name, {}).get(level)
-    return value
+def intervals(run: RunSummary) -> list[dict[str, Any]]:
+    """95 % intervals by iteration and split: of the accuracy, and of its difference to policy 0's,
+    in all and for head and tail."""
+    groups = {"all": None, "head": HEAD, "tail": TAIL}
+    return [
+        {
+            split: {
+                "accuracy": {
+                    name: wilson(*counted(it, split, levels)) for name, levels in groups.items()
+                },
+                "difference": changed(run.iterations[0].right[split], it.right[split]).interval,
+            }
+            for split in it.right
+        }
+        for it in run.iterations
+    ]
 
 
 def markdown(run: RunSummary, settings: Mapping[str, Any]) -> str:
@@ -257,29 +303,28 @@ class Section(NamedTuple):
     Attributes:
         name: its address within the page (`#name`), unlike all others.
         lead: what it is about, in a sentence or two.
-        plots: SVG elements, as `si.plots` draws them.
+        plots: as `si.figures` makes them.
         tables: the same as numbers; folded away where there are plots.
     """
 
     name: str
     title: str
     lead: str
-    plots: Sequence[Markup] = ()
+    plots: Sequence["Plot"] = ()
     tables: Sequence[Table] = ()
 
 
-_MORE = "<!-- more sections -->\n"
+_MORE = ("<!-- more links -->\n", "<!-- more sections -->\n")
 _SECTIONS = {
     "accuracy": (
         "Held-out accuracy",
         "One greedy response to each held-out query, after every iteration; iteration 0 is the "
-        "policy that the run began with. The ring marks the best iteration on dev.",
+        "policy that the run began with.",
     ),
     "shares": (
         "Who feeds the training",
         "Successes are right answers, those of a second round included; examples are what "
-        "re-balancing made of them for training. The further head and tail drift apart from bar "
-        "to bar, the more the rich get richer.",
+        "re-balancing made of them for training.",
     ),
     "lengths": (
         "Length of responses",
@@ -300,274 +345,134 @@ def extended(html: str, sections: Sequence[Section]) -> str:
     What is no part of a run's content (times, costs) cannot be in the artefact; a copy of the page
     outside of the store may show it.
     """
-    more = "".join(render("section.html", part=section) for section in sections)
-    return html.replace(_MORE, more + _MORE, 1)
+    for mark, template in zip(_MORE, ("link.html", "section.html"), strict=True):
+        more = "".join(render(template, part=section) for section in sections)
+        html = html.replace(mark, more + mark, 1)
+    return html
 
 
 def page(
     run: RunSummary,
     settings: Mapping[str, Any],
-    refs: Mapping[str, Ref],
-    shown: Sequence[Mapping[str, Any]],
+    room: Report,
+    shown: Responses,
+    nodes: Sequence[Node],
 ) -> str:
     """The report as one self-contained HTML page."""
-    numbers, drawn = tables(run), _plots(run)
-    sections = [
-        Section(name, *said, drawn[name], numbers[name]) for name, said in _SECTIONS.items()
-    ]
-    addresses = [[role, ref.address, ref.content[:12]] for role, ref in sorted(refs.items())]
-    splits = run.iterations[0].scores.items()
-    queries = " and ".join(f"{part['n']} {split}" for split, part in splits)
+    from si.figures import draw
+
+    numbers, drawn = tables(run), draw(run)
+    script = source("browser.js")
+    fingerprint = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return render(
         "report.html",
         title=_title(run, settings),
-        lead=f"Self-improvement from policy 0 on, evaluated on {queries} queries.",
+        heading=_heading(str(settings.get("strategy", run.strategy))),
+        lead=_lead(run, settings),
         tiles=_tiles(run),
         words=words(run),
-        sections=sections,
-        samples=shown,
+        sections=[
+            Section(name, *said, drawn[name], numbers[name]) for name, said in _SECTIONS.items()
+        ],
+        few=few(shown, run.last, settings.get("seed", 0)),
+        shown=shown,
+        browser=bool(room.samples and shown.responses),
+        choice=_choice(shown, room),
+        block=pack(shown) if room.samples else "",
+        levels=LEVELS,
+        # Our own file, whose hash the page's policy names.
+        script=Markup(script),  # noqa: S704
+        script_hash=fingerprint,
+        flow=_flow(nodes),
+        nodes=nodes,
+        anchors={node.address: node.anchor for node in nodes},
         recipe=_recipe(settings),
-        artefacts=Table("Inputs of this report", ["role", "address", "content"], addresses),
         data=run.data,
     )
 
 
+def _heading(strategy: str) -> str:
+    return " + ".join(STRATEGIES.get(rule, rule) for rule in strategy.split("+"))
+
+
+def _lead(run: RunSummary, settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What kind of run it is: (name, value)."""
+    splits = run.iterations[0].scores.items()
+    model, data = (settings.get(part, {}).get("source", "–") for part in ("model", "data"))
+    return [
+        ("Strategy", str(settings.get("strategy", run.strategy))),
+        ("Samples a query", f"K = {settings.get('k', run.k)}"),
+        ("Iterations", str(run.last)),
+        ("Seed", str(settings.get("seed", "–"))),
+        ("Policy 0", str(model)),
+        ("Data", str(data)),
+        ("Held out", " + ".join(f"{part['n']:,} {split}" for split, part in splits)),
+    ]
+
+
 def _tiles(run: RunSummary) -> list[dict[str, Any]]:
-    """Test accuracy (dev's, where test was not scored) of the iterations that matter."""
+    """Test accuracy (dev's, where test was not scored) of the iterations that matter, with what
+    head and tail gained."""
     split = "test" if run.oracle is not None else "dev"
-    zero = run.iterations[0].accuracy(split)
-    tiles = [(f"Policy 0, {split}", percent(zero), "where it began")]
-    for label, t in (("Best by dev", run.best), ("Last", run.last), ("Oracle", run.oracle)):
-        if t is not None:
-            value = run.iterations[t].accuracy(split)
-            gain = "" if value is None or zero is None else f", {points(value - zero)}"
-            tiles.append((f"{label}, {split}", percent(value), f"iteration {t}{gain}"))
-    return [
-        {"label": label, "value": value, "note": note, "main": label.startswith("Best")}
-        for label, value, note in tiles
-    ]
-
-
-def _plots(run: RunSummary) -> dict[str, list[Any]]:
-    from si.plots import SERIES, Line, lines, stacked
-
-    every, trained = [it.t for it in run.iterations], run.trained
-    xs = [it.t for it in trained]
-    splits = [s for s in ("test", "dev") if s in run.iterations[0].scores]
-    best = {} if run.best is None else {"test": run.best, "dev": run.best}
-    accuracy = [
-        lines(
-            "accuracy",
-            "Accuracy",
-            every,
-            [
-                Line(s, [it.accuracy(s) for it in run.iterations], c)
-                for s, c in zip(splits, SERIES, strict=False)
-            ],
-            marks=best,
-        )
-    ]
-    accuracy += [
-        lines(
-            f"accuracy-{split}",
-            f"Accuracy on {split} by level",
-            every,
-            [Line(v, [it.accuracy(split, v) for it in run.iterations], v) for v in LEVELS],
-        )
-        for split in splits
-    ]
-    if not trained:
-        return {"accuracy": [Markup(p) for p in accuracy], "shares": [], "lengths": [], "spent": []}  # noqa: S704
-    shares = [
-        stacked(
-            what,
-            f"Shares of {what}",
-            xs,
-            [Line(v, [it.share(what, [v]) for it in trained], v) for v in LEVELS],
-        )
-        for what in ("successes", "examples")
-    ]
-    shares.append(
-        lines(
-            "pass",
-            "First-round pass rate by level",
-            xs,
-            [Line(v, [_level(it, "accuracy_by_level", v) for it in trained], v) for v in LEVELS],
-        )
-    )
-    lengths = [
-        lines(
-            f"length-{unit}",
-            f"Length of successes in {unit}",
-            xs,
-            [
-                Line(v, [_figure(it, "successes", f"{unit}_by_level", v) for it in trained], v)
-                for v in LEVELS
-            ],
-            share=False,
-        )
-        for unit in ("tokens", "steps")
-    ]
-    spent = [
-        stacked(
-            "samples",
-            "Samples: round 1, and round 2 above",
-            xs,
-            [
-                Line("round 1", [(it.spent or {})["samples"] for it in trained], "s1"),
-                Line("round 2", [(it.spent or {})["samples_2"] for it in trained], "s2"),
-            ],
-            share=False,
-        ),
-        *(
-            stacked(
-                key,
-                title,
-                xs,
-                [Line(title, [(it.spent or {})[key] for it in trained], "s1")],
-                False,
-            )
-            for key, title in (("tokens", "Tokens sampled"), ("steps", "Gradient steps"))
-        ),
-        _loss_plot(trained),
-    ]
-    drawn = {"accuracy": accuracy, "shares": shares, "lengths": lengths, "spent": spent}
-    # Our own SVG; matplotlib escapes the text in it.
-    return {key: [Markup(svg) for svg in svgs] for key, svgs in drawn.items()}  # noqa: S704
-
-
-def _loss_plot(trained: Sequence[Iteration]) -> str:
-    from si.plots import SERIES, Line, lines
-
-    longest = max((len(it.losses) for it in trained), default=0)
-    width = max(1, -(-longest // LOSSES))
-    points_ = range(0, longest, width)
-    series = []
-    for it in trained:
-        means = [it.losses[i : i + width] for i in points_]
-        values = [sum(part) / len(part) if part else None for part in means]
-        series.append(Line(f"it. {it.t}", values, SERIES[(it.t - 1) % len(SERIES)]))
-    return lines(
-        "losses",
-        "Training loss",
-        [i + 1 for i in points_],
-        series,
-        False,
-        "gradient step",
-        points=False,
-    )
-
-
-# --- a few responses -----------------------------------------------------------------------
-
-
-def samples(job: Job, run: RunSummary) -> list[dict[str, Any]]:
-    """A right and a wrong response for each level of the last iteration, and two guided ones."""
-    t = run.last
-    if not job.has(f"explore-{t}") or not job.has(f"examples-{t}"):
+    if split not in run.iterations[0].scores:
         return []
-    levels_ref = Spec.load(job.store, job.spec.inputs[f"examples-{t}"].address).inputs["levels"]
-    table = Artifact.open(job.store, levels_ref).tables("levels.parquet", ["query_id", "level"])
-    level = dict(zip(*(table[name].to_pylist() for name in ("query_id", "level")), strict=True))
-    seed = job.settings.get("seed", 0)
-    picked: list[tuple[str, dict[str, Any]]] = []
-    for role in ("", "2"):
-        if not job.has(f"explore{role}-{t}"):
-            continue
-        verdicts = _verdicts(job.input(f"verify{role}-{t}"))
-        groups: dict[tuple[str, bool], list[dict[str, Any]]] = {}
-        for row in verdicts:
-            if role and not row["prefix_id"]:
-                continue
-            group = "guided" if role else level.get(row["query_id"], "?")
-            groups.setdefault((group, row["correct"]), []).append(row)
-        for group in ("guided",) if role else LEVELS:
-            for correct in (True, False):
-                rows = groups.get((group, correct), [])
-                if rows:
-                    rng = keyed_rng("report", seed, t, group, int(correct))
-                    picked.append((role, rows[int(rng.random() * len(rows))]))
-    data = Dataset(job.input("data"))
-    ids = {row["query_id"] for _, row in picked}
-    queries = {row["query_id"]: row for row in data.table().to_pylist() if row["query_id"] in ids}
-    images = data.images(ids)
-    return [
-        _sample(
-            _rollout(job.input(f"explore{role}-{t}"), row)
-            | row
-            | {name: queries[row["query_id"]][name] for name in _QUERY}
-            | {"level": level.get(row["query_id"], "?"), "iteration": t},
-            images.get(row["query_id"], ()),
-        )
-        for role, row in picked
-    ]
+    zero = run.iterations[0]
+    chosen = run.last if run.best is None else run.best
+
+    def tile(label: str, t: int, levels: Sequence[str] | None = None, main: bool = False) -> Any:
+        it = run.iterations[t]
+        (correct, n), before = (counted(each, split, levels) for each in (it, zero))
+        if not n:
+            return None
+        where, change = f"iteration {t}", changed(zero.right[split], it.right[split])
+        if not t:
+            where, moved = f"{n:,} queries", "where it began"
+        elif levels is None:
+            moved = f"{points(change.difference)} ({point_range(change.interval)})"
+        else:
+            where, moved = f"{where}, {n:,} queries", f"from {percent(before[0] / before[1])}"
+        notes = [percents(wilson(correct, n)), moved, where]
+        return {"label": label, "value": percent(correct / n), "notes": notes, "main": main}
+
+    tiles = [tile(f"Policy 0, {split}", 0)]
+    if run.best is not None and run.last:
+        tiles.append(tile(f"Best by dev, {split}", chosen, main=True))
+    if run.last and chosen != run.last:
+        tiles.append(tile(f"Last, {split}", run.last))
+    if run.last:
+        tiles += [tile(f"Head, {split}", chosen, HEAD), tile(f"Tail, {split}", chosen, TAIL)]
+    return [each for each in tiles if each]
 
 
-_QUERY = ("question", "answer", "family", "difficulty")
-_WHICH = ("query_id", "round", "prefix_id", "sample")
+def _choice(shown: Responses, room: Report) -> list[str]:
+    """What of the run's responses is on the page, and what is not."""
+    n, queries = len(shown.responses), len(shown.queries)
+    if n == shown.total:
+        said = [f"All {n:,} responses of the run are here, to {queries:,} queries."]
+    else:
+        said = [
+            f"{n:,} of the run's {shown.total:,} responses are here: all to {queries:,} of "
+            f"{shown.total_queries:,} queries, drawn at random and in turn from each level and "
+            f"iteration, so that shares here are not the run's.",
+            f"The page has room for {room.samples:,} responses, {room.text_mb:g} MB of text and "
+            f"{room.images_mb:g} MB of images (report.samples, report.text_mb, report.images_mb).",
+        ]
+    left = sum(query.images_left_out for query in shown.queries)
+    if left:
+        said.append(f"{left:,} images are left out.")
+    if any(response.more for response in shown.responses):
+        said.append("Long responses are cut.")
+    return said
 
 
-def _verdicts(verdicts: Artifact) -> list[dict[str, Any]]:
-    """All verdicts with their shard's number, which is their rollout's, too."""
-    return [
-        {**row, "shard": record.shard}
-        for record in verdicts.manifest.shards
-        for row in verdicts.table("verdicts.parquet", record.shard).to_pylist()
-    ]
-
-
-def _rollout(rollouts: Artifact, which: Mapping[str, Any]) -> dict[str, Any]:
-    columns = [*_WHICH, "text", "token_ends", "prefix_len", "finish_reason"]
-    for row in rollouts.table("rollouts.parquet", which["shard"], columns).to_pylist():
-        if all(row[name] == which[name] for name in _WHICH):
-            found: dict[str, Any] = row
-            return found
-    raise SiError(f"{rollouts.address} has no rollout for a verdict of {which['query_id']}")
-
-
-def _sample(row: dict[str, Any], images: Sequence[bytes]) -> dict[str, Any]:
-    """What the page shows of a response: its guided prefix and the rest, and its images."""
-    text, given = row["text"], row["prefix_len"]
-    cut = row["token_ends"][given - 1] if given else 0
-    more = len(text) - LONGEST
-    rest = text[cut:LONGEST] + (f"\n[... {more:,} more characters]" if more > 0 else "")
-    embedded = [embed(image) for image in images[:IMAGES]]
+def _flow(nodes: Sequence[Node]) -> dict[str, Any]:
+    """The lineage as a diagram: what each iteration made, in the order of the loop."""
+    steps = [step for step in STEPS if any(node.place == step for node in nodes)]
     return {
-        **{name: value for name, value in row.items() if name not in ("token_ends", "shard")},
-        "prefix": text[:cut],
-        "rest": rest,
-        "images": [image for image in embedded if image],
+        "steps": steps,
+        "beginning": [node for node in nodes if node.place in BEGINNING],
+        "rows": [
+            (t, [[n for n in nodes if (n.t, n.place) == (t, step)] for step in steps])
+            for t in sorted({node.t for node in nodes})
+        ],
     }
-
-
-class Picture(NamedTuple):
-    """An image as a page holds it: a data URI, and its width in pixels."""
-
-    uri: str
-    width: int
-
-
-def embed(image: bytes) -> Picture | None:
-    """An image as a data URI, decoded and encoded anew; None if it is no PNG or JPEG.
-
-    The bytes come from a data set that anybody may have made: only pixels pass.
-    """
-    from PIL import Image
-
-    broken = (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Warning)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            opened = Image.open(io.BytesIO(image), formats=("PNG", "JPEG"))
-            opened.thumbnail((PIXELS, PIXELS))
-            picture = opened.convert("RGB")
-    except broken:
-        return None
-    file = io.BytesIO()
-    picture.save(file, "PNG", optimize=True)
-    kind = "png"
-    if file.tell() > HEAVY:
-        file, kind = io.BytesIO(), "jpeg"
-        picture.save(file, "JPEG", quality=82)
-    uri = f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
-    return Picture(uri, picture.width)

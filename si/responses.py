@@ -18,7 +18,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -30,8 +30,6 @@ from si.errors import DataError
 from si.ports import Store
 from si.randomness import keyed_rng, keyed_seed
 from si.records import KEY, LEVELS
-
-T = TypeVar("T")
 
 LONGEST = 3000  # characters of a response or question that are shown
 SHORT = 300  # of an answer
@@ -78,7 +76,7 @@ class Response(NamedTuple):
         t: iteration. Its explorations ask the policy of the iteration before, its evaluation (how
             is `greedy`) the one that it trained.
         how: greedy, first (round), plain or guided (second round).
-        cut: characters of `text` that were given to the policy.
+        given: what was given to the policy, before `text`, which it wrote.
         more: characters that are left out behind `text`.
         copies: how often it is an example of iteration t's training.
     """
@@ -88,8 +86,8 @@ class Response(NamedTuple):
     how: str
     prefix_id: str
     sample: int
+    given: str
     text: str
-    cut: int
     more: int
     correct: bool
     extracted: str | None
@@ -160,9 +158,7 @@ def gather(
         for query_id, row in asked.items()
     ]
     responses = [
-        _response(place[row["query_id"]], row)
-        for query_id in asked
-        for row in rows[query_id]
+        _response(place[row["query_id"]], row) for query_id in asked for row in rows[query_id]
     ]
     responses.sort(key=lambda r: (r.how == GREEDY, r.t, r.query))  # the rest is in order
     total = sum(source.rollouts.manifest.rows for source in found)
@@ -178,7 +174,9 @@ def _sources(store: Store, refs: Mapping[str, Ref]) -> Iterator[Source]:
     while f"scores-{t}" in refs:
         for number in ("", "2"):
             if f"explore{number}-{t}" in refs and f"verify{number}-{t}" in refs:
-                rollouts, verdicts = (refs[f"{stage}{number}-{t}"] for stage in ("explore", "verify"))
+                rollouts, verdicts = (
+                    refs[f"{stage}{number}-{t}"] for stage in ("explore", "verify")
+                )
                 yield Source(t, False, *(Artifact.open(store, r) for r in (rollouts, verdicts)))
         scored = Spec.load(store, refs[f"scores-{t}"].address).inputs
         pair = (scored[role] for role in ("rollouts", "verdicts"))
@@ -217,7 +215,7 @@ class _Count(NamedTuple):
 
 
 def _counted(
-    found: Sequence[Source], within: pa.Array | None, each: Callable[..., Iterator[T]]
+    found: Sequence[Source], within: pa.Array | None, each: Callable[..., Iterator[Any]]
 ) -> dict[str, _Count]:
     """All queries that were asked and are in `within`, by id; of verdicts only the ids are read."""
 
@@ -290,7 +288,7 @@ _VERDICT = [*KEY, "correct", "extracted", "method"]
 
 
 def _read(
-    found: Sequence[Source], chosen: Mapping[str, _Count], each: Callable[..., Iterator[T]]
+    found: Sequence[Source], chosen: Mapping[str, _Count], each: Callable[..., Iterator[Any]]
 ) -> dict[str, list[dict[str, Any]]]:
     """The chosen queries' responses with their verdicts, by query id."""
     ids = pa.array(list(chosen), pa.string())
@@ -382,10 +380,11 @@ def _images(
     encoded = data.images(asked) if most else {}
     place: dict[str, int | None] = {}
     uris: list[str] = []
-    shown = dict.fromkeys(asked, ([], 0))
+    shown: dict[str, tuple[list[int], int]] = dict.fromkeys(asked, ([], 0))
     full = False
     for query_id in order:
-        places, images = [], encoded.get(query_id, ())
+        images = encoded.get(query_id, ())
+        places: list[int] = []
         for image in images[:IMAGES]:
             name = hashlib.sha256(image).hexdigest()
             if name not in place and not full:
@@ -396,14 +395,16 @@ def _images(
                     place[name] = len(uris)
                     uris.append(picture.uri)
                 full = picture is not None and place[name] is None
-            if place.get(name) is not None:
-                places.append(place[name])
+            number = place.get(name)
+            if number is not None:
+                places.append(number)
         shown[query_id] = (places, len(images) - len(places))
     return uris, shown
 
 
 def _response(query: int, row: Mapping[str, Any]) -> Response:
     text, given, ends = row["text"], row["prefix_len"], row["token_ends"]
+    cut = ends[given - 1] if given else 0
     second = PLAIN if not row["prefix_id"] else GUIDED
     return Response(
         query,
@@ -411,8 +412,8 @@ def _response(query: int, row: Mapping[str, Any]) -> Response:
         GREEDY if row["greedy"] else FIRST if row["round"] == 1 else second,
         row["prefix_id"][:SHORT],
         row["sample"],
-        text[:LONGEST],
-        min(LONGEST, ends[given - 1]) if given else 0,
+        text[:cut][:LONGEST],
+        text[cut:LONGEST],
         max(0, len(text) - LONGEST),
         row["correct"],
         None if row["extracted"] is None else row["extracted"][:SHORT],
@@ -462,7 +463,7 @@ def embed(image: bytes) -> Picture | None:
 
 
 def few(found: Responses, t: int, seed: int) -> list[tuple[Query, Response]]:
-    """A right and a wrong response of iteration t's training for each level, and two guided ones."""
+    """Of iteration t's training a right and a wrong response for each level, and two guided."""
     groups: dict[tuple[str, bool], list[Response]] = defaultdict(list)
     for response in found.responses:
         if response.t == t and response.how != GREEDY:

@@ -52,6 +52,16 @@ class Iteration:
         known = [shares[level] for level in levels if shares.get(level) is not None]
         return sum(known) if known else None
 
+    def figure(self, what: str, name: str, level: str | None = None) -> Any:
+        """A figure of `successes` or `examples`, or a level's part of it; None where none is."""
+        value = (self.metrics or {}).get(what, {}).get(name)
+        return value.get(level) if level is not None and value is not None else value
+
+    def pass_rate(self, level: str) -> float | None:
+        """Share (0 to 1) of right samples in the first round of a level's queries."""
+        rates: Mapping[str, float | None] = (self.metrics or {}).get("accuracy_by_level", {})
+        return rates.get(level)
+
     def accuracy(self, split: str, level: str | None = None) -> float | None:
         """Accuracy (0 to 1) on a split, or on its queries of one level; None without any."""
         part = self.scores.get(split)

@@ -22,6 +22,20 @@ def points(difference: float | None) -> str:
     return "–" if difference is None else f"{_hundred(difference):+.1f} points".replace("-", "−")
 
 
+def percents(interval: tuple[float, float] | None) -> str:
+    """(0.41, 0.452) -> `41.0 to 45.2 %`."""
+    if interval is None:
+        return "–"
+    return f"{_hundred(interval[0]):.1f} to {_hundred(interval[1]):.1f} %"
+
+
+def point_range(interval: tuple[float, float] | None) -> str:
+    """(-0.01, 0.032) -> `−1.0 to +3.2`."""
+    if interval is None:
+        return "–"
+    return f"{_hundred(interval[0]):+.1f} to {_hundred(interval[1]):+.1f}".replace("-", "−")
+
+
 def _hundred(share: float) -> float:
     """Times 100, so that 0.6 - 0.4625 and 11 / 80 are printed alike."""
     return round(100 * share, 9)

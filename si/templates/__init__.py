@@ -5,6 +5,7 @@ that asks nobody for anything: its content security policy forbids it.
 """
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -12,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 @cache
 def _environment() -> Environment:
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("si", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -20,6 +21,18 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters["kept"] = _kept
+    return environment
+
+
+def _kept(words: str) -> str:
+    """Words whose numbers and units are not torn apart at a line's end."""
+    return words.replace(" %", "\u00a0%").replace("p = ", "p\u00a0=\u00a0")
+
+
+def source(name: str) -> str:
+    """A file of this folder as it is."""
+    return (Path(__file__).parent / name).read_text()
 
 
 def render(template: str, **values: Any) -> str:

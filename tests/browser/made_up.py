@@ -62,6 +62,10 @@ def make_run(
     if hostile:
         for i, query in enumerate(made["train"]):
             query["question"] += HOSTILE[i % len(HOSTILE)]
+            if i % 4 == 0:
+                query["family"] = HOSTILE[i // 4 % 2]
+            if i % 9 == 0:
+                query["answer"] = HOSTILE[2]
             if i % 5 == 0:
                 query["images"] = [*query["images"], b"<svg onload='window.pwned = 7'/>"]
     queries = [query for part in made.values() for query in part]

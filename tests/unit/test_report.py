@@ -1,10 +1,13 @@
 """The report and the comparison: the numbers they read, the words they choose, what they escape."""
 
+import base64
+import hashlib
 import io
 import json
 import re
 import subprocess
 import sys
+from difflib import SequenceMatcher
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,11 +20,13 @@ from si.artifacts import Artifact
 from si.compare import compare, page
 from si.errors import DataError
 from si.findings import Change, changed, matthew, progress, rebalanced
+from si.intervals import wilson
 from si.job import Job
 from si.records import LEVELS
-from si.report import PIXELS, Section, embed, extended, report
+from si.report import Section, extended, report
+from si.responses import PIXELS, embed
 from si.summary import Iteration, RunSummary, collect
-from si.tables import Table, percent, points
+from si.tables import Table, percent, percents, points
 from tests.browser.made_up import HOSTILE, make_run, report_spec
 
 ROOT = Path(__file__).parents[2]
@@ -78,15 +83,22 @@ def test_the_numbers_are_the_artefacts(
 
 
 def test_page_is_self_contained(store: FolderStore, runs: Any, files: dict[str, Any]) -> None:
-    """No script, no address to load anything from, and a policy that forbids both."""
+    """No address to load anything from, and a policy that forbids it; the report's one script is
+    the one that the policy names by its hash, and the comparison has none."""
     comparison = page(compare(store, list(runs.items())))
-    for text in (files["report.html"].decode(), comparison):
+    report = files["report.html"].decode()
+    for text in (report, comparison):
         assert "default-src 'none'; style-src 'unsafe-inline'; img-src data:" in text
         loads = _Loads()
         loads.feed(text)
-        assert loads.tags.isdisjoint({"script", "iframe", "object", "embed", "base", "form"})
+        assert loads.tags.isdisjoint({"iframe", "object", "embed", "base"})
         assert loads.addresses
         assert all(address.startswith(("data:", "#")) for address in loads.addresses)
+        assert ("script" in loads.tags) == (text == report)
+    scripts = re.findall(r"<script>(.*?)</script>", report, re.DOTALL)
+    digests = [base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts]
+    assert re.findall(r"script-src '([^;]*)';", report) == [f"sha256-{d}" for d in digests]
+    assert len(re.findall(r"<script", report)) == 2  # and the block of data
 
 
 def test_a_copy_may_show_more(files: dict[str, Any]) -> None:
@@ -95,11 +107,14 @@ def test_a_copy_may_show_more(files: dict[str, Any]) -> None:
     html = files["report.html"].decode()
     table = Table("Spent", ["stage", "<b>"], [["explore", "<script>"]])
     more = extended(html, [Section("times", "Times & costs", "Seconds.", tables=[table])])
+    matched = SequenceMatcher(None, html.split("\n"), more.split("\n"), False).get_opcodes()
+    changes = [(kind, more.split("\n")[a:b]) for kind, _, _, a, b in matched if kind != "equal"]
+    assert [kind for kind, _ in changes] == ["insert", "insert"]
+    link, section = ("\n".join(lines) for _, lines in changes)
+    assert '<a href="#times">Times &amp; costs</a>' in link
+    assert "&lt;script&gt;" in section and "<script" not in section
     start = more.index('<section id="times">')
-    added = more[start : start + len(more) - len(html)]
-    assert more.replace(added, "", 1) == html
-    assert html.index('id="spent"') < start < html.index("How to read this")
-    assert "Times &amp; costs" in added and "&lt;script&gt;" in added and "<script" not in added
+    assert more.index('id="spent"') < start < more.index('<section id="samples">')
 
 
 class _Loads(HTMLParser):
@@ -133,6 +148,32 @@ def test_guided_prefix_is_marked(files: dict[str, Any]) -> None:
     """The part of a guided response that was given is set apart from what the policy wrote."""
     text = files["report.html"].decode()
     assert re.search(r"<pre><mark>[^<]+</mark>[^<]+</pre>", text)
+
+
+def test_every_plot_says_what_it_shows(files: dict[str, Any]) -> None:
+    """Under each plot stands what to look for, and what this run shows."""
+    text = files["report.html"].decode()
+    plots = re.findall(r"<figure.*?</figure>", text, re.DOTALL)
+    said = [re.search(r"<figcaption>(.+?) <b>Here:</b> (.+?)</figcaption>", plot) for plot in plots]
+    assert len(plots) > 10
+    assert all(said)
+    assert len({match[1] for match in said}) >= len(plots) - 1  # test and dev ask the same
+
+
+def test_headline_numbers_have_intervals(files: dict[str, Any]) -> None:
+    """Accuracies come with Wilson's interval, differences to policy 0 with the paired bootstrap's,
+    in the page, the tables and the JSON."""
+    said = json.loads(files["report.json"])
+    zero, last = said["iterations"][0]["scores"]["test"], said["iterations"][-1]["scores"]["test"]
+    low, high = said["intervals"][-1]["test"]["accuracy"]["all"]
+    assert [low, high] == list(wilson(last["correct"], last["n"]))
+    assert low < last["accuracy"] < high
+    low, high = said["intervals"][-1]["test"]["difference"]
+    assert low <= last["accuracy"] - zero["accuracy"] <= high
+    assert said["intervals"][0]["test"]["difference"] == [0, 0]
+    text = files["report.html"].decode().replace("\u00a0", " ")
+    assert percents(wilson(zero["correct"], zero["n"])) in text
+    assert "Against policy 0, query by query, on test" in files["report.md"].decode()
 
 
 def test_a_run_without_iterations_has_a_report(
