@@ -28,7 +28,8 @@ class About(NamedTuple):
     Attributes:
         iteration: which one it is of, 0 being policy 0, and `why` it was chosen.
         kind: `model`, `adapter` or `merged`.
-        base: what policy 0 is called; a name of the hub goes into the front matter.
+        base: what policy 0 is called: a name of the hub, perhaps with @revision, which then goes
+            into the front matter; or anything else.
         policy, policy_0, data: address and content digest.
         facts: what the trainer said; empty for policy 0.
         settings: the recipe.
@@ -90,10 +91,17 @@ def _front(about: About) -> str:
         "pipeline_tag": "image-text-to-text",
         "tags": ["si-ctl", "self-improvement"],
     }
-    if HUB_NAME.fullmatch(about.base):
-        said["base_model"] = about.base
+    name, _ = _on_hub(about.base)
+    if name:
+        said["base_model"] = name
         said["base_model_relation"] = "adapter" if about.kind == "adapter" else "finetune"
     return yaml.safe_dump(said, sort_keys=False)
+
+
+def _on_hub(base: str) -> tuple[str, str]:
+    """A base's name and revision on the hub; empty for one that is not there."""
+    name, _, revision = base.partition("@")
+    return (name, revision) if HUB_NAME.fullmatch(name) else ("", "")
 
 
 def _lead(about: About, run: RunSummary) -> str:
@@ -169,7 +177,9 @@ def _ref(ref: Ref) -> str:
 
 
 def _loading(about: About) -> str:
-    base = json.dumps(about.base) if HUB_NAME.fullmatch(about.base) else '"FOLDER OF POLICY 0"'
+    name, revision = _on_hub(about.base)
+    base = json.dumps(name or "FOLDER OF POLICY 0")
+    base += f", revision={json.dumps(revision)}" if revision else ""
     lines = ["from transformers import AutoModelForImageTextToText, AutoProcessor", ""]
     if about.kind == "adapter":
         lines[0:0] = ["from peft import PeftModel"]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from si.artifacts import Artifact, Manifest, Ref
-from si.card import HUB_NAME, About, card
+from si.card import About, card
 from si.config import Recipe
 from si.errors import DataError, RecipeError, RunMissing, SiError
 from si.loop import generations, load_recipe
@@ -117,7 +117,8 @@ def export(
 
     Args:
         base: what the base model is called, in the card and in the adapter's config: a name of
-            the hub or a folder. By default the recipe's, if that is a name of the hub.
+            the hub, also with @revision, or a folder. By default what it was brought from the hub
+            as, if it was.
         merge: makes one model of policy 0 and an adapter; None leaves an adapter one.
         force: replace what an export has left in `out`.
 
@@ -135,9 +136,7 @@ def export(
         )
     _free(out, force)
     kind = "merged" if merge else "adapter" if policy.is_adapter else "model"
-    source = policy.recipe.model.source
-    on_hub = HUB_NAME.fullmatch(source) and not Path(source).exists()
-    named = base or (source if on_hub else None)
+    named = base or brought_as(store, policy.base)
     with _part(out) as part:
         _room(part, [policy.made, *([policy.base] * 2 if merge else [])])
         made = part / "policy"
@@ -149,7 +148,8 @@ def export(
             merge(part / "base", adapter, made)
         elif kind == "adapter":
             _name_base(made / ADAPTER, named)
-        text = card(_about(store, policy, kind, named or Path(source).name), policy.summary)
+        known_as = named or Path(policy.recipe.model.source).name
+        text = card(_about(store, policy, kind, known_as), policy.summary)
         (made / "README.md").write_text(text, encoding="utf-8")
         for path in made.iterdir():  # safetensors lets nobody but its writer read
             path.chmod((made / "README.md").stat().st_mode)
@@ -160,6 +160,12 @@ def export(
     return kind
 
 
+def brought_as(store: Store, policy_0: Manifest) -> str | None:
+    """`owner/name@commit` of a policy that was brought from the hub."""
+    source = str(made_by(store, policy_0).get("source", ""))
+    return source.removeprefix("hf:") if source.startswith("hf:") else None
+
+
 def _download(store: Store, manifest: Manifest, folder: Path) -> None:
     folder.mkdir()
     Artifact(store, manifest).download(folder)
@@ -168,8 +174,9 @@ def _download(store: Store, manifest: Manifest, folder: Path) -> None:
 def _name_base(path: Path, base: str | None) -> None:
     """Have the adapter's config name its base, which in the store it does not: the artefact's
     inputs do."""
+    name, _, revision = (base or "").partition("@")
     config = json.loads(path.read_text())
-    config["base_model_name_or_path"] = base
+    config |= {"base_model_name_or_path": name or None, "revision": revision or None}
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 

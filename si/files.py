@@ -74,7 +74,7 @@ class FileSource:
         inside: set[str] = set()
         for path in paths:
             if path.is_dir():
-                more = sorted((p for p in path.rglob("*") if _suffix(p)), key=_natural)
+                more = sorted((p for p in path.rglob("*") if suffix(p)), key=_natural)
                 found += more
                 inside |= {str(p) for p in more}
             elif path.exists():
@@ -97,7 +97,7 @@ class FileSource:
             if known is not None and name not in found:
                 kept.append((name, part))
                 continue
-            names, rows = _look(name, part)
+            names, rows = look(name, part)
             if known is None and rows:
                 try:
                     known, told = recognise(names, rows, mapping, name)
@@ -162,7 +162,7 @@ def _matters(layout: Layout, names: Sequence[str]) -> set[str]:
     return {root(path, names) for path in paths}
 
 
-def _suffix(path: Path) -> str:
+def suffix(path: Path) -> str:
     name = path.name.removesuffix(".gz")
     if path.name.startswith((".", "_")):
         return ""
@@ -174,19 +174,19 @@ def _natural(path: Path) -> list[Any]:
     return [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", str(path))]
 
 
-def _look(name: str, part: Any) -> tuple[list[str], list[Row]]:
-    if isinstance(part, Path) and _suffix(part) == ".parquet":
-        with _parquet(part) as file:
+def look(name: str, part: Any) -> tuple[list[str], list[Row]]:
+    if isinstance(part, Path) and suffix(part) == ".parquet":
+        with parquet(part) as file:
             names = list(file.schema_arrow.names)
             batch = next(file.iter_batches(LOOK), None)
             return names, batch.to_pylist() if batch is not None else []
     if isinstance(part, pa.Table):
         return part.column_names, part.slice(0, LOOK).to_pylist()
-    rows = list(islice(_rows(name, part, []), LOOK))
+    rows = list(islice(rows_of(name, part, []), LOOK))
     return list(dict.fromkeys(chain.from_iterable(rows))), rows
 
 
-def _parquet(path: Path) -> pq.ParquetFile:
+def parquet(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path)
     except pa.ArrowInvalid as error:
@@ -197,8 +197,8 @@ def _chunks(
     name: str, part: Any, columns: Sequence[str], look: Sequence[Row], bad: list[Bad]
 ) -> Iterator[Chunk]:
     """A part's rows, in pieces that fit in memory; of Parquet only the columns wanted."""
-    if isinstance(part, Path) and _suffix(part) == ".parquet":
-        with _parquet(part) as file:
+    if isinstance(part, Path) and suffix(part) == ".parquet":
+        with parquet(part) as file:
             have = [column for column in columns if column in file.schema_arrow.names]
             try:
                 for batch in file.iter_batches(ROWS, columns=have):
@@ -212,7 +212,7 @@ def _chunks(
         return
     done = 0
     schema = _flat(columns, look)
-    if schema and isinstance(part, Path) and _suffix(part) in (".jsonl", ".ndjson"):
+    if schema and isinstance(part, Path) and suffix(part) in (".jsonl", ".ndjson"):
         try:
             for batch in pj.open_json(
                 str(part),
@@ -226,7 +226,7 @@ def _chunks(
             return
         except pa.ArrowInvalid:
             pass  # some row is not like the first ones: go on row by row, which names it
-    rows = islice(_rows(name, part, bad), done, None)
+    rows = islice(rows_of(name, part, bad), done, None)
     while chunk := list(islice(rows, ROWS // 8)):
         yield chunk
 
@@ -249,7 +249,7 @@ def _flat(columns: Sequence[str], look: Sequence[Row]) -> pa.Schema | None:
 _WHOLE = {*ALIASES["step"], *ALIASES["tokens"], *ALIASES["query_id"]}
 
 
-def _rows(name: str, part: Any, bad: list[Bad]) -> Iterator[Row]:
+def rows_of(name: str, part: Any, bad: list[Bad]) -> Iterator[Row]:
     """Rows of JSON as Python objects; a line that is none is noted and stands as an empty row."""
     if not isinstance(part, Path):
         yield from part
@@ -257,7 +257,7 @@ def _rows(name: str, part: Any, bad: list[Bad]) -> Iterator[Row]:
     opened: Callable[..., Any] = gzip.open if part.name.endswith(".gz") else open
     try:
         with opened(part, "rt", encoding="utf-8") as file:
-            if _suffix(part) == ".json":
+            if suffix(part) == ".json":
                 yield from _whole(name, file.read())
                 return
             for number, line in enumerate(filter(str.strip, file), 1):
@@ -265,15 +265,15 @@ def _rows(name: str, part: Any, bad: list[Bad]) -> Iterator[Row]:
                     row = json.loads(line)
                     if not isinstance(row, dict):
                         raise ValueError(f"a JSON object was expected, got {line.strip()[:40]!r}")
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     bad.append(Bad(name, number, "line", f"not JSON: {error}"))
-                    row = _BROKEN
+                    row = BROKEN
                 yield row
     except (UnicodeDecodeError, gzip.BadGzipFile) as error:
         raise DataError(f"{name} is no text", str(error)) from error
 
 
-_BROKEN: Row = {}
+BROKEN: Row = {}  # what stands for a line that is no row
 
 
 def _whole(name: str, text: str) -> Iterable[Row]:
@@ -327,12 +327,12 @@ class _Reader:
         if only:
             keep = np.array([v == self.layout.value for v in _list(value(only))], np.bool_)
         if isinstance(chunk, list):
-            keep &= np.array([one is not _BROKEN for one in chunk], np.bool_)
+            keep &= np.array([one is not BROKEN for one in chunk], np.bool_)
         raw = value(self.paths["reward"])
         reward, parents = _numbers(raw)
         columns: dict[str, Any] = {}
         if "messages" in self.paths:
-            said = [_conversation(v) for v in _list(value(self.paths["messages"]))]
+            said = [conversation(v) for v in _list(value(self.paths["messages"]))]
             columns["prompt"] = pa.array([p for p, _ in said], pa.string())
             columns["response"] = pa.array([r for _, r in said], pa.string())
         if "prompt" in self.paths:
@@ -441,15 +441,15 @@ def _numbers(values: Any) -> tuple[pa.Array, Array | None]:
     if any(isinstance(v, list) for v in plain):
         parents = [i for i, v in enumerate(plain) for _ in (v if isinstance(v, list) else [v])]
         flat = [x for v in plain for x in (v if isinstance(v, list) else [v])]
-        return pa.array([_number(x) for x in flat], pa.float64()), np.array(parents, np.int64)
-    return pa.array([_number(v) for v in plain], pa.float64()), None
+        return pa.array([number(x) for x in flat], pa.float64()), np.array(parents, np.int64)
+    return pa.array([number(v) for v in plain], pa.float64()), None
 
 
 def _is_list(kind: pa.DataType) -> bool:
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
 
 
-def _number(value: Any) -> float | None:
+def number(value: Any) -> float | None:
     if isinstance(value, str):
         value = {"true": 1.0, "false": 0.0}.get(value.strip().lower(), value)
     try:
@@ -466,10 +466,10 @@ def _texts(values: Any) -> pa.Array:
             return values
         if pa.types.is_large_string(values.type) or pa.types.is_integer(values.type):
             return values.cast(pa.string())
-    return pa.array([_text(v) for v in _list(values)], pa.string())
+    return pa.array([text(v) for v in _list(values)], pa.string())
 
 
-def _text(value: Any) -> str | None:
+def text(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value
     return json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
@@ -479,20 +479,20 @@ def _responses(values: Any) -> pa.Array:
     """Responses as text: of messages, the last one's content."""
     if isinstance(values, pa.Array) and not pa.types.is_nested(values.type):
         return _texts(values)
-    return pa.array([_content(v) for v in _list(values)], pa.string())
+    return pa.array([content(v) for v in _list(values)], pa.string())
 
 
-def _content(value: Any) -> str | None:
+def content(value: Any) -> str | None:
     if isinstance(value, list) and value:
         value = value[-1]
     if isinstance(value, Mapping) and "content" in value:
         value = value["content"]
     if isinstance(value, list):  # parts of a message
         value = "".join(part.get("text") or "" for part in value if isinstance(part, Mapping))
-    return _text(value)
+    return text(value)
 
 
-def _conversation(value: Any) -> tuple[str | None, str | None]:
+def conversation(value: Any) -> tuple[str | None, str | None]:
     """Prompt and response of a conversation: messages, or texts that take turns."""
     while isinstance(value, list) and len(value) == 1 and isinstance(value[0], list):
         value = value[0]  # NeMo-RL: every value is a list of one
@@ -503,7 +503,7 @@ def _conversation(value: Any) -> tuple[str | None, str | None]:
     *before, last = value
     if all(isinstance(turn, str) for turn in value):
         return "".join(before), last
-    return _text([_plain(turn) for turn in before]), _content(last)
+    return text([_plain(turn) for turn in before]), content(last)
 
 
 def _plain(turn: Any) -> Any:
@@ -547,7 +547,7 @@ def _lengths(values: Any) -> pa.Array:
         return pc.fill_null(pc.list_value_length(values), 0).cast(pa.int64())
     if isinstance(values, pa.Array) and not pa.types.is_nested(values.type):
         return pc.fill_null(_numbers(values)[0], 0).cast(pa.int64(), safe=False)
-    sizes = [len(v) if isinstance(v, list) else int(_number(v) or 0) for v in _list(values)]
+    sizes = [len(v) if isinstance(v, list) else int(number(v) or 0) for v in _list(values)]
     return pa.array(sizes, pa.int64())
 
 

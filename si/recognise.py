@@ -73,12 +73,14 @@ LAYOUTS = (
             "prompt": "arguments.gen_args_0.arg_0",
             "response": "resps.0.0",
         },
+        answer="target",
         only="filter",
     ),
     Layout(
         "lmms-eval",
         frozenset({"doc_id", "filtered_resps", "doc_hash"}),
         {"query_id": "doc_id", "prompt": "input", "response": "filtered_resps.0"},
+        answer="target",
     ),
     Layout(
         "OpenRLHF",

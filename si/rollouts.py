@@ -103,7 +103,7 @@ def read(source: Source, skip_bad: bool = False) -> Rollouts:
         if b"unit" in (table.schema.metadata or {}):
             unit = table.schema.metadata[b"unit"].decode()
     if source.bad and not skip_bad:
-        raise _refusal(source.bad)
+        raise refusal(source.bad, "reward=COLUMN")
     if not codes:
         raise DataError(
             f"No rollouts in {', '.join(source.files[:3])}",
@@ -120,14 +120,15 @@ def read(source: Source, skip_bad: bool = False) -> Rollouts:
     )
 
 
-def _refusal(bad: Sequence[Bad]) -> DataError:
+def refusal(bad: Sequence[Bad], mapped: str) -> DataError:
+    """The error of rows that cannot be used; `mapped` is how --map could name other columns."""
     lines = [str(one) for one in bad[:NAMED]]
     if len(bad) > NAMED:
         lines.append(f"and {len(bad) - NAMED} more")
     return DataError(
         f"{len(bad)} row{'s' if len(bad) > 1 else ''} cannot be used",
         "\n".join(lines),
-        ("Mend them, or leave them out: --skip-bad", "Is it another column? --map reward=COLUMN"),
+        ("Mend them, or leave them out: --skip-bad", f"Is it another column? --map {mapped}"),
     )
 
 

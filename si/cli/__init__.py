@@ -26,7 +26,9 @@ from si.cli import (
     report,
     status,
     track,
+    verify,
 )
+from si.cli.options import printable
 from si.errors import SiError
 
 app = typer.Typer(
@@ -48,6 +50,7 @@ for verb in (
     cluster,
     diagnose,
     rebalance,
+    verify,
     data,
     fetch,
     config,
@@ -76,13 +79,13 @@ def main() -> None:
     try:
         app()
     except SiError as error:
-        typer.secho(f"\n{error.headline}", fg="red", bold=True, err=True)
+        typer.secho(f"\n{printable(error.headline)}", fg="red", bold=True, err=True)
         for line in error.detail.splitlines():
-            typer.echo(f"  {line}", err=True)
+            typer.echo(f"  {printable(line)}", err=True)
         if error.ways_out:
             typer.echo("What to try:", err=True)
         for way in error.ways_out:
-            typer.echo(f"  - {way}", err=True)
+            typer.echo(f"  - {printable(way)}", err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # The reader of our output left (`| head`); nothing is wrong.

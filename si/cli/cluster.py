@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from si.cli.options import NamespaceOption, ReleaseOption
+from si.cli.options import NamespaceOption, ReleaseOption, printable
 
 if TYPE_CHECKING:
     from si.adapters.kube import Cluster
@@ -74,7 +74,7 @@ def _read(cluster: "Cluster", pod: Mapping[str, Any], follow: bool, several: boo
     head = f"{pod['metadata']['name']} | " if several else ""
     for line in cluster.log(pod["metadata"]["name"], follow):
         # A model's words pass through here: no control codes to the terminal.
-        typer.echo(head + "".join(c if c.isprintable() else " " for c in line))
+        typer.echo(head + printable(line))
 
 
 def cancel(

@@ -45,6 +45,11 @@ SkipBadOption = Annotated[
 ]
 
 
+def printable(text: str) -> str:
+    """A line without what a terminal would obey: names and messages may be anybody's."""
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
 def recipe_file(name: str | None) -> Path | None:
     """A recipe by path or by the name of a shipped one."""
     if name is None:

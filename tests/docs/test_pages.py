@@ -94,6 +94,7 @@ def prepare(page: Path, folder: Path) -> None:
             "query_id": str(sample.query),
             "reward": float(sample.right),
             "question": sample.question,
+            "answer": rollout_files.ANSWERS[sample.query],
             "response": sample.response,
         }
         for sample in rollout_files.samples(1)

@@ -189,6 +189,34 @@ def test_names_do_nothing_in_a_card():
     assert "http://" not in text.split("## Recipe")[0]
 
 
+def test_an_adapter_names_the_base_that_came_from_the_hub(tmp_path):
+    """Policy 0's name and commit on the hub go into the card and the adapter's config."""
+    from si.artifacts import Output, Spec
+    from si.data import commit
+    from si.export import _name_base, brought_as
+
+    store = FolderStore(tmp_path / "store")
+    base = commit(
+        store,
+        Spec("fetch", "qwen", {}, {}, {}),
+        lambda _: Output({"config.json": b"{}"}, 1, provenance={"source": "hf:owner/qwen@c0ffee"}),
+    )
+    name = brought_as(store, base)
+    assert name == "owner/qwen@c0ffee"
+    config = tmp_path / "adapter_config.json"
+    config.write_text('{"r": 8, "base_model_name_or_path": null}')
+    _name_base(config, name)
+    said = json.loads(config.read_text())
+    assert said == {"r": 8, "base_model_name_or_path": "owner/qwen", "revision": "c0ffee"}
+    scores = {"test": {"n": 2, "correct": 1, "accuracy": 0.5, "by_level": {}}}
+    run = RunSummary("gr", 8, "data/x", (Iteration(0, scores, {}),))
+    ref = Ref("policies/x", "0")
+    text = card(About("r", 1, 0, "last", "adapter", name, ref, ref, ref, {}, {}, {}), run)
+    found = ModelCard(text).data
+    assert (found.base_model, found.library_name) == ("owner/qwen", "peft")
+    assert 'from_pretrained("owner/qwen", revision="c0ffee")' in text
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_exports_say_what_the_run_said(tmp_path):

@@ -1,0 +1,70 @@
+"""`si-ctl verify`: anybody's answers, right or wrong."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from si.cli.options import JsonOption, MapOption, SkipBadOption, mapping, printable
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(verify)
+
+
+def verify(
+    file: Annotated[
+        Path, typer.Argument(help="Responses and reference answers: JSON lines, JSON or Parquet.")
+    ],
+    columns: MapOption = None,
+    judge: Annotated[
+        str, typer.Option(help="answers, or an own verifier as package.module:function.")
+    ] = "answers",
+    timeout: Annotated[
+        float, typer.Option(min=0.1, help="Processor seconds for comparing one answer.")
+    ] = 5.0,
+    skip_bad: SkipBadOption = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Write all rows and their verdicts to this file.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Judge anybody's answers as a run's are judged: final answers found and compared.
+
+    Columns are recognised as `diagnose` does; of others, name response and answer with --map.
+    """
+    from si.answers import judge_file
+    from si.cli.screen import Counting
+
+    with Counting() as counting:
+        judged = judge_file(
+            file,
+            mapping(columns),
+            out,
+            judge=judge,
+            timeout=timeout,
+            skip_bad=skip_bad,
+            force=force,
+            on_event=counting.hear,
+        )
+    if as_json:
+        typer.echo(json.dumps(judged.to_json(), indent=2))
+        return
+    columns_read = ", ".join(f"{name} {path}" for name, path in judged.columns.items())
+    methods = ", ".join(f"{name} {count:,}" for name, count in judged.methods.most_common())
+    share = f"{judged.right:,} of {judged.responses:,} right ({100 * judged.accuracy:.1f} %)"
+    said = [f"{share}: {columns_read}", f"Decided by {methods}"]
+    if judged.disagreement:
+        there, here = judged.disagreement
+        name = judged.columns["reward"]
+        said.append(
+            f"The file's own {name} differs: {there:,} right there only, {here:,} here only"
+        )
+    if judged.bad:
+        said.append(f"{len(judged.bad):,} rows left out, the first: {judged.bad[0]}")
+    if out is not None:
+        said.append(f"Written: {out.resolve()}")
+    for line in said:
+        typer.echo(printable(line))
