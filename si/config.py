@@ -399,6 +399,8 @@ class Place(Section):
     each exploring pod has one engine, and asks for as many GPUs in its resources."""
     retries: int = Field(2, ge=0)
     """How often a stage's failed workers are started again."""
+    gpu_type: str = ""
+    """Kind of GPU that `si-ctl estimate` reckons with: A100, H100, H200, B200, L40S, L4 or A10."""
     price_per_gpu_hour: float = Field(0.0, ge=0)
     """Money for one GPU for one hour, in any currency; what costs are counted by."""
     price_per_cpu_hour: float = Field(0.0, ge=0)

@@ -56,6 +56,21 @@ def count() -> int:
     return sum(path.name[len("nvidia") :].isdecimal() for path in DEVICES.glob("nvidia*"))
 
 
+def kind() -> str:
+    """The name of this machine's first GPU (`NVIDIA A100-SXM4-80GB`); empty if nobody says it."""
+    try:
+        nvml = ctypes.CDLL("libnvidia-ml.so.1")
+        device, name = ctypes.c_void_p(), ctypes.create_string_buffer(96)
+        if nvml.nvmlInit_v2() == 0:
+            failed = nvml.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(device))
+            failed = failed or nvml.nvmlDeviceGetName(device, name, 96)
+            nvml.nvmlShutdown()
+            return "" if failed else name.value.decode(errors="replace")
+    except (OSError, AttributeError):
+        pass
+    return ""
+
+
 def groups(gpus: Sequence[str], size: int) -> list[list[str]]:
     """Disjoint groups of `size` GPUs, one for each engine; what is left over stays idle.
 

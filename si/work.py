@@ -14,14 +14,15 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from importlib import metadata
 from itertools import chain
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
-from si import __version__, bundle
+from si import __version__, bundle, gpus
 from si.adapters.stores import open_store
 from si.artifacts import Output, Spec, commit_shard, finish, load_manifest, shard_address
 from si.config import load
@@ -30,7 +31,9 @@ from si.job import Job, StageFunction, in_turn
 from si.ports import Store
 from si.randomness import keyed_seed
 from si.telling import emit, tell
+from si.train import machine
 
+ON_GPUS = ("explore", "train")
 STAGES = ("explore", "verify", "levels", "resample", "rebalance", "train", "evaluate", "report")
 
 
@@ -96,6 +99,7 @@ def _commit(
         "python": platform.python_version(),
         "machine": platform.machine(),
         "libraries": _libraries(),
+        **held(spec.stage, os.environ),
         "image": os.environ.get("SI_IMAGE", ""),
     }
     won = commit_shard(store, spec, shard, output)
@@ -111,6 +115,16 @@ def _libraries() -> dict[str, str]:
         with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
+
+
+def held(stage: str, environment: Mapping[str, str]) -> dict[str, Any]:
+    """The GPUs that a worker keeps from others: `gpus`, how many, of all machines that train
+    together, and `gpu`, their kind. Stages that do not compute on them hold none."""
+    mine = gpus.visible(None, environment) if stage in ON_GPUS else []
+    if not mine:
+        return {}
+    machines = machine(environment)[0][1] if stage == "train" else 1
+    return {"gpus": len(mine) * machines, "gpu": gpus.kind()}
 
 
 def work(stage: str, function: StageFunction, argv: list[str] | None = None) -> None:

@@ -3,7 +3,6 @@
 None of it is part of what was trained; it lies beside the policy, as provenance.
 """
 
-import re
 import resource
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,23 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-# Peak FLOP/s of dense bfloat16 matrix products, from the makers' data sheets; where a sheet gives
-# the figure "with sparsity", half of it. The first entry that the device's name holds counts.
-# A100: nvidia.com/en-us/data-center/a100; H100: .../h100; H200: .../h200; B200: .../dgx-b200 (an
-# eighth of eight); L40S: .../l40s; L4: .../l4; A10: .../products/a10-gpu.
-PEAK = {
-    "H100 NVL": 835e12,
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "H200 NVL": 835e12,
-    "H200": 989e12,
-    "GH200": 989e12,
-    "B200": 2250e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "L4": 121e12,
-    "A10": 125e12,
-}
+from si.throughput import peak
 
 
 class Step(NamedTuple):
@@ -109,12 +92,6 @@ class Cost:
 def _size(parameters: Iterable[torch.nn.Parameter]) -> tuple[int, int]:
     sizes = [(p.numel(), p.numel() if p.requires_grad else 0) for p in parameters]
     return sum(every for every, _ in sizes), sum(trained for _, trained in sizes)
-
-
-def peak(device: str, dtype: str) -> float | None:
-    """The device's peak in FLOP/s; None where we do not know it, and for float32."""
-    found = (value for name, value in PEAK.items() if re.search(rf"\b{name}\b", device))
-    return next(found, None) if dtype == "bfloat16" else None
 
 
 def memory() -> int:

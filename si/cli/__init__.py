@@ -18,6 +18,7 @@ from si.cli import (
     control,
     data,
     diagnose,
+    estimate,
     export,
     fetch,
     iterate,
@@ -41,6 +42,7 @@ app = typer.Typer(
 )
 for verb in (
     iterate,
+    estimate,
     status,
     report,
     compare,

@@ -154,7 +154,7 @@ def _work(
         typer.echo(run.stopped.words)
     typer.echo(f"{name}: {run.done} iterations in {time.monotonic() - started:.0f} s")
     if report:
-        typer.echo(f"Report: {write_report(run, report.ref.address)}")
+        typer.echo(f"Report: {write_report(run, report.ref.address, place)}")
     if run.stopped and run.stopped.rule in LIMITS:
         raise LimitReached(run.stopped)
 
@@ -178,14 +178,14 @@ def local_cluster(
     return cluster
 
 
-def write_report(run: "Run", address: str) -> Path:
+def write_report(run: "Run", address: str, place: "Place") -> Path:
     """Copy the report out of the store, to a path that a browser can open."""
     from si.adapters.local import local_folder
     from si.artifacts import Artifact
     from si.cli.report import write
 
     page = local_folder(run.store) / "reports" / f"{run.name}.html"
-    return write(run.store, run.name, Artifact.open(run.store, address), page)
+    return write(run.store, run.name, Artifact.open(run.store, address), page, place)
 
 
 def resume_command(fresh: bool) -> str:

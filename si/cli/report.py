@@ -18,6 +18,7 @@ from si.cli.options import (
 
 if TYPE_CHECKING:
     from si.artifacts import Artifact
+    from si.config import Place
     from si.ports import Store
     from si.report import Section
 
@@ -93,13 +94,14 @@ def report(
         typer.echo(json.dumps(artifact.json("report.json"), indent=2))
         return
     page = out or local_folder(where) / "reports" / f"{name}.html"
-    typer.echo(f"Report: {write(where, name, artifact, page)}")
+    typer.echo(f"Report: {write(where, name, artifact, page, place)}")
 
 
-def write(where: "Store", name: str, artifact: "Artifact", page: Path) -> Path:
+def write(where: "Store", name: str, artifact: "Artifact", page: Path, place: "Place") -> Path:
     """Copy a report out of the store: the page, and Markdown and JSON beside it.
 
-    The copy also shows what is no part of the run's content, and so in no artefact: times.
+    The copy also shows what is no part of the run's content, and so in no artefact: times, costs,
+    and why the run ended early.
     """
     from si.report import extended
 
@@ -107,8 +109,20 @@ def write(where: "Store", name: str, artifact: "Artifact", page: Path) -> Path:
     for suffix in ("md", "json"):
         page.with_suffix(f".{suffix}").write_bytes(artifact.read(f"report.{suffix}"))
     whole = artifact.read("report.html").decode()
-    page.write_text(extended(whole, [times(where, name)]))
+    page.write_text(extended(whole, [times(where, name), spending(where, name, place)]))
     return page.resolve()
+
+
+def spending(where: "Store", name: str, place: "Place") -> "Section":
+    """Estimate against actual, and why the run ended early if it did."""
+    from si.costs import costs
+    from si.report import Section
+    from si.status import status
+
+    found = costs(where, name, place)
+    stopped = status(where, name)["stopped"]
+    said = f"{found.words} " + (f"The run ended early. {stopped['words']}." if stopped else "")
+    return Section("costs", "What it cost", said.strip(), tables=[found.table])
 
 
 def times(where: "Store", name: str) -> "Section":

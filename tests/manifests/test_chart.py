@@ -50,6 +50,7 @@ FULL = {
         "gpus": 8,
         "tensor_parallel": 2,
         "retries": 5,
+        "gpu_type": "H100",
         "price_per_gpu_hour": 2.5,
         "price_per_cpu_hour": 0.1,
         "max_gpu_hours": 100,

@@ -1,0 +1,341 @@
+"""What an estimate takes for granted beside the recipe, each figure with where it is from.
+
+`published` begins with public figures (`si.throughput`); `si.calibration` with a run of one's own.
+"""
+
+import difflib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from si import throughput
+from si.config import Place, Pods, Recipe
+from si.errors import RecipeError
+from si.throughput import Gpu, Size
+
+CPU = "cpu"
+BY_GPU = ("explore", "train")
+USUAL = "A100"  # the kind of GPU where none is named
+SMALL = 100e6  # weights below which the figures of GPUs say nothing
+GUESS = "assumed"
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """All that is not in the recipe. Seconds are those of one device: a GPU, or a worker on a CPU.
+
+    Attributes:
+        queries: training queries of an iteration.
+        held_out: queries of the splits that are scored.
+        levels_known: the data hold their levels under this policy.
+        pass_rate, spread: mean of the pass rates, and a + b of their Beta distribution: the
+            smaller, the more queries are always right or always wrong.
+        guided: by what share a guided prefix closes the gap between a query's pass rate and 1.
+        continued: the share of a response that a guided sample has still to say.
+        prompt: tokens of a question with its template; pictures: of its pictures.
+        response: tokens of a first-round response; response_second: of one of the second round,
+            its prefix included; response_scored: of a held-out one.
+        device: kind of GPU, or `cpu`.
+        prefill, mfu: shares of the GPU's peak that prompts and training reach; 0 on a CPU, and
+            where seconds were measured.
+        prompt_seconds: for a token of a query's prompt and pictures; token_seconds: for a sampled
+            one; trained_seconds: for one of an example, prompt or response.
+        explore_start, train_start, verify_start: until a worker is ready.
+        verdict_seconds: for a response, of one worker.
+        stage_seconds: of the stages that have one worker and hardly depend on size.
+        between: seconds from stage to stage in which nothing is computed.
+        token_bytes: of a stored response, by token; verdict_bytes: of its verdict.
+        policy_bytes: of a trained policy; base_bytes: of policy 0; data_bytes: of the data set.
+        sources: where each figure is from, by name.
+    """
+
+    queries: float
+    held_out: float
+    levels_known: bool
+    pass_rate: float
+    spread: float
+    guided: float
+    continued: float
+    prompt: float
+    pictures: float
+    response: float
+    response_second: float
+    response_scored: float
+    device: str
+    prompt_seconds: float
+    token_seconds: float
+    trained_seconds: float
+    explore_start: float
+    train_start: float
+    verify_start: float
+    verdict_seconds: float
+    stage_seconds: float
+    between: float
+    token_bytes: float
+    verdict_bytes: float
+    policy_bytes: float
+    base_bytes: float
+    data_bytes: float
+    prefill: float = 0.0
+    mfu: float = 0.0
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    def but(self, given: Mapping[str, Any], source: str) -> "Assumptions":
+        """With other values, and where they are from.
+
+        Raises:
+            RecipeError: for an unknown name, or a value of the wrong kind.
+        """
+        check(given)
+        return replace(self, **given, sources={**self.sources, **dict.fromkeys(given, source)})
+
+    def to_json(self) -> list[dict[str, Any]]:
+        return [
+            {"name": name, "value": getattr(self, name), "source": self.sources.get(name, "")}
+            for name in NAMES
+        ]
+
+
+NAMES = [f.name for f in fields(Assumptions) if f.name != "sources"]
+
+
+def check(given: Mapping[str, Any]) -> None:
+    """Raises:
+    RecipeError: if something given is no assumption, or no number where one is needed.
+    """
+    for name, value in given.items():
+        if name not in NAMES or name in ("device", "levels_known"):
+            near = difflib.get_close_matches(name, NAMES, 1, 0.4)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise RecipeError(
+                f"--assume {name} is no assumption of an estimate{hint}",
+                ", ".join(n for n in NAMES if n not in ("device", "levels_known")),
+            )
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        share = name in ("pass_rate", "guided", "continued", "prefill", "mfu")
+        if not number or value < 0 or (share and value > 1):
+            most = "a number between 0 and 1" if share else "a number, 0 or more"
+            raise RecipeError(f"--assume {name}={value} is not {most}")
+
+
+@dataclass(frozen=True)
+class Width:
+    """How many devices compute at once: GPUs that explore and train, or workers on a CPU; and
+    workers that verify. `why` says where the numbers are from."""
+
+    explore: int = 1
+    train: int = 1
+    verify: int = 1
+    why: str = ""
+
+
+def width_of(place: Place, device: str, asked: int | None) -> Width:
+    """The width of a place: of its cluster if its pods ask for GPUs, else of this machine.
+
+    Args:
+        asked: GPUs of one's own choice, for both kinds of stage.
+    """
+    here = place.workers or min(8, os.cpu_count() or 1)
+    if device == CPU:
+        return Width(here, 1, here, "workers on this machine")
+    pods = place.kubernetes
+    explore, train = (p.workers * gpus_of(p) for p in (pods.explore, pods.train))
+    verify = pods.verify.workers
+    if asked:
+        return Width(asked, asked, verify if explore else here, "--gpus")
+    if explore or train:
+        return Width(explore or 1, train or 1, verify, "the pods of place.kubernetes")
+    if place.gpus:
+        return Width(place.gpus, place.gpus, here, "place.gpus")
+    return Width(1, 1, here, f"{GUESS}; --gpus says how many")
+
+
+def gpus_of(pods: Pods) -> int:
+    """GPUs that each of these pods asks for."""
+    asked = {**pods.resources.get("requests", {}), **pods.resources.get("limits", {})}
+    return sum(int(n) for name, n in asked.items() if name.endswith("/gpu") and n.isdecimal())
+
+
+# --- where nothing is measured -------------------------------------------------------------
+
+
+def published(
+    recipe: Recipe,
+    place: Place,
+    given: Mapping[str, Any],
+    config: Mapping[str, Any] | None = None,
+    sizes: Mapping[str, Any] | None = None,
+) -> Assumptions:
+    """Public figures for a recipe at a place.
+
+    Args:
+        given: assumptions of the user's own, which others follow from.
+        config: config.json of the model, if it is at hand.
+        sizes: `queries`, `held_out` and `data_bytes` of the data set, if it is at hand.
+
+    Raises:
+        RecipeError: if model, GPU or data are unknown, so that nothing can be said.
+    """
+    check(given)
+    if recipe.model.source == "embedded" and not place.gpu_type:
+        return embedded(recipe, given, sizes)
+    config = config or throughput.published(recipe.model.source)
+    size = throughput.size_of(config) if config else None
+    if size is None:
+        raise RecipeError(
+            f"The size of the model {recipe.model.source} is not known here",
+            "known by name: " + ", ".join(throughput.CONFIGS),
+            (
+                "Name a folder with its config.json: --set model.source=FOLDER",
+                "Or take a finished run's own figures: --calibrate RUN",
+            ),
+        )
+    gpu = throughput.gpu_of(place.gpu_type or USUAL)
+    if gpu is None:
+        raise RecipeError(
+            f"There are no figures for the GPU {place.gpu_type!r}",
+            "known: " + ", ".join(g.name for g in throughput.GPUS),
+            "Name the one that is most like it, or take a run's own figures: --calibrate RUN",
+        )
+    if size.weights < SMALL:
+        raise RecipeError(
+            f"{recipe.model.source} is too small for the figures of GPUs: {size.weights:,} weights",
+            "they are of models of some thousand million weights",
+            "Take a finished run's own figures: --calibrate RUN",
+        )
+    table: dict[str, tuple[Any, str]] = {
+        **_data(recipe, sizes),
+        **_lengths(recipe),
+        **_fixed(place),
+        **_stored(recipe, size),
+        "device": (gpu.name, "--gpu" if place.gpu_type else f"{GUESS}; --gpu names another"),
+    }
+    share, source = throughput.training(gpu)
+    sampled = throughput.sampling(gpu)
+    table |= {"mfu": (share, source), "prefill": (sampled.prompts, sampled.source)}
+    table |= {name: (value, "--assume") for name, value in given.items()}
+    for name in ("response_second", "response_scored"):
+        table.setdefault(name, (table["response"][0], "as response"))
+    rates = _rates(recipe, {name: value for name, (value, _) in table.items()}, size, gpu)
+    table |= {name: entry for name, entry in rates.items() if name not in given}
+    return _of(table)
+
+
+def _of(table: Mapping[str, tuple[Any, str]]) -> Assumptions:
+    values = {name: value for name, (value, _) in table.items()}
+    return Assumptions(**values, sources={name: source for name, (_, source) in table.items()})
+
+
+def embedded(
+    recipe: Recipe, given: Mapping[str, Any], sizes: Mapping[str, Any] | None
+) -> Assumptions:
+    """The embedded policy on a CPU, as this project has measured it."""
+    measured = {name: (value, throughput.EMBEDDED_SOURCE) for name, value in EMBEDDED.items()}
+    table = measured | _data(recipe, sizes) | {"device": (CPU, "the embedded policy")}
+    return _of(table | {name: (value, "--assume") for name, value in given.items()})
+
+
+EMBEDDED = throughput.EMBEDDED
+
+
+def _data(recipe: Recipe, sizes: Mapping[str, Any] | None) -> dict[str, tuple[Any, str]]:
+    """How many queries there are; of a data set that is nowhere at hand, a guess."""
+    source = recipe.data.source
+    name = source.removeprefix("hub:").partition("@")[0]
+    known = throughput.DATASETS.get(name)
+    if sizes:
+        found, why = dict(sizes), f"the data set {source}"
+    elif known:
+        splits = {"dev": known.dev, "test": known.test}
+        limit = recipe.evaluate.limit
+        held = sum(min(n, limit or n) for s, n in splits.items() if s in recipe.evaluate.splits)
+        found = {"queries": known.train, "held_out": held, "data_bytes": known.bytes}
+        why = known.source
+    else:
+        found, why = (
+            {"queries": 2000, "held_out": 1000, "data_bytes": 0},
+            f"{GUESS}: {source} is not here",
+        )
+    if recipe.data.schedule == "fresh":
+        found["queries"] = recipe.data.slice_size
+    levels = recipe.data.source == "synth:embedded" and recipe.model.source == "embedded"
+    table = {name: (value, why) for name, value in found.items()}
+    if recipe.data.schedule == "fresh":
+        table["queries"] = (recipe.data.slice_size, "data.slice_size")
+    return table | {"levels_known": (levels, "the data hold them" if levels else "measured first")}
+
+
+def _lengths(recipe: Recipe) -> dict[str, tuple[Any, str]]:
+    limit = recipe.sampling.max_new_tokens
+    picture = min(256, getattr(recipe.sampling, "image_tokens", None) or 256)
+    return {
+        "pass_rate": (throughput.PASS_RATE, throughput.FITTED),
+        "spread": (throughput.SPREAD, throughput.FITTED),
+        "guided": (0.0, f"{GUESS}: a guided sample is right as often as a plain one"),
+        "continued": (0.5, "the method: cuts are spread evenly over a response"),
+        "prompt": (100.0, GUESS),
+        "pictures": (float(picture), f"{GUESS}: one picture of 448 x 448 pixels"),
+        "response": (limit / 2, f"{GUESS}: half of sampling.max_new_tokens"),
+    }
+
+
+def _fixed(place: Place) -> dict[str, tuple[Any, str]]:
+    cluster = gpus_of(place.kubernetes.explore) or gpus_of(place.kubernetes.train)
+    pods = "docs/benchmarks.md: a no-op stage on a cluster"
+    return {
+        "explore_start": (120.0, f"{GUESS}: not measured on a GPU"),
+        "train_start": (120.0, f"{GUESS}: not measured on a GPU"),
+        "verify_start": (2.0, GUESS),
+        "verdict_seconds": (1 / 60, "math-verify alone, on one core: 60 to 83 answers a second"),
+        "stage_seconds": (10.0, GUESS),
+        "between": (6.0, pods) if cluster else (1.0, GUESS),
+    }
+
+
+def _stored(recipe: Recipe, size: Size) -> dict[str, tuple[Any, str]]:
+    lora, width = recipe.train.lora, 2 if recipe.train.dtype == "bfloat16" else 4
+    policy = 4 * lora.r * size.lora if lora else width * size.weights
+    return {
+        "token_bytes": (EMBEDDED["token_bytes"], throughput.EMBEDDED_SOURCE),
+        "verdict_bytes": (EMBEDDED["verdict_bytes"], throughput.EMBEDDED_SOURCE),
+        "policy_bytes": (policy, "the adapter's weights" if lora else "the model's weights"),
+        "base_bytes": (2 * size.weights, "the model's weights in bfloat16"),
+    }
+
+
+def _rates(
+    recipe: Recipe, table: Mapping[str, Any], size: Size, gpu: Gpu
+) -> dict[str, tuple[Any, str]]:
+    """Seconds by FLOPs over (peak x share): 2 a weight and token forward, 4 more in training, of
+    which 2 for a weight that does not change (Kaplan et al. 2020, section 2.1). Attention's own
+    products and padding are not counted."""
+    language = size.decoder + size.head + size.embedding
+    sampled = throughput.sampling(gpu)
+    prompt, pictures, response = table["prompt"], table["pictures"], table["response"]
+    seen = pictures * size.patches * size.vision
+    forward = 2 * ((prompt + pictures) * language + seen)
+    lora, frozen = recipe.train.lora, recipe.train.freeze_vision
+    weight, vision = (4, 2) if lora else (6, 2 if frozen else 6)
+    whole = prompt + pictures + response
+    flops = whole * (weight * size.decoder + (6 * lora.r * size.lora if lora else 0))
+    flops += response * weight * size.head + vision * seen
+    return {
+        "prompt_seconds": (
+            forward / max(1e-9, prompt + pictures) / (gpu.peak * table["prefill"]),
+            "FLOPs / (peak x prefill)",
+        ),
+        "token_seconds": (language / sampled.passing, sampled.source),
+        "trained_seconds": (flops / whole / (gpu.peak * table["mfu"]), "FLOPs / (peak x mfu)"),
+    }
+
+
+def read_config(folder: Path) -> dict[str, Any] | None:
+    """config.json of a checkpoint's folder, if there is one."""
+    try:
+        found: dict[str, Any] = json.loads((folder / "config.json").read_bytes())
+        return found
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,189 @@
+"""What a run was estimated to take, and what it took: side by side, stage by stage.
+
+Times are no part of any artefact, so none of this is in a committed report; a copy of the page
+outside of the store shows it.
+"""
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from si.artifacts import Artifact
+from si.assumptions import CPU, published, read_config, width_of
+from si.config import Place, Recipe
+from si.data import EMBEDDED_POLICY, dataset, policy
+from si.dataset import Dataset
+from si.errors import DataError, RecipeError
+from si.estimate import Step, estimate
+from si.loop import WISH, generations, load_recipe
+from si.ports import Store
+from si.spending import HOUR
+from si.status import status
+from si.tables import Table, number
+from si.throughput import gpu_of
+
+
+def config_of(store: Store, recipe: Recipe) -> Mapping[str, Any] | None:
+    """config.json of the recipe's model: of a folder here, or as it lies in the store."""
+    source = recipe.model.source
+    found = read_config(EMBEDDED_POLICY if source == "embedded" else Path(source))
+    if found is None and not Path(source).is_dir():
+        with suppress(RecipeError, DataError):
+            base = Artifact(store, policy(store, source, None))
+            found = json.loads(base.read("config.json"))
+    return found
+
+
+def sizes_of(store: Store, recipe: Recipe) -> dict[str, Any] | None:
+    """How large the recipe's data set is, if it can be made here or lies in the store."""
+    size: dict[str, int]
+    if recipe.data.source == "synth:embedded":
+        from si.embedded import families
+
+        mixes = {"train": families.TRAIN_MIX, "dev": families.DEV_MIX, "test": families.TEST_MIX}
+        size = {split: sum(mix.values()) for split, mix in mixes.items()}
+        stored = {}
+    else:
+        try:
+            data = Dataset(Artifact(store, dataset(store, recipe.pick(*WISH), None)))
+        except (RecipeError, DataError):
+            return None
+        size = {split: data.size(split) for split in ("train", "dev", "test")}
+        stored = {"data_bytes": sum(blob.size for blob in data.artifact.blobs())}
+    limit = recipe.evaluate.limit
+    held = sum(min(size[split], limit or size[split]) for split in recipe.evaluate.splits)
+    return {"queries": size["train"], "held_out": held, **stored}
+
+
+FIGURES = ("made", "tokens", "hours", "wall", "bytes", "cost")
+Figures = dict[str, float]
+
+
+class Costs(NamedTuple):
+    """What a run took, by kind of stage, over its whole iterations.
+
+    Attributes:
+        estimated, actual: by stage's name, each with `made` (samples or examples), `tokens`
+            (sampled), `hours` (of GPUs; of workers where there are none), `wall` (seconds),
+            `bytes`, `cost`.
+        begun: the same of an iteration that is not whole.
+        on: the kind of GPU, or `cpu`.
+        why: why there is no estimate, if there is none.
+    """
+
+    estimated: dict[str, Figures]
+    actual: dict[str, Figures]
+    begun: Figures
+    on: str
+    why: str
+
+    def to_json(self) -> dict[str, Any]:
+        return self._asdict()
+
+    @property
+    def words(self) -> str:
+        """The two sums in a sentence."""
+        took, unit = total(self.actual), "worker hours" if self.on == CPU else "GPU hours"
+        said = f"The whole iterations took {took['hours']:.3g} {unit} on {self.on}"
+        if took["cost"]:
+            said += f" and cost {took['cost']:,.2f}"
+        if not self.estimated:
+            return f"{said}. There was no estimate to make: {self.why}"
+        foreseen = total(self.estimated)
+        ratio = took["hours"] / foreseen["hours"] if foreseen["hours"] else 0
+        return f"{said}: {ratio:.2f} times the {foreseen['hours']:.3g} that si-ctl estimate says."
+
+    @property
+    def table(self) -> Table:
+        """Estimate against actual, a row a stage."""
+        rows = []
+        names = list(dict.fromkeys((*self.actual, *self.estimated)))
+        parts = [(name, self.estimated.get(name), self.actual.get(name)) for name in names]
+        parts.append(("all", total(self.estimated), total(self.actual)))
+        for name, foreseen, took in parts:
+            cells = [name]
+            for figure, digits in zip(FIGURES, (0, 0, 4, 1, 0, 2), strict=True):
+                for part in (foreseen, took):
+                    value = (part or {}).get(figure)
+                    shown = value and (round(value) if digits == 0 else value)
+                    cells.append(number(shown or None, digits))
+            rows.append(cells)
+        unit = "worker hours" if self.on == CPU else "GPU hours"
+        heads = ("samples or examples", "sampled tokens", unit, "wall seconds", "bytes", "cost")
+        columns = [f"{head}, {which}" for head in heads for which in ("est.", "actual")]
+        begun = self.begun["hours"]
+        return Table(
+            "Estimate and actual by stage",
+            ["stage", *columns],
+            rows,
+            "Estimated by public figures, not by this run (si-ctl estimate --calibrate does that). "
+            "Actual: all attempts that left their times, those that lost a race included. "
+            + (f"An iteration that is not whole took {begun:.3g} {unit} more." if begun else ""),
+        )
+
+
+def costs(store: Store, run: str, place: Place) -> Costs:
+    """What public figures say of as many iterations as are whole, and what they took."""
+    tree = status(store, run)
+    recipe = load_recipe(store, run, generations(store, run)[-1])
+    stages = [stage for it in tree["iterations"] for stage in it["stages"]]
+    done = sum(s["stage"] == "evaluate" and s["state"] == "done" for s in stages) - 1
+    recipe = recipe.model_copy(update={"iterations": max(1, done)})
+    known = next((gpu for gpu in map(gpu_of, tree["spent"]["gpus"]) if gpu), None)
+    if known and not place.gpu_type:
+        place = place.model_copy(update={"gpu_type": known.name})
+    on, why, estimated = known.name if known else CPU, "", dict[str, Figures]()
+    try:
+        if isinstance(recipe.train.match_steps, str):
+            raise RecipeError("its gradient steps are those of another run")
+        assumed = published(recipe, place, {}, config_of(store, recipe), sizes_of(store, recipe))
+        for step in estimate(recipe, assumed, width_of(place, assumed.device, None)):
+            _add(estimated, step.entry, foreseen(step, place, on))
+    except RecipeError as error:
+        why = error.headline
+    actual: dict[str, Figures] = {}
+    begun: dict[str, Figures] = {}
+    for stage in stages:
+        whole = int(stage["entry"][2:4]) <= done
+        _add(actual if whole else begun, stage["entry"], taken(stage, place, on))
+    return Costs(estimated, actual, total(begun), on, why)
+
+
+def _add(table: dict[str, Figures], entry: str, figures: Figures) -> None:
+    name = entry.partition("/")[2]
+    table[name] = total({"": table.get(name, {}), "more": figures})
+
+
+def total(table: Mapping[str, Figures]) -> Figures:
+    """Sums over stages."""
+    return {name: sum(part.get(name, 0.0) for part in table.values()) for name in FIGURES}
+
+
+def foreseen(step: Step, place: Place, on: str) -> Figures:
+    """A step's figures, as they are compared."""
+    sampled = step.stage == "explore"
+    return {
+        "made": step.samples if sampled else step.examples if step.stage == "train" else 0.0,
+        "tokens": step.tokens if sampled else 0.0,
+        "hours": step.device_seconds / HOUR if step.on_gpu or on == CPU else 0.0,
+        "wall": step.wall,
+        "bytes": step.bytes,
+        "cost": step.money(place),
+    }
+
+
+def taken(stage: Mapping[str, Any], place: Place, on: str) -> Figures:
+    """The same of a stage that was worked on, as `status` tells of it."""
+    spent, facts = stage["spent"], stage["facts"]
+    sampled, trained = stage["stage"] == "explore", stage["stage"] == "train"
+    free = spent["seconds"] / HOUR if not spent["gpu_hours"] else 0.0
+    return {
+        "made": facts.get("samples" if sampled else "examples", 0) if sampled or trained else 0.0,
+        "tokens": facts.get("tokens", 0) if sampled else 0.0,
+        "hours": free if on == CPU else spent["gpu_hours"],
+        "wall": spent["wall_seconds"],
+        "bytes": spent["bytes"],
+        "cost": spent["gpu_hours"] * place.price_per_gpu_hour + free * place.price_per_cpu_hour,
+    }

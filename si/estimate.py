@@ -1,0 +1,336 @@
+"""What a run will cost: counts from the recipe and the strategies themselves, time from rates.
+
+Counts are expectations. A query's pass rate p is taken as Beta distributed; its k right samples of
+K are then beta-binomial, and so is what a second round adds, given k. What the strategies ask for
+and keep of that is what `si.strategies` says, called on made-up queries: an own strategy is counted
+like ours. Pass rates and lengths are taken to stay as they are from iteration to iteration.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from math import ceil, exp, floor, lgamma
+from typing import Any
+
+from si.assumptions import BY_GPU, CPU, Assumptions, Width
+from si.config import Place, Recipe
+from si.randomness import keyed_rng
+from si.records import Draw, Outcome
+from si.spending import HOUR
+from si.strategies import Strategy, by_name, rule_of
+
+POPULATION = 2000  # made-up queries that a strategy is asked about
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage of the run: what it computes and what it takes.
+
+    Attributes:
+        entry: as in the run (`it01/explore`); stage: its kind.
+        identity: stages of two runs with the same one are one artefact, computed once.
+        samples, tokens: responses and tokens that are sampled, or verified.
+        examples, steps: what a training sees, and its gradient steps; tokens are then those of
+            prompts and responses over all passes.
+        device_seconds: of GPUs, or of workers without.
+    """
+
+    entry: str
+    stage: str
+    identity: tuple[Any, ...]
+    queries: float = 0.0
+    shards: int = 1
+    samples: float = 0.0
+    tokens: float = 0.0
+    examples: float = 0.0
+    steps: int = 0
+    device_seconds: float = 0.0
+    wall: float = 0.0
+    bytes: float = 0.0
+    on_gpu: bool = False
+
+    def money(self, place: Place) -> float:
+        price = place.price_per_gpu_hour if self.on_gpu else place.price_per_cpu_hour
+        return self.device_seconds * price / HOUR
+
+    def to_json(self, place: Place) -> dict[str, Any]:
+        return {
+            "entry": self.entry,
+            "stage": self.stage,
+            "queries": round(self.queries, 1),
+            "samples": round(self.samples, 1),
+            "tokens": round(self.tokens),
+            "examples": round(self.examples, 1),
+            "steps": self.steps,
+            "seconds": round(self.device_seconds, 2),
+            "gpu_hours": round(self.device_seconds / HOUR if self.on_gpu else 0.0, 5),
+            "wall_seconds": round(self.wall, 2),
+            "bytes": round(self.bytes),
+            "cost": round(self.money(place), 4),
+        }
+
+
+@dataclass(frozen=True)
+class Total:
+    """Sums over stages.
+
+    Attributes:
+        seconds: of all devices and workers.
+        explore_hours, train_hours: of the devices that sample and train, GPUs or workers;
+            gpu_hours: both, if they are GPUs.
+    """
+
+    samples: float
+    tokens: float
+    examples: float
+    trained: float
+    steps: int
+    seconds: float
+    gpu_hours: float
+    explore_hours: float
+    train_hours: float
+    wall: float
+    bytes: float
+    cost: float
+
+    @classmethod
+    def of(cls, steps: Sequence[Step], place: Place) -> "Total":
+        explored = [s for s in steps if s.stage == "explore"]
+        trained = [s for s in steps if s.stage == "train"]
+        return cls(
+            sum(s.samples for s in explored),
+            sum(s.tokens for s in explored),
+            sum(s.examples for s in trained),
+            sum(s.tokens for s in trained),
+            sum(s.steps for s in trained),
+            sum(s.device_seconds for s in steps),
+            sum(s.device_seconds for s in steps if s.on_gpu) / HOUR,
+            sum(s.device_seconds for s in explored) / HOUR,
+            sum(s.device_seconds for s in trained) / HOUR,
+            sum(s.wall for s in steps),
+            sum(s.bytes for s in steps),
+            sum(s.money(place) for s in steps),
+        )
+
+    @property
+    def device_hours(self) -> float:
+        """Hours of GPUs; of workers where there are none."""
+        return self.gpu_hours or self.seconds / HOUR
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: round(value, 5) for name, value in asdict(self).items()}
+
+
+def estimate(recipe: Recipe, assumed: Assumptions, width: Width) -> list[Step]:
+    """The stages of a run from policy 0's scores to the last iteration's, with what each takes."""
+    return [_timed(step, assumed, width) for step in _steps(recipe, assumed)]
+
+
+def shared(runs: Sequence[Sequence[Step]]) -> list[Step]:
+    """The stages of several runs in one store: what two have in common is computed once."""
+    return list({step.identity: step for steps in runs for step in steps}.values())
+
+
+# --- counts --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Round:
+    """What an iteration is expected to bring, of one query: samples that a second round asks for,
+    the guided ones among them, right samples, examples."""
+
+    second: float
+    guided: float
+    right: float
+    examples: float
+
+
+def expected(recipe: Recipe, assumed: Assumptions) -> Round:
+    """An iteration's expectations for one query, by the strategy's own two rules."""
+    k = recipe.k
+    strategy = by_name(
+        recipe.strategy,
+        tc=recipe.tc.model_dump(),
+        ar=recipe.ar.model_dump(),
+        gr=recipe.gr.model_dump(),
+    )
+    a = assumed.pass_rate * assumed.spread
+    b = assumed.spread - a
+    first = successes(k, a, b)
+    asked = _asked(strategy, first, k)
+    guides = rule_of(recipe.strategy, "resample") == "gr"
+    kept: dict[int, int] = {}
+    second = guided = right = examples = 0.0
+    for hits, chance in enumerate(first):
+        more = asked[hits]
+        second += chance * more
+        rate, weight = (a + hits) / (a + b + k), a + b + k
+        if guides and (hits or recipe.gr.reference):
+            guided += chance * more
+            rate += assumed.guided * (1 - rate)
+        for draws, share in ((floor(more), 1 - more % 1), (ceil(more), more % 1)):
+            if not share:
+                continue
+            for found, odds in enumerate(successes(draws, rate * weight, (1 - rate) * weight)):
+                s = hits + found
+                if s not in kept:
+                    kept[s] = len(strategy.reshape(range(s), k, lambda: keyed_rng("estimate")))
+                right += chance * share * odds * s
+                examples += chance * share * odds * kept[s]
+    return Round(second, guided, right, examples)
+
+
+def successes(n: int, a: float, b: float) -> list[float]:
+    """Chances of 0 to n right samples where the pass rate is Beta(a, b): beta-binomial."""
+    if a <= 0 or b <= 0:  # all right, or none
+        return [float(s == (n if a > 0 else 0)) for s in range(n + 1)]
+
+    def beta(x: float, y: float) -> float:
+        return lgamma(x) + lgamma(y) - lgamma(x + y)
+
+    return [
+        exp(lgamma(n + 1) - lgamma(s + 1) - lgamma(n - s + 1) + beta(s + a, n - s + b) - beta(a, b))
+        for s in range(n + 1)
+    ]
+
+
+def _asked(strategy: Strategy, first: Sequence[float], k: int) -> list[float]:
+    """Samples of a second round for a query with 0 to k right ones, as the strategy asks for them
+    among queries that are distributed so."""
+    ids: list[list[str]] = []
+    reached, done = 0.0, 0
+    for hits, chance in enumerate(first):
+        reached += chance
+        until = round(POPULATION * reached)
+        ids.append([f"{hits}-{i}" for i in range(done, until)])
+        done = until
+    outcomes = [Outcome(name, k, hits) for hits, names in enumerate(ids) for name in names]
+
+    def nowhere(query_id: str, source: str) -> list[Any]:
+        return []
+
+    draws: list[Draw] = list(
+        strategy.resample(outcomes, nowhere, k, lambda q: keyed_rng("estimate", q))
+    )
+    wanted = [0] * (k + 1)
+    for draw in draws:
+        wanted[int(draw.query_id.partition("-")[0])] += draw.n
+    return [n / max(1, len(names)) for n, names in zip(wanted, ids, strict=True)]
+
+
+def _steps(recipe: Recipe, assumed: Assumptions) -> Iterator[Step]:
+    k, response, n = recipe.k, assumed.response, assumed.queries
+    one = expected(recipe, assumed)
+    rules = rule_of(recipe.strategy, "resample"), rule_of(recipe.strategy, "reshape")
+    fixed = recipe.data.schedule == "fixed"
+
+    def sampled(
+        entry: str, identity: tuple[Any, ...], queries: float, samples: float, tokens: float
+    ) -> Iterator[Step]:
+        """Exploring, and judging what it brought."""
+        it, name = entry.split("/")
+        per_shard = recipe.explore.shard_queries * (4 if name == "evaluate-explore" else 1)
+        shards = max(1, ceil(queries / per_shard))
+        size = tokens * assumed.token_bytes
+        key = (entry, *identity)
+        yield Step(entry, "explore", key, queries, shards, samples, tokens, bytes=size)
+        judged = f"{it}/{name.replace('explore', 'verify')}"
+        size = samples * assumed.verdict_bytes
+        yield Step(judged, "verify", (judged, *identity), queries, shards, samples, bytes=size)
+
+    def levels(t: int, queries: float, *identity: Any) -> Iterator[Step]:
+        if assumed.levels_known and recipe.levels.k:
+            return
+        per_query = recipe.levels.k or k
+        samples = queries * per_query
+        if recipe.levels.k or not t:
+            entry = f"it{t:02d}/levels-explore"
+            yield from sampled(entry, identity, queries, samples, samples * response)
+        yield Step(f"it{t:02d}/levels", "levels", (t, "levels", *identity), queries)
+
+    def scored(t: int, *identity: Any) -> Iterator[Step]:
+        held = assumed.held_out
+        entry = f"it{t:02d}/evaluate-explore"
+        yield from sampled(entry, identity, held, held, held * assumed.response_scored)
+        yield Step(f"it{t:02d}/evaluate", "evaluate", (t, "evaluate", *identity), held)
+
+    yield Step("it00/data", "data", ("data",), bytes=assumed.data_bytes)
+    yield Step("it00/policy", "policy", ("policy",), bytes=assumed.base_bytes)
+    yield from levels(0, assumed.held_out, recipe.levels.k or k)
+    yield from scored(0)
+    for t in range(1, recipe.iterations + 1):
+        it = f"it{t:02d}"
+        # What two runs have in common ends where their policies, or their rules, part.
+        start = (k,) if t == 1 else (k, recipe.strategy)
+        yield from sampled(f"{it}/explore", start, n, n * k, n * k * response)
+        if t == 1 or (recipe.levels.k and not fixed):
+            yield from levels(t, n, recipe.levels.k or k)
+        asks = (*start, rules[0])
+        if rules[0] != "vanilla":
+            yield Step(f"{it}/resample", "resample", (t, "resample", *asks), n)
+            plain = one.second - one.guided
+            said = plain + one.guided * assumed.continued
+            tokens = n * said * assumed.response_second
+            yield from sampled(f"{it}/explore-2", asks, n, n * one.second, tokens)
+        keeps = (*asks, rules[1])
+        examples = n * one.examples
+        size = examples * response * assumed.token_bytes
+        yield Step(
+            f"{it}/rebalance",
+            "rebalance",
+            (t, "rebalance", *keeps),
+            n,
+            examples=examples,
+            bytes=size,
+        )
+        yield _training(recipe, assumed, t, examples, keeps)
+        yield from scored(t, *keeps)
+    yield Step(f"it{recipe.iterations:02d}/report", "report", ("report", k, recipe.strategy))
+
+
+def _training(
+    recipe: Recipe, assumed: Assumptions, t: int, examples: float, identity: tuple[Any, ...]
+) -> Step:
+    train = recipe.train
+    pool = examples * (t if train.pool == "all" else 1)
+    steps = ceil(pool * train.epochs / train.batch)
+    seen = pool * train.epochs
+    match train.match_steps:
+        case int(given):
+            steps, seen = given, float(given * train.batch)
+        case list(given) if t <= len(given):
+            steps, seen = given[t - 1], float(given[t - 1] * train.batch)
+    tokens = seen * (assumed.prompt + assumed.pictures + assumed.response)
+    return Step(
+        f"it{t:02d}/train",
+        "train",
+        (t, "train", *identity),
+        tokens=tokens,
+        examples=seen,
+        steps=steps,
+        bytes=assumed.policy_bytes,
+    )
+
+
+# --- time ----------------------------------------------------------------------------------
+
+
+def _timed(step: Step, assumed: Assumptions, width: Width) -> Step:
+    """The step with the seconds that it takes."""
+    gpu = assumed.device != CPU and step.stage in BY_GPU
+    match step.stage:
+        case "explore":
+            devices = min(width.explore, step.shards)
+            prompts = step.queries * (assumed.prompt + assumed.pictures) * assumed.prompt_seconds
+            start, work = assumed.explore_start, prompts + step.tokens * assumed.token_seconds
+        case "train":
+            devices = width.train
+            start, work = assumed.train_start, step.tokens * assumed.trained_seconds
+        case "verify":
+            devices = min(width.verify, step.shards)
+            start, work = assumed.verify_start, step.samples * assumed.verdict_seconds
+        case "data" | "policy":
+            return step
+        case _:
+            devices, start, work = 1, 0.0, assumed.stage_seconds
+    wall = start + work / devices + assumed.between
+    return replace(step, device_seconds=devices * start + work, wall=wall, on_gpu=gpu)

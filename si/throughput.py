@@ -1,0 +1,310 @@
+"""What GPUs and models can do, by public sources: the figures that `si-ctl estimate` begins with.
+
+Peaks and bandwidths are the makers'. Throughputs of sampling and training are other people's
+measurements, named here; what is derived from them, and how, is said where it is done. A run of
+one's own replaces them (`--calibrate`). No figure is here without its source.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+GIGA, TERA = 1e9, 1e12
+
+
+class Gpu(NamedTuple):
+    """A kind of GPU: dense bfloat16 FLOP/s and bytes of memory traffic per second, at most."""
+
+    name: str
+    peak: float
+    bandwidth: float
+
+
+# Makers' data sheets; where a sheet gives FLOP/s "with sparsity", half of it. The first whose name
+# stands in a device's name is meant.
+# A100: nvidia.com/en-us/data-center/a100; H100: .../h100; H200: .../h200; B200: .../dgx-b200 (an
+# eighth of eight); L40S: .../l40s; L4: .../l4; A10: .../products/a10-gpu. Side by side:
+# github.com/stas00/ml-engineering, compute/accelerator.
+GPUS = (
+    Gpu("H100 NVL", 835 * TERA, 3.9 * TERA),
+    Gpu("H100 PCIe", 756 * TERA, 2.0 * TERA),
+    Gpu("H100", 989 * TERA, 3.35 * TERA),
+    Gpu("H200 NVL", 835 * TERA, 4.8 * TERA),
+    Gpu("H200", 989 * TERA, 4.8 * TERA),
+    Gpu("GH200", 989 * TERA, 4.0 * TERA),
+    Gpu("B200", 2250 * TERA, 8.0 * TERA),
+    Gpu("A100", 312 * TERA, 2.0 * TERA),
+    Gpu("L40S", 362 * TERA, 0.864 * TERA),
+    Gpu("L4", 121 * TERA, 0.3 * TERA),
+    Gpu("A10", 125 * TERA, 0.6 * TERA),
+)
+BEFORE_HOPPER = ("A100", "A10", "L40S", "L4")
+
+
+def gpu_of(device: str) -> Gpu | None:
+    """The GPU that a device's name, or a user's word, means; None if we do not know it."""
+    found = (g for g in GPUS if re.search(rf"\b{g.name}\b", device, re.IGNORECASE))
+    return next(found, None)
+
+
+def peak(device: str, dtype: str) -> float | None:
+    """The device's peak in FLOP/s; None where we do not know it, and for float32."""
+    found = gpu_of(device)
+    return found.peak if found and dtype == "bfloat16" else None
+
+
+# --- sampling ------------------------------------------------------------------------------
+
+
+class Served(NamedTuple):
+    """A measured load: how long one GPU took for so many prompt and sampled tokens."""
+
+    prompt: int
+    sampled: int
+    seconds: float
+
+
+SAMPLING_SOURCE = (
+    "github.com/gpustack/gpustack, docs/performance-lab/qwen3-14b: vLLM 0.11.0, bfloat16, one GPU, "
+    "its ShareGPT and random-2K rows"
+)
+SAMPLING_WEIGHTS = 14.8e9  # of Qwen3-14B, by its model card
+SAMPLING = {
+    "A100": (Served(217393, 201605, 106.82), Served(998175, 50000, 175.66)),
+    "H100": (Served(217393, 201648, 63.53), Served(998175, 50000, 98.91)),
+}
+
+
+class Sampling(NamedTuple):
+    """How fast a GPU samples: prompts as a share of its peak, sampled tokens as weights that
+    pass by in a second (weights x tokens/s); and where that is from."""
+
+    prompts: float
+    passing: float
+    source: str
+
+
+def sampling(gpu: Gpu) -> Sampling:
+    """The rates that explain both measured loads of the GPU, or of the one that is most like it.
+
+    seconds = prompt / (share x peak / 2 weights) + sampled / (passing / weights), two loads, two
+    unknowns. Another GPU takes the share of its like (A100 before Hopper, else H100) and the
+    passing weights in the ratio of the memory bandwidths, which bound decoding.
+    """
+    like = "A100" if gpu.name in BEFORE_HOPPER else "H100"
+    measured = next(g for g in GPUS if g.name == like)
+    one, other = SAMPLING[like]
+    determinant = one.prompt * other.sampled - other.prompt * one.sampled
+    a_prompt = (one.seconds * other.sampled - other.seconds * one.sampled) / determinant
+    a_sample = (one.prompt * other.seconds - other.prompt * one.seconds) / determinant
+    share = 2 * SAMPLING_WEIGHTS / a_prompt / measured.peak
+    passing = SAMPLING_WEIGHTS / a_sample
+    if gpu == measured:
+        return Sampling(share, passing, SAMPLING_SOURCE)
+    ratio = gpu.bandwidth / measured.bandwidth
+    why = f"derived from the {like} by peak and memory bandwidth ({SAMPLING_SOURCE})"
+    return Sampling(share, passing * ratio, why)
+
+
+# --- training ------------------------------------------------------------------------------
+
+TRAINING_SOURCE = (
+    "lmms-engine.readthedocs.io, reference/mfu: Qwen2.5-VL-7B with images, packed, on A800, 0.30 "
+    "to 0.40"
+)
+TRAINING_SHARE = 0.35  # of an A100's peak; an A800 has the same
+HOPPER_SOURCE = (
+    "its MFU over an A100's, 42.8 to 58.0 %: github.com/mosaicml/llm-foundry, "
+    "scripts/train/benchmarking, 7b with 1024 tokens"
+)
+HOPPER_OVER_AMPERE = 42.83 / 58.01
+
+
+def training(gpu: Gpu) -> tuple[float, str]:
+    """The share of its peak that a GPU trains with (MFU), and where that is from."""
+    if gpu.name in BEFORE_HOPPER:
+        like = "" if gpu.name == "A100" else "as an A100: "
+        return TRAINING_SHARE, like + TRAINING_SOURCE
+    return TRAINING_SHARE * HOPPER_OVER_AMPERE, f"{TRAINING_SOURCE}; times {HOPPER_SOURCE}"
+
+
+# --- models --------------------------------------------------------------------------------
+
+
+class Size(NamedTuple):
+    """Numbers of weights: the decoder's layers, the output head, the embedding (0 if it is the
+    head), vision tower and projector; `lora`, of an adapter of rank 1 on all of the decoder's
+    matrices; patches that the vision tower computes for one token of a picture."""
+
+    decoder: int
+    head: int
+    embedding: int
+    vision: int
+    lora: int
+    patches: int
+
+    @property
+    def weights(self) -> int:
+        return self.decoder + self.head + self.embedding + self.vision
+
+
+def size_of(config: Mapping[str, Any]) -> Size | None:
+    """The size of a model by its config.json, of the layouts that our families have: a decoder of
+    Qwen2's kind and a vision transformer. None if the config is of another kind."""
+    text = {**config, **config.get("text_config", {}), **config.get("llm_config", {})}
+    try:
+        width, layers, inner = (
+            text[name] for name in ("hidden_size", "num_hidden_layers", "intermediate_size")
+        )
+        heads, vocabulary = text["num_attention_heads"], text["vocab_size"]
+    except KeyError:
+        return None
+    head = text.get("head_dim") or width // heads
+    queries, keys = heads * head, text.get("num_key_value_heads", heads) * head
+    matrices = ((width, queries), *[(width, keys)] * 2, (queries, width))
+    matrices += ((width, inner), (width, inner), (inner, width))
+    biases = 0 if "qwen3" in text.get("model_type", "") else queries + 2 * keys
+    layer = sum(a * b for a, b in matrices) + biases + 2 * width
+    tied = text.get("tie_word_embeddings", config.get("tie_word_embeddings", False))
+    return Size(
+        decoder=layers * layer + width,
+        head=vocabulary * width,
+        embedding=0 if tied else vocabulary * width,
+        vision=_vision(config.get("vision_config", {}), width),
+        lora=layers * sum(a + b for a, b in matrices),
+        patches=4,  # both families merge two by two
+    )
+
+
+def _vision(vision: Mapping[str, Any], width: int) -> int:
+    """Weights of a vision tower of Qwen2-VL's, Qwen2.5-VL's or InternVL's kind, with what follows
+    it. What a config leaves out is the published Qwen2-VL's."""
+    kind = vision.get("model_type", "")
+    # Qwen2-VL calls the decoder's width, which its tower ends with, its hidden_size.
+    own = vision.get("embed_dim" if kind.startswith("qwen2_vl") else "hidden_size")
+    inner = own or 1280
+    layers = vision.get("depth") or vision.get("num_hidden_layers") or 32
+    wide = vision.get("intermediate_size") or vision.get("mlp_ratio", 4) * inner
+    gated = 3 if kind.startswith("qwen2_5_vl") else 2
+    if kind.startswith("intern"):
+        around = 3 * 14 * 14 * inner + 1025 * inner + 4 * inner * width + width * width
+    else:
+        around = 3 * 2 * 14 * 14 * inner + 16 * inner * inner + 4 * inner * width
+    return int(layers * (4 * inner * inner + gated * inner * wide) + around)
+
+
+_QWEN_7B = {
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "vocab_size": 152064,
+    "tie_word_embeddings": False,
+}
+_QWEN_3B = {
+    "hidden_size": 2048,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 2,
+    "vocab_size": 151936,
+    "tie_word_embeddings": True,
+}
+_QWEN_2B = {
+    "hidden_size": 1536,
+    "intermediate_size": 8960,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 2,
+    "vocab_size": 151936,
+    "tie_word_embeddings": True,
+}
+_TOWER_2 = {"model_type": "qwen2_vl", "embed_dim": 1280, "depth": 32, "mlp_ratio": 4}
+_TOWER_25 = {
+    "model_type": "qwen2_5_vl",
+    "hidden_size": 1280,
+    "depth": 32,
+    "intermediate_size": 3420,
+}
+_INTERN_VIT = {
+    "model_type": "internvl_vision",
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "intermediate_size": 4096,
+}
+# What matters of the published config.json of these models (huggingface.co/OWNER/NAME).
+CONFIGS: dict[str, dict[str, Any]] = {
+    "qwen2-vl-2b": {**_QWEN_2B, "vision_config": _TOWER_2},
+    "qwen2-vl-7b": {**_QWEN_7B, "vision_config": _TOWER_2},
+    "qwen2.5-vl-3b": {**_QWEN_3B, "vision_config": _TOWER_25},
+    "qwen2.5-vl-7b": {**_QWEN_7B, "vision_config": _TOWER_25},
+    "internvl2_5-4b": {
+        **_QWEN_3B,
+        "vocab_size": 151674,
+        "tie_word_embeddings": False,
+        "vision_config": _INTERN_VIT,
+    },
+}
+
+
+def published(name: str) -> dict[str, Any] | None:
+    """The config of a model by its name on the hub (`Qwen/Qwen2-VL-7B-Instruct`); None if it is
+    none of the table."""
+    short = name.partition("@")[0].rpartition("/")[2].lower().replace("internvl2.5", "internvl2_5")
+    found = [config for known, config in CONFIGS.items() if re.match(rf"{known}\b", short)]
+    return found[0] if found else None
+
+
+class Split(NamedTuple):
+    """How many queries a published data set has, and its size in bytes."""
+
+    train: int
+    dev: int
+    test: int
+    bytes: int
+    source: str
+
+
+DATASETS = {
+    "hiyouga/geometry3k": Split(
+        2101, 300, 601, 61_436_373, "huggingface.co/datasets/hiyouga/geometry3k"
+    ),
+}
+
+# The Beta distribution of pass rates that has the paper's two shares of vanilla's training data:
+# 51.1 % of the successes where p >= 0.8, 1.5 % where p < 0.2 (arXiv 2510.26474). Levels are
+# measured with few samples, so this is a stand-in, and by far not the paper's own distribution.
+PASS_RATE, SPREAD = 0.638, 2.195
+FITTED = "the paper's shares of head and tail, 51.1 and 1.5 %, fitted by a Beta distribution"
+
+# The embedded policy and data on this project's machine: `estimate --calibrate` on the default run.
+EMBEDDED_SOURCE = "the default run on two shared cores without a GPU, 2026-11-25"
+EMBEDDED: dict[str, Any] = {
+    "queries": 200,
+    "held_out": 700,
+    "levels_known": True,
+    "pass_rate": 0.808,
+    "spread": 1.09,
+    "guided": 0.517,
+    "continued": 0.483,
+    "prompt": 28.6,
+    "pictures": 0.0,
+    "response": 19.2,
+    "response_second": 29.3,
+    "response_scored": 27.8,
+    "prompt_seconds": 0.00041,
+    "token_seconds": 0.00036,
+    "trained_seconds": 0.00017,
+    "explore_start": 2.3,
+    "train_start": 1.05,
+    "verify_start": 0.53,
+    "verdict_seconds": 0.0027,
+    "stage_seconds": 0.42,
+    "between": 0.8,
+    "token_bytes": 3.25,
+    "verdict_bytes": 17.3,
+    "policy_bytes": 3096921,
+    "base_bytes": 3096873,
+    "data_bytes": 4381480,
+}

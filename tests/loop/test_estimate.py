@@ -1,0 +1,134 @@
+"""An estimate held against runs: which stages there are, how much they make, what they share."""
+
+import json
+
+import pytest
+
+from si.adapters.folder import FolderStore
+from si.calibration import calibrate
+from si.config import Place
+from si.costs import costs
+from tests.loop.running import artefacts, si_ctl
+from tests.loop.tiny import tiny_data, tiny_recipe
+
+RUNS = ("gr", "vanilla", "rp")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A folder with three runs of two iterations in one store, and the command of their recipe."""
+    folder = tmp_path_factory.mktemp("runs")
+    recipe = str(tiny_recipe(folder, tiny_data(FolderStore(folder / "si-runs"))))
+    for strategy in RUNS:
+        si_ctl("iterate", "--recipe", recipe, "--strategy", strategy, cwd=folder)
+    return folder, recipe
+
+
+def estimated(folder, *words):
+    return json.loads(si_ctl("estimate", "--json", *words, cwd=folder).stdout)
+
+
+@pytest.mark.parametrize("strategy", RUNS)
+def test_stages_are_those_of_the_run(runs, strategy):
+    """An estimate names the entries that a run has, each once."""
+    folder, recipe = runs
+    words = ("--recipe", recipe, "--strategy", strategy, "--calibrate", f"sums-{strategy}-k4-s0")
+    (run,) = estimated(folder, *words)["runs"]
+    entries = [stage["entry"] for stage in run["stages"]]
+    assert sorted(entries) == sorted(artefacts(folder / "si-runs", f"sums-{strategy}-k4-s0"))
+
+
+def test_what_is_shared_is_what_lies_at_one_address(runs):
+    """The stages that an estimate counts once for two runs have one address in the store."""
+    folder, recipe = runs
+    gr, rp = (artefacts(folder / "si-runs", f"sums-{name}-k4-s0") for name in ("gr", "rp"))
+    same = {entry for entry in gr.keys() & rp.keys() if gr[entry] == rp[entry]}
+    words = ("--recipe", recipe, "--calibrate", "sums-gr-k4-s0", "--compare", "gr:k=4,rp:k=4")
+    found = estimated(folder, *words)
+    apart = sum(len(run["stages"]) for run in found["runs"])
+    samples = sum(run["total"]["samples"] for run in found["runs"])
+    once = {
+        stage["entry"]: stage["samples"]
+        for stage in found["runs"][0]["stages"]
+        if stage["entry"] in same and stage["stage"] == "explore"
+    }
+    assert {"it00/evaluate", "it01/explore", "it01/verify"} <= same and apart
+    assert found["together"]["samples"] == pytest.approx(samples - sum(once.values()))
+
+
+@pytest.mark.parametrize("strategy", RUNS)
+def test_counts_are_those_of_the_run(runs, strategy):
+    """Calibrated by a run of gr, an estimate gives each strategy's samples exactly where they are
+    fixed, and examples within a fifth on two dozen queries."""
+    folder, recipe = runs
+    words = ("--recipe", recipe, "--strategy", strategy, "--calibrate", "sums-gr-k4-s0")
+    (run,) = estimated(folder, *words)["runs"]
+    found = costs(FolderStore(folder / "si-runs"), f"sums-{strategy}-k4-s0", Place()).actual
+    samples, examples = (
+        sum(s[what] for s in run["stages"] if s["entry"].endswith(f"/{name}"))
+        for what, name in (("samples", "explore"), ("examples", "train"))
+    )
+    assert samples == found["explore"]["made"]
+    assert abs(examples / found["train"]["made"] - 1) < 0.2
+
+
+def test_a_calibration_is_of_the_run(runs):
+    """Lengths and sizes that a run shows are exactly its own, and each names the run."""
+    folder, _ = runs
+    store = FolderStore(folder / "si-runs")
+    found, recipe = calibrate(store, "sums-gr-k4-s0")
+    assert (found.queries, found.held_out, found.device) == (12, 16, "cpu")
+    took = costs(store, "sums-gr-k4-s0", Place()).actual
+    assert found.response == took["explore"]["tokens"] / took["explore"]["made"]
+    assert 0 < found.pass_rate < 1 and found.token_seconds >= 0 and recipe.k == 4
+    assert set(found.sources.values()) == {"run sums-gr-k4-s0"}
+
+
+def test_another_model_is_not_calibrated_by(runs):
+    """A run of one model or engine is no measure of another: refused, with ways out."""
+    folder, _ = runs
+    done = si_ctl("estimate", "--calibrate", "sums-gr-k4-s0", cwd=folder, check=False)
+    assert done.returncode == 3 and "says nothing of another model.source" in done.stderr
+    recipe = runs[1]
+    words = ("--recipe", recipe, "--calibrate", "sums-gr-k4-s0", "--gpu", "A100")
+    done = si_ctl("estimate", *words, cwd=folder, check=False)
+    assert done.returncode == 3 and "another kind of GPU" in done.stderr
+
+
+def test_the_page_shows_estimate_and_actual(runs):
+    """The copy of the report outside of the store has a section about costs; the committed one, and
+    so its address, has none."""
+    folder, _ = runs
+    page = (folder / "si-runs" / "reports" / "sums-gr-k4-s0.html").read_text()
+    assert "What it cost" in page and "The whole iterations took" in page
+    address = artefacts(folder / "si-runs", "sums-gr-k4-s0")["it02/report"][0]
+    (committed,) = (folder / "si-runs" / address).rglob("report.html")
+    assert "What it cost" not in committed.read_text()
+
+
+def test_without_a_store_it_says_so_and_makes_nothing(tmp_path):
+    """In an empty folder the embedded recipe, and one whose data are nowhere, are estimated all the
+    same: what is assumed of the data is said; no store is made."""
+    done = si_ctl("estimate", "--compare", "vanilla:k=16,rp:k=8,gr:k=8", cwd=tmp_path)
+    assert "side by side" in done.stdout and "all, in one store" in done.stdout
+    words = ("--set", "model.source=Qwen/Qwen2-VL-7B-Instruct", "--set", "data.source=hub:me/mine")
+    done = si_ctl("estimate", *words, "--set", "data.schedule=fixed", "--price", "2", cwd=tmp_path)
+    assert "hub:me/mine is not here" in done.stdout and "A100" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--compare", "rr:k=8"), "unknown strategy 'rr'"),
+        (("--compare", "rp:k=0"), "k"),
+        (("--compare", "rp:lr=1"), "neither k=NUMBER nor iterations=NUMBER"),
+        (("--assume", "pas_rate=1"), "did you mean pass_rate"),
+        (("--gpu", "H100"), "too small for the figures of GPUs"),
+        (("--calibrate", "nothing"), "No run is called 'nothing'"),
+    ],
+)
+def test_wrong_words_are_named(tmp_path, words, said):
+    """What cannot be estimated is refused by name, without a traceback."""
+    done = si_ctl("estimate", *words, cwd=tmp_path, check=False)
+    assert done.returncode == 3 and said in done.stderr and "Traceback" not in done.stderr
