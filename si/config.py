@@ -353,6 +353,9 @@ class Pods(Section):
     """More environment variables; never credentials."""
 
 
+IMAGES = {kind: f"si-ctl-{kind}:0.1.0" for kind in ("explore", "verify", "train")}
+
+
 class Kubernetes(Section):
     """How the loop runs on a cluster. The chart writes it, the command line reads it from there."""
 
@@ -375,12 +378,25 @@ class Kubernetes(Section):
     """Kueue LocalQueue that the stages' Jobs wait in; empty for none."""
     keep_finished: Positive = 86400
     """Seconds that a finished Job stays to be looked at."""
-    explore: Pods = Pods(image="si-ctl-explore:0.1.0")
+    explore: Pods = Pods(image=IMAGES["explore"])
     """Exploration: a GPU each, as a rule."""
-    verify: Pods = Pods(image="si-ctl-verify:0.1.0")
+    verify: Pods = Pods(image=IMAGES["verify"])
     """Everything that needs no GPU, the controller included."""
-    train: Pods = Pods(image="si-ctl-train:0.1.0")
+    train: Pods = Pods(image=IMAGES["train"])
     """Training."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_images(cls, given: Any) -> Any:
+        """A recipe may say how wide without saying which image."""
+        if not isinstance(given, dict):
+            return given
+        named = {
+            kind: {"image": image, **given[kind]}
+            for kind, image in IMAGES.items()
+            if isinstance(given.get(kind), dict)
+        }
+        return {**given, **named}
 
 
 class Place(Section):
