@@ -145,7 +145,7 @@ class DeepSpeed(Section):
     """What lies in the machine's memory instead of the GPU's; `parameters`: these and the
     optimizer, with zero 3 only."""
     gradient_checkpointing: bool = False
-    """Compute activations twice instead of keeping them."""
+    """The same as `train.gradient_checkpointing`."""
 
     @model_validator(mode="after")
     def _fits(self) -> "DeepSpeed":
@@ -189,6 +189,15 @@ class Train(Section):
     """Train a LoRA adapter instead of all weights."""
     freeze_vision: bool = True
     """Keep the vision tower's and projector's weights."""
+    packing: bool = False
+    """Lay a micro-batch's examples end to end in one row, none of which sees another, instead of
+    padding them: as many as fit into `micro_batch` x `max_length` tokens."""
+    cache_vision: bool = False
+    """Compute what a frozen vision tower makes of a query's pictures once, and keep it."""
+    gradient_checkpointing: bool = False
+    """Compute activations twice instead of keeping them."""
+    liger: bool = False
+    """Use Liger's kernels for norms and MLPs; needs a GPU and the package liger-kernel."""
     cpu_threads: Positive = 2
     """Threads on a CPU; part of the recipe since the order of sums depends on it."""
     deepspeed: DeepSpeed = DeepSpeed()
@@ -199,6 +208,11 @@ class Train(Section):
         if self.trainer == "deepspeed" and self.dtype == "bfloat16" and not self.deepspeed.zero:
             # Measured: its losses are not those of ZeRO-2 and 3 (docs/engines.md).
             raise ValueError("deepspeed.zero: 0 does not train in bfloat16; use 2 or 3")
+        if self.cache_vision and not (self.lora or self.freeze_vision):
+            raise ValueError("cache_vision needs freeze_vision: what trains has to be computed")
+        if self.cache_vision and self.trainer == "deepspeed" and self.deepspeed.zero == 3:
+            # Processes that have to compute pictures would wait for those that have kept them.
+            raise ValueError("cache_vision needs deepspeed.zero: 0 or 2")
         return self
 
 

@@ -94,6 +94,7 @@ READS: dict[str, tuple[str, ...]] = {
 LATER = Recipe().pick(
     *("sampling.prompt_template", "sampling.image_tokens", "model.family"),
     *("data.map", "data.split", "data.answer_kind", "data.skip_bad"),
+    *("train.packing", "train.cache_vision", "train.gradient_checkpointing", "train.liger"),
 )
 # What says which data set it is.
 WISH = ("data.source", "data.map", "data.split", "data.answer_kind", "data.skip_bad")

@@ -32,6 +32,10 @@ def train(job: Job) -> ShardFunction:
     steps (int or None), seed. Inputs: data, start, base, examples-1 to examples-n.
     """
 
+    # Threads that spin while they wait stall a machine that has other work; torch reads this when
+    # it is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
     def do(shard: int) -> Output | None:
         rows = _rows(job)
         settings: dict[str, Any] = {

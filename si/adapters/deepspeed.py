@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,24 +28,23 @@ if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # read when it is imported
 
 import deepspeed
+from deepspeed.runtime.utils import clip_grad_norm_
 from deepspeed.utils import safe_get_full_fp32_param, safe_set_full_fp32_param
 
+from si.adapters.batches import Example, count_steps, make_batch, make_examples, steps, summed_loss
 from si.adapters.figures import Cost, Step, memory, summary
 from si.adapters.trainer import (
-    Example,
-    batches,
-    count_steps,
+    equip,
     export,
     facts,
+    frozen_vision,
     generators,
     learning_rate,
     make_deterministic,
-    make_examples,
     open_policy,
     parameter_groups,
     set_generators,
     spent,
-    summed_loss,
     without_adapter,
 )
 from si.adapters.transformers import Prompts, is_adapter
@@ -165,6 +164,7 @@ def train(
     examples = make_examples(rows, prompts, settings)
     _fit_for_all(examples, settings)
     model = open_policy(start, base, settings)
+    equip(without_adapter(model), prompts, settings)
     if dist.get_rank():
         torch.manual_seed(keyed_seed(seed, "dropout", dist.get_rank()))
     cost = Cost.of(without_adapter(model))  # as long as the weights are whole
@@ -197,8 +197,6 @@ def _fit_for_all(examples: Sequence[Example], settings: dict[str, Any]) -> None:
 
 def make_engine(model: Any, settings: dict[str, Any]) -> Any:
     """The model in DeepSpeed's hands, its trainable weights in float32 beside it."""
-    if settings["deepspeed"]["gradient_checkpointing"]:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
     exact = {}
     if settings["dtype"] != "float32":
         # The engine casts the weights before it copies them; what bfloat16 cannot hold is kept.
@@ -207,6 +205,13 @@ def make_engine(model: Any, settings: dict[str, Any]) -> Any:
     engine, *_ = deepspeed.initialize(
         model=model, optimizer=optimizer, config=configuration(model, settings)
     )
+    if not settings["deepspeed"]["zero"]:
+        # DeepSpeed clips these gradients itself and forgets how large they were.
+        def clip() -> None:
+            norm = clip_grad_norm_(engine.module.parameters(), settings["clip"], mpu=engine.mpu)
+            engine._global_grad_norm = norm
+
+        engine.clip_fp32_gradients = clip
     if settings["lora"]:
         for name, parameter in model.named_parameters():
             if name in exact:
@@ -257,26 +262,31 @@ def fit(
 ) -> list[Step]:
     """Train in place; the figures of every step."""
     world, rank = dist.get_world_size(), dist.get_rank()
-    steps = count_steps(examples, settings)
+    count = count_steps(examples, settings)
+    dtype = getattr(torch, settings["dtype"])
+    whole = without_adapter(model)
+    vision = frozen_vision(whole, prompts, settings, dtype)
     model.train()
     done = restore(engine, checkpoints.resume) if checkpoints else []
+    make = partial(make_batch, whole, prompts, settings)
     begun = time.perf_counter()
-    for chosen in islice(batches(examples, settings, seed), len(done), None):
+    for chosen, ready in steps(examples, settings, seed, make, len(done), rank, world):
         tokens = sum(example.targets for example in chosen)
         total = torch.zeros((), device=engine.device)
-        for part, weight in shares(chosen, settings["micro_batch"], rank, world):
+        for batch, weight in ready:
             # The engine casts inputs itself, and averages over processes where we want the sum.
-            loss = summed_loss(model, prompts, part, torch.float32, engine) * (weight / tokens)
+            loss = summed_loss(engine, batch, engine.device, torch.float32, vision)
+            loss = loss * (weight / tokens)
             engine.backward(loss * world)
             total += loss.detach()
-        rate = learning_rate(len(done), steps, settings["lr"], settings["warmup"])
+        rate = learning_rate(len(done), count, settings["lr"], settings["warmup"])
         for group in engine.optimizer.param_groups:
             group["lr"] = rate
         engine.step()
         dist.all_reduce(total)
         mean, norm = total.item(), float(engine.get_global_grad_norm() or 0)
         done.append(Step(mean, rate, norm, *spent(begun, chosen, cost)))
-        if checkpoints and len(done) < steps and anybody(checkpoints.due()):
+        if checkpoints and len(done) < count and anybody(checkpoints.due()):
             save(engine, checkpoints, done)
             if anybody(checkpoints.asked_to_stop):
                 (checkpoints.folder / "stop").touch()  # on every machine
@@ -323,21 +333,6 @@ def restore(engine: Any, folder: Path | None) -> list[Step]:
     engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=False)
     set_generators(state)
     return [Step(*step) for step in state["steps"]]
-
-
-def shares(
-    chosen: Sequence[Example], micro: int, rank: int, world: int
-) -> list[tuple[Sequence[Example], float]]:
-    """A process's micro-batches of a step, with their weight in the loss.
-
-    Every process gets as many, since all compute in step; one that runs out computes an
-    example for nothing.
-    """
-    parts: list[tuple[Sequence[Example], float]] = []
-    for first in range(0, len(chosen), micro * world):
-        part = chosen[first + rank * micro : first + (rank + 1) * micro]
-        parts.append((part, 1.0) if part else (chosen[:1], 0.0))
-    return parts
 
 
 # --- the weights, whole again --------------------------------------------------------------

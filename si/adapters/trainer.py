@@ -10,56 +10,34 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
-from torch.nn import functional
 
-from si.adapters.figures import Cost, Lengths, Step, summary
+from si.adapters import packing
+from si.adapters.batches import Example, count_steps, make_batch, make_examples, steps, summed_loss
+from si.adapters.figures import Cost, Step, summary
 from si.adapters.transformers import (
     ADAPTER_CONFIG,
     Prompts,
-    collate,
     device,
     is_adapter,
     load_model,
-    place,
 )
+from si.adapters.vision import FrozenVision
 from si.checkpoints import Checkpoints
-from si.errors import NothingToTrain, RecipeError, SiError
-from si.randomness import keyed_rng, keyed_seed
+from si.errors import RecipeError, SiError
+from si.randomness import keyed_seed
 from si.records import TrainingRow
 
-IGNORED = -100  # label of tokens outside the loss
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".index.json")
 # A whole model's own; beside an adapter they would make it look like one.
 MODEL_CONFIGS = ("config.json", "generation_config.json")
-
-
-@dataclass(frozen=True)
-class Example:
-    """A training row, how many of its leading response ids stay out of the loss, and how many
-    tokens it has with its prompt, how many values its pictures. The prompt itself is made when it
-    is needed: pictures of a whole data set may not fit into memory."""
-
-    row: TrainingRow
-    masked: int
-    length: int
-    pixels: int = 0
-
-    @property
-    def targets(self) -> int:
-        return len(self.row.token_ids) - self.masked
-
-    @property
-    def lengths(self) -> Lengths:
-        return Lengths(self.length, self.targets, self.pixels)
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
@@ -69,16 +47,6 @@ def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
     if step < rising:
         return peak * (step + 1) / rising
     return peak * 0.5 * (1 + math.cos(math.pi * (step - rising) / (steps - rising)))
-
-
-def shuffled(count: int, seed: int) -> Iterator[int]:
-    """Example numbers without end: every epoch all of them, in an order of its own."""
-    epoch = 0
-    while True:
-        order = list(range(count))
-        keyed_rng(seed, "epoch", epoch).shuffle(order)
-        yield from order
-        epoch += 1
 
 
 def language_parameters(model: Any) -> list[torch.nn.Parameter]:
@@ -133,6 +101,7 @@ class TransformersTrainer:
         prompts = Prompts.open(folder, settings)
         examples = make_examples(rows, prompts, settings)
         model = open_policy(start, base, settings)
+        equip(without_adapter(model), prompts, settings)
         done = fit(model, prompts, examples, settings, seed, checkpoints)
         export(model, folder, out, settings)
         speed = summary(done, settings["dtype"])
@@ -166,28 +135,6 @@ def make_deterministic(threads: int, seed: int) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.set_num_threads(threads)
     torch.manual_seed(keyed_seed(seed, "initialise"))
-
-
-def make_examples(
-    rows: Sequence[TrainingRow], prompts: Prompts, settings: dict[str, Any]
-) -> list[Example]:
-    """Rows as examples, without those that are too long: cutting one would cut what its
-    pictures' tokens stand for, or its answer."""
-    examples = []
-    for row in rows:
-        prompt = prompts(row.question, row.images)
-        masked = row.prefix_len if settings["mask_prefix"] else 0
-        length = len(prompt.ids) + len(row.token_ids)
-        pixels = sum(t.numel() for t in prompt.features.values() if t.is_floating_point())
-        examples.append(Example(row, masked, length, pixels))
-    fit = [e for e in examples if e.length <= settings["max_length"] and e.targets > 0]
-    if not fit:
-        raise NothingToTrain(
-            f"All {len(rows)} examples are longer than {settings['max_length']} tokens",
-            f"shortest: {min((e.length for e in examples), default=0)} tokens, images included",
-            "Raise train.max_length.",
-        )
-    return fit
 
 
 def open_policy(start: Path, base: Path, settings: dict[str, Any]) -> Any:
@@ -229,6 +176,48 @@ def open_policy(start: Path, base: Path, settings: dict[str, Any]) -> Any:
     return model.to(device())
 
 
+def equip(model: Any, prompts: Prompts, settings: dict[str, Any]) -> None:
+    """How the recipe wants it computed: rows packed, activations computed twice, other kernels."""
+    if settings.get("packing"):
+        packing.use(model, prompts.family)
+    asked = settings.get("deepspeed", {}).get("gradient_checkpointing")
+    if settings.get("gradient_checkpointing") or asked:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if settings.get("liger"):
+        use_liger(model)
+
+
+def use_liger(model: Any) -> None:
+    """Replace norms and MLPs by Liger's Triton kernels; the loss stays ours, over response tokens.
+
+    Raises:
+        RecipeError: without a GPU, the package, or kernels for such models.
+    """
+    kind = model.config.model_type
+    if not torch.cuda.is_available():
+        raise RecipeError("train.liger needs a GPU", "its kernels are Triton's", "Leave it out.")
+    try:
+        from liger_kernel.transformers import monkey_patch
+    except ImportError as error:
+        raise RecipeError(
+            "train.liger needs the package liger-kernel", str(error), "pip install 'si-ctl[liger]'"
+        ) from error
+    if kind not in monkey_patch.MODEL_TYPE_TO_APPLY_LIGER_FN:
+        raise RecipeError(f"Liger has no kernels for models of type {kind}", "", "Leave it out.")
+    monkey_patch._apply_liger_kernel_to_instance(
+        model, cross_entropy=False, fused_linear_cross_entropy=False
+    )
+
+
+def frozen_vision(
+    model: Any, prompts: Prompts, settings: dict[str, Any], dtype: torch.dtype
+) -> FrozenVision | None:
+    """What keeps pictures' features, if the recipe wants it."""
+    if not settings.get("cache_vision"):
+        return None
+    return FrozenVision(model, dtype, prompts.family.is_vision)
+
+
 def fit(
     model: Any,
     prompts: Prompts,
@@ -238,24 +227,26 @@ def fit(
     checkpoints: Checkpoints | None = None,
 ) -> list[Step]:
     """Train in place; the figures of every step."""
-    micro, dtype = settings["micro_batch"], getattr(torch, settings["dtype"])
-    steps = count_steps(examples, settings)
+    whole, dtype = without_adapter(model), getattr(torch, settings["dtype"])
+    count = count_steps(examples, settings)
     optimizer = torch.optim.AdamW(parameter_groups(model, settings), fused=True)
     # In the model's order: the norm's last bits depend on it.
     parameters = [p for p in model.parameters() if p.requires_grad]
-    cost = Cost.of(without_adapter(model))
+    cost = Cost.of(whole)
+    vision = frozen_vision(whole, prompts, settings, dtype)
     model.train()
     done = restore(checkpoints.resume, parameters, optimizer) if checkpoints else []
+    make = partial(make_batch, whole, prompts, settings)
     begun = time.perf_counter()
-    for chosen in islice(batches(examples, settings, seed), len(done), None):
+    for chosen, ready in steps(examples, settings, seed, make, len(done)):
         tokens = sum(example.targets for example in chosen)
         losses = []
-        for first in range(0, len(chosen), micro):
-            loss = summed_loss(model, prompts, chosen[first : first + micro], dtype) / tokens
+        for batch, _ in ready:
+            loss = summed_loss(whole, batch, whole.device, dtype, vision) / tokens
             loss.backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
         norm = torch.nn.utils.clip_grad_norm_(parameters, settings["clip"])
-        rate = learning_rate(len(done), steps, settings["lr"], settings["warmup"])
+        rate = learning_rate(len(done), count, settings["lr"], settings["warmup"])
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.step()
@@ -263,7 +254,7 @@ def fit(
         # Only here the CPU waits for a GPU.
         total, size = sum(loss.item() for loss in losses), norm.item()
         done.append(Step(total, rate, size, *spent(begun, chosen, cost)))
-        if checkpoints and len(done) < steps and checkpoints.due():
+        if checkpoints and len(done) < count and checkpoints.due():
             save(checkpoints.begin(len(done)), parameters, optimizer, done)
             checkpoints.end(len(done))
             checkpoints.leave(len(done))
@@ -326,28 +317,6 @@ def set_generators(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(state["gpu_generator"])
 
 
-def count_examples(examples: Sequence[Example], settings: dict[str, Any]) -> int:
-    """How many examples the training sees, repetitions included."""
-    if settings["steps"] is None:
-        return int(settings["epochs"]) * len(examples)
-    return int(settings["steps"]) * int(settings["batch"])
-
-
-def count_steps(examples: Sequence[Example], settings: dict[str, Any]) -> int:
-    return -(-count_examples(examples, settings) // int(settings["batch"]))
-
-
-def batches(
-    examples: Sequence[Example], settings: dict[str, Any], seed: int
-) -> Iterator[list[Example]]:
-    """The examples of each gradient step, shortest first: neighbours of one length need little
-    padding. The last step may have fewer than `batch`."""
-    numbers = islice(shuffled(len(examples), seed), count_examples(examples, settings))
-    while chosen := [examples[number] for number in islice(numbers, settings["batch"])]:
-        chosen.sort(key=lambda example: example.length)
-        yield chosen
-
-
 def parameter_groups(model: Any, settings: dict[str, Any]) -> list[dict[str, Any]]:
     """What trains, in the optimizer's groups: norms and biases are not pulled to 0."""
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -361,39 +330,6 @@ def parameter_groups(model: Any, settings: dict[str, Any]) -> list[dict[str, Any
 def without_adapter(model: Any) -> Any:
     """The model itself; an adapter's layers are inside it."""
     return model.get_base_model() if hasattr(model, "peft_config") else model
-
-
-def summed_loss(
-    model: Any,
-    prompts: Prompts,
-    examples: Sequence[Example],
-    dtype: torch.dtype,
-    forward: Callable[..., Any] | None = None,
-) -> Tensor:
-    """Cross entropy summed over the response tokens of a micro-batch; the model computes in
-    `dtype`, the loss in float32. `forward` is what runs the model, by default itself."""
-    whole = without_adapter(model)
-    rows = [example.row for example in examples]
-    responses = [row.token_ids for row in rows]
-    made = [prompts(row.question, row.images) for row in rows]
-    inputs = place(whole, collate(made, responses, prompts.pad))
-    # Padded on the left, all responses end at the end; only their logits are computed.
-    longest = max(map(len, responses))
-    labels = torch.tensor(
-        [
-            [IGNORED] * (longest - example.targets) + list(example.row.token_ids[example.masked :])
-            for example in examples
-        ],
-        device=whole.device,
-    )
-    with torch.autocast(whole.device.type, dtype, enabled=dtype != torch.float32):
-        logits = (forward or whole)(**inputs, use_cache=False, logits_to_keep=longest + 1).logits
-    return functional.cross_entropy(
-        logits[:, :-1].float().flatten(0, 1),
-        labels.flatten(),
-        ignore_index=IGNORED,
-        reduction="sum",
-    )
 
 
 # --- writing -------------------------------------------------------------------------------

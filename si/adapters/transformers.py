@@ -9,7 +9,9 @@ rounding depends on what is computed together.
 
 import copy
 import io
+import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -180,8 +182,9 @@ class Prompts:
         self.pad: int = tokenizer.eos_token_id
         if tokenizer.pad_token_id is not None:
             self.pad = tokenizer.pad_token_id
-        self._made: dict[tuple[str, tuple[bytes, ...]], Prompt] = {}
+        self._made: dict[tuple[str, tuple[bytes, ...]], Future[Prompt]] = {}
         self._bytes = 0
+        self._lock = threading.Lock()
 
     @classmethod
     def open(cls, folder: Path, settings: dict[str, Any]) -> "Prompts":
@@ -199,15 +202,25 @@ class Prompts:
         return conversation(question, images, self.system)
 
     def __call__(self, question: str, images: tuple[bytes, ...]) -> Prompt:
-        """The prompt for a question about encoded pictures (PNG or JPEG)."""
+        """The prompt for a question about encoded pictures (PNG or JPEG). Threads that ask for one
+        at the same time share it."""
         key = (question, images)
-        if key not in self._made:
+        with self._lock:
+            found = self._made.get(key)
+            mine = found or self._made.setdefault(key, Future())
+        if found:
+            return found.result()
+        try:
             prompt = self._make(question, images)
+        except BaseException as error:
+            mine.set_exception(error)
+            raise
+        mine.set_result(prompt)
+        with self._lock:
             self._bytes += sum(tensor.nbytes for tensor in prompt.features.values())
             if self._bytes > PROMPT_CACHE_BYTES:
-                self._made, self._bytes = {}, 0
-            self._made[key] = prompt
-        return self._made[key]
+                self._made, self._bytes = {key: mine}, 0
+        return prompt
 
     def _make(self, question: str, images: tuple[bytes, ...]) -> Prompt:
         made = self.processor.apply_chat_template(
@@ -262,6 +275,17 @@ def place(model: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     if not finds_positions(model, batch):
         batch["position_ids"] = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
     return batch
+
+
+def positions(model: Any, batch: dict[str, Tensor]) -> Tensor:
+    """The positions that the model would find for a batch, int64 (sequences, longest), or
+    (3, sequences, longest) where it has three dimensions and there are pictures."""
+    mask = batch["attention_mask"]
+    if not finds_positions(model, batch):
+        return (mask.cumsum(1) - 1).clamp(min=0)
+    known = {name: batch[name] for name in ("image_grid_thw", "mm_token_type_ids")}
+    found: Tensor = model.model.get_rope_index(batch["input_ids"], attention_mask=mask, **known)[0]
+    return found
 
 
 def finds_positions(model: Any, batch: dict[str, Tensor]) -> bool:

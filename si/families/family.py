@@ -29,6 +29,8 @@ class Family:
         end_tokens: tokens that end a turn, whether or not the generation config says so.
         vision: names of the modules that are vision tower and projector, from the model on. If
             empty, weights are judged by their names.
+        causal: whether its decoder attends to all that came before, and in no other way: then
+            examples can be packed into one row.
         vllm_limits: how many of what else a prompt could hold, as vLLM's `limit_mm_per_prompt`.
     """
 
@@ -39,6 +41,7 @@ class Family:
     picture_tokens: ClassVar[tuple[str, ...]] = ()
     end_tokens: ClassVar[tuple[str, ...]] = ()
     vision: ClassVar[tuple[str, ...]] = ()
+    causal: ClassVar[bool] = False
     vllm_limits: ClassVar[dict[str, int]] = {"video": 0}
 
     def picture_ids(self, tokenizer: Any, config: Any) -> set[int]:

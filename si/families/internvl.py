@@ -26,6 +26,7 @@ class InternVL(Family):
     picture_tokens = ("<img>", "</img>", "<IMG_CONTEXT>", "<video>")
     end_tokens = ("<|im_end|>",)
     vision = ("vision_tower", "multi_modal_projector")
+    causal = True
 
     def limit_pictures(self, processor: Any, tokens: int) -> dict[str, Any]:
         tile = processor.image_seq_length

@@ -28,6 +28,7 @@ class Qwen2VL(Family):
     )
     end_tokens = ("<|im_end|>",)
     vision = ("visual",)
+    causal = True
 
     def limit_pictures(self, processor: Any, tokens: int) -> dict[str, Any]:
         images = processor.image_processor

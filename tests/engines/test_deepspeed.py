@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from si.adapters.trainer import Example, TransformersTrainer
+from si.adapters.batches import Example, shares
+from si.adapters.trainer import TransformersTrainer
 from si.adapters.transformers import TransformersSampler, load_processor
 from si.config import Lora, Recipe, Train
 from si.errors import NothingToTrain, RecipeError, SiError
@@ -103,6 +104,33 @@ def test_masks_and_checkpointing_are_the_same(fit: Fit) -> None:
     assert furthest(plain, out) < CLOSE
 
 
+@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
+@pytest.mark.parametrize("zero", [2, 3])
+def test_packed_is_the_same(fit: Fit, zero: int, lora: dict[str, Any] | None) -> None:
+    """Packed, and under ZeRO-2 with pictures kept, DeepSpeed ends where the plain trainer ends
+    without either."""
+    plain, expected = fit(lora=lora)
+    out, facts = fit(zero, lora=lora, packing=True, cache_vision=zero == 2)
+    assert facts["losses"] == pytest.approx(expected["losses"], abs=2e-4)
+    assert furthest(plain, out) < CLOSE
+
+
+def test_two_processes_pack_as_one(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes share packed rows, each keeps its own pictures, and all ends as with one."""
+    one, expected = fit()
+    monkeypatch.setenv("SICTL_TRAIN_PROCESSES", "2")
+    two, facts = fit(2, packing=True, cache_vision=True)
+    assert facts["losses"] == pytest.approx(expected["losses"], abs=2e-4)
+    assert furthest(one, two) < CLOSE
+
+
+def test_packed_in_bfloat16(fit: Fit) -> None:
+    """Packed in bfloat16 the losses are those of padded rows within 0.1."""
+    _, expected = fit(2, dtype="bfloat16")
+    _, facts = fit(2, dtype="bfloat16", packing=True, cache_vision=True)
+    assert facts["losses"] == pytest.approx(expected["losses"], abs=0.1)
+
+
 def test_bfloat16_learns_as_much(fit: Fit) -> None:
     """In bfloat16, rounded in other places, the losses are the plain trainer's within 0.1."""
     _, expected = fit(dtype="bfloat16")
@@ -133,14 +161,16 @@ def test_what_a_process_says_is_heard(fit: Fit, monkeypatch: pytest.MonkeyPatch)
         fit(2)
 
 
+@pytest.mark.parametrize("packing", [False, True])
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("count", [1, 7, 16])
-def test_each_example_counts_once(rows: list[TrainingRow], world: int, count: int) -> None:
+def test_each_example_counts_once(
+    rows: list[TrainingRow], packing: bool, world: int, count: int
+) -> None:
     """Over all processes every example of a step counts once, and all have as many turns."""
-    from si.adapters.deepspeed import shares
-
     chosen = [Example(row, 0, number) for number, row in enumerate(rows[:count])]
-    parts = [shares(chosen, 4, rank, world) for rank in range(world)]
+    settings = {"micro_batch": 4, "max_length": 10, "packing": packing}
+    parts = [shares(chosen, settings, rank, world) for rank in range(world)]
     assert len({len(part) for part in parts}) == 1
     counted = [e.length for part in parts for some, weight in part for e in some if weight]
     assert sorted(counted) == list(range(count))

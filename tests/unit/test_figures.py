@@ -8,6 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from si.adapters import figures, trainer
+from si.adapters.batches import make_batch, make_examples, summed_loss
 from si.adapters.figures import Cost, Step, peak, summary
 from si.adapters.transformers import Prompts, load_processor
 from si.config import Lora, Train
@@ -29,12 +30,12 @@ def test_flops_are_those_that_torch_counts(policy: Path, more: dict[str, Any]) -
     settings = {**Train().model_dump(mode="json"), "steps": None, **more}
     rows = [TrainingRow("Which?", (tiny.picture(1),), tuple(range(100)), 0)]
     prompts = Prompts(load_processor(policy))
-    examples = trainer.make_examples(rows, prompts, settings)
+    examples = make_examples(rows, prompts, settings)
     model = trainer.open_policy(policy, policy, settings)
     trainer.without_adapter(model).set_attn_implementation("eager")  # torch sees its products
+    batch = make_batch(model, prompts, settings, examples)
     with FlopCounterMode(display=False) as counted:
-        loss = trainer.summed_loss(model, prompts, examples, torch.float32)
-        loss.backward()
+        summed_loss(trainer.without_adapter(model), batch, model.device, torch.float32).backward()
     cost = Cost.of(trainer.without_adapter(model))
     assert cost.flops(e.lengths for e in examples) == pytest.approx(
         counted.get_total_flops(), rel=0.1

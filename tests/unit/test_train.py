@@ -15,8 +15,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from si.adapters import trainer as adapter
+from si.adapters.batches import make_batch, make_examples, shuffled, summed_loss
 from si.adapters.folder import FolderStore
-from si.adapters.trainer import TransformersTrainer, learning_rate, shuffled
+from si.adapters.trainer import TransformersTrainer, learning_rate
 from si.adapters.transformers import TransformersSampler, is_adapter, load_processor
 from si.artifacts import Output, Ref, Spec, announce, commit_shard, finish
 from si.checkpoints import Checkpoints
@@ -141,10 +142,11 @@ def loss_of(policy: Path, rows: Sequence[TrainingRow], **more: Any) -> float:
     """The mean loss of one batch, as the trainer computes it."""
     settings = {**SETTINGS, **more}
     prompts = adapter.Prompts(load_processor(policy))
-    examples = adapter.make_examples(rows, prompts, settings)
+    examples = make_examples(rows, prompts, settings)
     model = adapter.open_policy(policy, policy, settings).eval()
+    batch = make_batch(model, prompts, settings, examples)
     with torch.no_grad():
-        total = float(adapter.summed_loss(model, prompts, examples, torch.float32))
+        total = float(summed_loss(model, batch, torch.device("cpu"), torch.float32))
     return total / sum(example.targets for example in examples)
 
 
