@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,9 +17,8 @@ def test_a_step_at_no_size(tmp_path: Path) -> None:
     from tests.gpu import training
 
     policy = architecture.build(tmp_path / "policy", "tiny")
-    facts = training.measure(
-        policy, tmp_path / "out", steps=2, batch=4, cells=3, tokens=20, micro_batch=2
-    )
+    size: Any = {"steps": 2, "batch": 4, "cells": 3, "tokens": 20, "micro_batch": 2}
+    facts = training.measure(policy, tmp_path / "out", **size, packing=True, cache_vision=True)
     figures = json.loads(training.told("tiny", facts))
     assert figures["tokens_per_second"] > 0 and figures["peak_memory_gb"] > 0
     assert figures["mfu"] is None or figures["device"] != "cpu"

@@ -2,9 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from si.config import Train
+from si.data import EMBEDDED_POLICY
 from tests.engines import needs
 from tests.gpu import architecture
 from tests.loop.running import si_ctl, wreck
@@ -18,17 +21,37 @@ def seven(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @needs.deepspeed
-@pytest.mark.parametrize("micro", [1, 4])
-def test_a_step_of_a_7b(seven: Path, tmp_path: Path, micro: int) -> None:
+@pytest.mark.parametrize("more", [{}, {"packing": True}, {"packing": True, "cache_vision": True}])
+def test_a_step_of_a_7b(seven: Path, tmp_path: Path, more: dict[str, bool]) -> None:
     """LoRA on a 7B Qwen2-VL with ZeRO-2 in bfloat16 trains, and is written as it was trained."""
     from tests.gpu import training
 
-    facts = training.measure(
-        seven, tmp_path / "out", steps=4, batch=16, cells=28, tokens=400, micro_batch=micro
-    )
-    print("\n" + training.told(f"7B, LoRA, ZeRO-2, micro_batch {micro}", facts))
+    size: Any = {"steps": 4, "batch": 16, "cells": 28, "tokens": 400, "micro_batch": 4}
+    facts = training.measure(seven, tmp_path / "out", **size, **more)
+    print("\n" + training.told(f"7B, LoRA, ZeRO-2, {', '.join(more) or 'padded'}", facts))
     assert facts["steps"] == 4 and facts["adapter"]
     assert facts["provenance"]["mfu"] is None or 0 < facts["provenance"]["mfu"] < 1
+
+
+@pytest.mark.parametrize("more", [{"packing": True}, {"liger": True}, {"cache_vision": True}])
+def test_other_ways_to_compute(tmp_path: Path, more: dict[str, bool]) -> None:
+    """By the variable-length kernel, by Liger's, and with pictures kept, the embedded policy's
+    losses in bfloat16 are the plain ones within 0.1."""
+    from si.adapters.trainer import TransformersTrainer
+    from tests.gpu import training
+
+    if "liger" in more:
+        pytest.importorskip("liger_kernel")
+    rows = training.rows(EMBEDDED_POLICY, 64, 3, 30)
+    losses = []
+    for name, asked in (("plain", {}), ("other", more)):
+        settings = Train(dtype="bfloat16", lr=1e-3, batch=16, **asked).model_dump(mode="json")
+        (tmp_path / name).mkdir()
+        facts = TransformersTrainer().train(
+            rows, EMBEDDED_POLICY, EMBEDDED_POLICY, tmp_path / name, settings | {"steps": 8}, 0
+        )
+        losses.append(facts["losses"])
+    assert losses[1] == pytest.approx(losses[0], abs=0.1)
 
 
 def test_the_tiny_loop(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ import random
 from pathlib import Path
 from typing import Any
 
-from si.adapters.deepspeed import DeepSpeedTrainer
 from si.adapters.transformers import load_processor
 from si.config import DeepSpeed, Lora, Train
 from si.records import TrainingRow
@@ -19,7 +18,7 @@ def rows(policy: Path, count: int, cells: int, tokens: int) -> list[TrainingRow]
     rng = random.Random(0)
     return [
         TrainingRow(
-            "Compute red plus blue minus green.",
+            f"Compute red plus blue minus green, {number // 4} times.",
             (tiny.picture(number // 4, cells),),
             (
                 *(rng.randrange(200) for _ in range(rng.randrange(tokens // 2, tokens))),
@@ -40,10 +39,13 @@ def measure(
         dtype="bfloat16",
         batch=batch,
         lora=Lora(),
-        max_length=8192,
-        deepspeed=DeepSpeed(zero=2, gradient_checkpointing=True),
+        max_length=2048,
+        gradient_checkpointing=True,
+        deepspeed=DeepSpeed(zero=2),
         **more,
     ).model_dump(mode="json")
+    from si.adapters.deepspeed import DeepSpeedTrainer
+
     out.mkdir(parents=True)
     some = rows(policy, batch * steps, cells, tokens)
     return DeepSpeedTrainer().train(some, policy, policy, out, settings | {"steps": steps}, 0)

@@ -184,6 +184,10 @@ def test_later_settings_are_in_keys_where_they_are_set():
         assert not {"prompt_template", "image_tokens"} & made.get("sampling", {}).keys()
     report = settings("report")
     assert not [n for n in LATER if n.partition(".")[2] in report[n.partition(".")[0]]]
+    new = {"packing", "cache_vision", "gradient_checkpointing", "liger"}
+    assert not new & settings("train")["train"].keys()
+    asked = settings("train", train={"packing": True, "gradient_checkpointing": True})
+    assert new & asked["train"].keys() == {"packing", "gradient_checkpointing"}
     template = {"sampling": {"prompt_template": "{question} Think.", "image_tokens": 500}}
     assert settings("explore", **template)["sampling"]["image_tokens"] == 500
     assert settings("train", **template)["sampling.prompt_template"] == "{question} Think."
