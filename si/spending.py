@@ -6,7 +6,7 @@ Times are no part of any artefact's content: what is read here goes to screens, 
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -143,7 +143,7 @@ def shard_of(address: str) -> int:
     return int(address.rpartition("/")[2].partition("-")[0])
 
 
-def intervals(attempts: Iterable[dict[str, Any]]) -> Iterator[tuple[float, float]]:
+def intervals(attempts: Iterable[Mapping[str, Any]]) -> Iterator[tuple[float, float]]:
     """When each attempt was at work, in seconds since 1970; ends are known to the second."""
     for attempt in attempts:
         if "finished" in attempt:

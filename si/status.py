@@ -1,13 +1,17 @@
 """How far a run is, read from the store alone."""
 
 import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 from si.artifacts import Ref, Spec, committed, load_manifest, read_record
 from si.errors import RunMissing
 from si.loop import ROLES, generations, load_recipe, run_folder
 from si.ports import Store
-from si.spending import NOTHING, Ledger, Spent
+from si.spending import NOTHING, Ledger, Spent, intervals
 from si.stopping import PATIENCE, Stop, recorded
 
 # The order in which stages happen within an iteration.
@@ -62,14 +66,21 @@ def find_run(store: Store, wanted: str) -> str:
     )
 
 
-def entries(store: Store, name: str) -> dict[str, str]:
-    """Entry -> address of every stage that the run's newest generation has begun, in order."""
+def entries(store: Store, name: str, known: dict[str, str] | None = None) -> dict[str, str]:
+    """Entry -> address of every stage that the run's newest generation has begun, in order.
+
+    Args:
+        known: what was read before, and what is read now; pointers never change.
+    """
     folder = run_folder(name, generations(store, name)[-1])
+    known = {} if known is None else known
     found = {}
     for address in store.list(folder):
         match = re.fullmatch(r"(it\d\d+/[a-z0-9-]+)\.json", address.removeprefix(f"{folder}/"))
         if match:
-            found[match.group(1)] = read_record(store, address, lambda raw: raw["address"])
+            if address not in known:
+                known[address] = read_record(store, address, lambda raw: raw["address"])
+            found[match.group(1)] = known[address]
 
     def when(entry: str) -> tuple[str, int]:
         iteration, stage = entry.split("/")
@@ -96,8 +107,20 @@ def report_inputs(store: Store, name: str) -> dict[str, Ref]:
     return refs
 
 
-def status(store: Store, name: str) -> dict[str, Any]:
+@dataclass
+class Known:
+    """What was read of a store and does not change, for who looks again and again."""
+
+    ledger: Ledger
+    pointers: dict[str, str] = field(default_factory=dict)
+    stages: dict[str, tuple[dict[str, Any], Spent]] = field(default_factory=dict)
+
+
+def status(store: Store, name: str, known: Known | None = None) -> dict[str, Any]:
     """The run as a tree: iterations, their stages, their shards.
+
+    Args:
+        known: what was read before; kept up.
 
     Returns:
         `run`, `generation`, `strategy`, `k`, `iterations` (list of `iteration`, `stages`),
@@ -105,18 +128,26 @@ def status(store: Store, name: str) -> dict[str, Any]:
         `stopped` (why it ended early, as `si.stopping.Stop`, or None), `spent` (by all stages,
         each artefact once); of a stage `entry`, `address`, `state` (done or open), `shards`,
         `committed`, `attempts`, `seconds` and `spent` (by all its winning and losing attempts),
-        `facts`.
+        `facts`, and of one that is open `seconds_left`, if somebody is at work (None: not known).
     """
     found = generations(store, name)
     if not found:
         find_run(store, name)
     recipe = load_recipe(store, name, found[-1])
-    ledger = Ledger(store)
+    known = known or Known(Ledger(store))
     spent: dict[str, Spent] = {}
-    stages = {
-        entry: _stage(store, ledger, entry, address, spent)
-        for entry, address in entries(store, name).items()
-    }
+    stages: dict[str, dict[str, Any]] = {}
+    for entry, address in entries(store, name, known.pointers).items():
+        if address not in known.stages:
+            stage, took = _stage(store, known.ledger, address)
+            if stage["state"] == "done":
+                known.stages[address] = stage, took
+        else:
+            stage, took = known.stages[address]
+        stages[entry], spent[address] = {"entry": entry} | stage, took
+    for entry, stage in stages.items():
+        if stage["state"] == "open":
+            stage["seconds_left"] = _left(entry, stages, known.ledger, time.time())
     tree: dict[str, list[dict[str, Any]]] = {}
     for entry, stage in stages.items():
         tree.setdefault(entry.split("/")[0], []).append(stage)
@@ -161,15 +192,11 @@ def stopped_at(store: Store, folder: str, stages: dict[str, dict[str, Any]]) -> 
     return max(order, key=lambda found: found[:2])[-1] if order else None
 
 
-def _stage(
-    store: Store, ledger: Ledger, entry: str, address: str, spent: dict[str, Spent]
-) -> dict[str, Any]:
+def _stage(store: Store, ledger: Ledger, address: str) -> tuple[dict[str, Any], Spent]:
     spec = Spec.load(store, address)
     manifest = load_manifest(store, spec)
     took = ledger.artifact(manifest) if manifest else ledger.work(address)
-    spent[address] = took
     return {
-        "entry": entry,
         "stage": spec.stage,
         "address": address,
         "state": "done" if manifest else "open",
@@ -181,4 +208,31 @@ def _stage(
         "rows": manifest.rows if manifest else None,
         "content": manifest.content if manifest else None,
         "facts": manifest.facts if manifest else {},
-    }
+    }, took
+
+
+def _left(
+    entry: str, stages: Mapping[str, dict[str, Any]], ledger: Ledger, now: float
+) -> float | None:
+    """Seconds until an open stage is done, if its workers are at work: by its own shards, or by
+    the same stage of the iteration before; None if neither says."""
+    stage = stages[entry]
+    before = list(takewhile(lambda other: other is not stage, stages.values()))
+    done = ledger.attempts(stage["address"])
+    if done and stage["committed"]:
+        seconds = sum(attempt.get("seconds", 0.0) for attempt in done) / len(done)
+        width = len({attempt.get("worker") for attempt in done})
+        whole = seconds * (stage["shards"] - stage["committed"]) / width
+        since = _ended_at(done)
+    else:
+        same = [s for s in before if s["entry"].split("/")[1] == entry.split("/")[1]]
+        if not same or same[-1]["state"] != "done":
+            return None
+        whole = same[-1]["spent"]["wall_seconds"] * stage["shards"] / same[-1]["shards"]
+        since = max((_ended_at(ledger.attempts(s["address"])) for s in before), default=0.0)
+    left = whole - (now - since)
+    return round(left) if left > 0 else None
+
+
+def _ended_at(attempts: Sequence[Mapping[str, Any]]) -> float:
+    return max((end for _, end in intervals(attempts)), default=0.0)

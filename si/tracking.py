@@ -8,7 +8,6 @@ the order, and never changes.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from queue import SimpleQueue
 from threading import Thread
 from time import monotonic
@@ -19,7 +18,7 @@ from si.config import Recipe
 from si.errors import SiError
 from si.ports import Event, Store, Tracker
 from si.records import HEAD, LEVELS, TAIL
-from si.spending import made_by
+from si.spending import intervals, made_by
 from si.status import entries
 
 STEP, ITERATION = "gradient step", "iteration"
@@ -117,7 +116,7 @@ class Reader:
             case _:
                 return None
         said = made_by(self.store, manifest)
-        return self._batch(entry, [Point(ITERATION, t, finished(said), _known(values))])
+        return self._batch(entry, [Point(ITERATION, t, _finished(said), _known(values))])
 
     def _batch(self, entry: str, points: Iterable[Point]) -> Batch:
         batch = Batch(entry, self.batches, self.points, tuple(points))
@@ -127,7 +126,7 @@ class Reader:
 
     def _training(self, t: int, manifest: Manifest) -> Iterator[Point]:
         facts, said = manifest.facts, made_by(self.store, manifest)
-        speed, end = said.get("train", {}), finished(said)
+        speed, end = said.get("train", {}), _finished(said)
         steps = facts.get("steps", 0)
         columns = {
             "train/loss": facts.get("losses"),
@@ -188,12 +187,9 @@ def _known(values: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in values.items() if value is not None}
 
 
-def finished(said: Mapping[str, Any]) -> float:
+def _finished(said: Mapping[str, Any]) -> float:
     """When an attempt was done, in seconds since 1970; 0 if it does not say."""
-    if "finished" not in said:
-        return 0.0
-    end = datetime.strptime(said["finished"], "%Y-%m-%dT%H:%M:%SZ")
-    return end.replace(tzinfo=UTC).timestamp()
+    return next((end for _, end in intervals([said])), 0.0)
 
 
 # --- while the loop works ------------------------------------------------------------------
@@ -265,8 +261,7 @@ class _Feed(Thread):
             said = (
                 error.headline if isinstance(error, SiError) else f"{type(error).__name__}: {error}"
             )
-            why = "".join(c if c.isprintable() else " " for c in said)[:200]
-            self.warn(f"{self.name} failed ({why}); {self.later}")
+            self.warn(f"{self.name} failed ({' '.join(said.split())[:200]}); {self.later}")
 
 
 # --- afterwards ----------------------------------------------------------------------------
@@ -280,6 +275,7 @@ class Backlog:
         self.reader = Reader(store)
         self.known = tracker.begin(tracked)
         self.read: set[str] = set()
+        self.pointers: dict[str, str] = {}
 
     @property
     def stages(self) -> int:
@@ -289,7 +285,7 @@ class Backlog:
     def go_on(self) -> int:
         """Tell what is new; of how many stages."""
         new = 0
-        for entry, address in entries(self.store, self.run).items():
+        for entry, address in entries(self.store, self.run, self.pointers).items():
             manifest = None if entry in self.read else self._whole(address)
             if manifest is None:
                 continue

@@ -20,6 +20,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
@@ -77,14 +78,14 @@ def exclusive(store: str, run: str) -> Iterator[Path]:
     Raises:
         RunBusy: if another process holds it.
     """
-    name = hashlib.sha256(f"{store}\n{run}".encode()).hexdigest()[:16]
-    folder = Path(tempfile.gettempdir()) / f"si-ctl-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
-        raise SiError(f"{folder} belongs to somebody else", "", "Set TMPDIR to a folder of yours.")
-    with (folder / f"{name}.lock").open("a+") as lock:
+    path = _lock_file(store, run)
+    with path.open("a+") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:  # perhaps somebody only looks (`at_work`)
+                time.sleep(0.1)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             lock.seek(0)
             raise RunBusy(
@@ -100,7 +101,28 @@ def exclusive(store: str, run: str) -> Iterator[Path]:
         lock.truncate()
         lock.write(str(os.getpid()))
         lock.flush()
-        yield folder / name
+        yield path.with_suffix("")
+
+
+def at_work(store: str, run: str) -> int | None:
+    """The process of this machine that works on a run, by its id; None if none does."""
+    with _lock_file(store, run).open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            said = lock.read().strip()
+            return int(said) if said.isdecimal() else 0
+    return None
+
+
+def _lock_file(store: str, run: str) -> Path:
+    name = hashlib.sha256(f"{store}\n{run}".encode()).hexdigest()[:16]
+    folder = Path(tempfile.gettempdir()) / f"si-ctl-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise SiError(f"{folder} belongs to somebody else", "", "Set TMPDIR to a folder of yours.")
+    return folder / f"{name}.lock"
 
 
 @contextmanager

@@ -231,24 +231,27 @@ def place_from_outside(namespace: str | None, release: str | None) -> "Place":
     return place.model_copy(update={"s3": inside})
 
 
-def status(run: str | None, as_json: bool, namespace: str | None, release: str | None) -> None:
+def status(
+    run: str | None, watch: bool, as_json: bool, namespace: str | None, release: str | None
+) -> None:
     """`si-ctl status --on kubernetes`: what the runs' objects say."""
     from si.adapters.kube import Cluster
     from si.cli.screen import table
-    from si.manifests import RUN, state_of
 
     cluster = Cluster(namespace)
     objects = [find_run(cluster, run, release)] if run else run_objects(cluster, release)
-    trees = [
-        {"run": each["metadata"]["labels"][RUN]}
-        | {"recipe": json.loads(each["data"]["recipe"])}
-        | state_of(each)
-        for each in objects
-    ]
+    trees = [_said(each) for each in objects]
     if as_json:
         typer.echo(json.dumps(trees[0] if run else trees, indent=2))
+    elif run and watch:
+        _watch(cluster, objects[0])
     elif run:
-        _show(trees[0])
+        from rich.console import Console
+
+        from si.cli.tree import draw, of_journal
+
+        tree = draw(*of_journal(trees[0], time.time()))
+        Console(highlight=False).print(tree, soft_wrap=True)
     elif not trees:
         typer.echo(f"No runs in namespace {cluster.namespace}.")
         typer.echo("Begin one: si-ctl iterate --on kubernetes")
@@ -267,43 +270,46 @@ def status(run: str | None, as_json: bool, namespace: str | None, release: str |
         table(f"runs in namespace {cluster.namespace}", columns, rows)
 
 
-def _show(tree: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.text import Text
-    from rich.tree import Tree
+def _said(owner: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run's object says: the run's name, its recipe, the journal."""
+    from si.manifests import RUN, state_of
 
-    head = f"{tree['run']}: {tree.get('phase', 'not begun')}"
-    if tree.get("generation", 1) > 1:
-        head += f", generation {tree['generation']}"
-    if tree.get("starts", 1) > 1:
-        head += f", controller started {tree['starts']} times"
-    root = Tree(Text(head))
-    branches: dict[str, Any] = {}
-    for stage in tree.get("stages", []):
-        iteration, name = stage["entry"].split("/")
-        number = int(iteration.removeprefix("it"))
-        label = f"iteration {number}" if number else "policy 0"
-        branch = branches.setdefault(iteration, None) or root.add(Text(label))
-        branches[iteration] = branch
-        words = stage.get("words", "")
-        if stage["state"] != "done":
-            words = f"at work: {stage['committed']} of {stage['shards']} shards"
-            if "began" in stage:
-                words += f", for {time.time() - stage['began']:.0f} s"
-        spent = f"{stage['seconds']:.1f} s" if "seconds" in stage else ""
-        leaf = branch.add(Text(f"{name:<17} {spent:>8}  {words}"))
-        if stage["attempts"] > 1:
-            leaf.add(Text(f"Job {stage['attempts']}: earlier ones failed"))
-        for failure in stage["failures"]:
-            leaf.add(Text(f"pod {failure['pod']} {failure['why']}"))
-        if stage["problem"]:
-            leaf.add(Text(f"{stage['problem']['headline']}: {stage['problem']['detail']}"))
-    if tree.get("stopped"):
-        root.add(Text(tree["stopped"]["words"]))
-    error = tree.get("error")
-    if error:
-        root.add(Text(f"{error['headline']}\n{error['detail']}"))
-    Console(highlight=False).print(root, soft_wrap=True)
+    recipe = json.loads(owner["data"]["recipe"])
+    return {"run": owner["metadata"]["labels"][RUN], "recipe": recipe} | state_of(owner)
+
+
+def _watch(cluster: "Cluster", owner: Mapping[str, Any]) -> None:
+    """Show a run until it has ended or its object is gone; the API server tells of changes."""
+    from si.adapters.kube import Mirror
+    from si.cli.tree import Shown, of_journal, watch
+
+    name = owner["metadata"]["name"]
+    changed = threading.Event()
+    last = _said(owner)
+
+    def wait() -> None:
+        changed.wait(1)  # so that times go on
+        changed.clear()
+
+    with Mirror(
+        cluster,
+        cluster.core.list_namespaced_config_map,
+        changed,
+        field_selector=f"metadata.name={name}",
+    ) as objects:
+        begun = changed.wait(10)
+
+        def look() -> tuple[Shown, bool]:
+            nonlocal last
+            found = objects.get(name)
+            last = _said(found) if found else last
+            over = last.get("phase") in ("done", "failed") or (begun and found is None)
+            return of_journal(last, time.time()), over
+
+        try:
+            watch(look, wait)
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
 
 
 def find_place(cluster: "Cluster", release: str | None) -> dict[str, Any]:

@@ -18,8 +18,14 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from si.cli.options import printable
 from si.ports import Event
 from si.progress import describe
+
+
+def safe(text: str) -> Text:
+    """Text as it is, whoever wrote it: no markup, and nothing that a terminal would obey."""
+    return Text("\n".join(map(printable, text.split("\n"))))
 
 
 class Screen:
@@ -53,8 +59,7 @@ class Screen:
         self.progress.stop()
 
     def line(self, text: str) -> None:
-        # Names and messages may hold what rich would take for markup.
-        self.console.print(Text(text), soft_wrap=True)
+        self.console.print(safe(text), soft_wrap=True)
 
     def hear(self, event: Event) -> None:
         """Show one event of `si.loop.Run` or of a worker."""
@@ -134,7 +139,7 @@ class Counting:
         self.progress.stop()
 
     def line(self, text: str) -> None:
-        self.console.print(Text(text), soft_wrap=True)
+        self.console.print(safe(text), soft_wrap=True)
 
     def hear(self, event: Event) -> None:
         """Show an event that holds `done` of `total` rows."""
@@ -154,11 +159,11 @@ class Counting:
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Print a table; cells are shown as they are, never as markup."""
-    grid = Table(title=Text(title), title_justify="left", header_style="bold")
+    grid = Table(title=safe(title), title_justify="left", header_style="bold")
     for column in columns:
         grid.add_column(column, overflow="fold")
     for row in rows:
-        grid.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+        grid.add_row(*(safe("" if cell is None else str(cell)) for cell in row))
     # Without a terminal there is no width to fit.
     console = Console(highlight=False)
     console = console if console.is_terminal else Console(highlight=False, width=160)

@@ -1,7 +1,8 @@
 """`si-ctl status`: how far a run is."""
 
 import json
-from typing import Annotated, Any
+import time
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +15,9 @@ from si.cli.options import (
     open_place,
 )
 
+if TYPE_CHECKING:
+    from si.ports import Store
+
 
 def register(app: typer.Typer) -> None:
     app.command()(status)
@@ -24,16 +28,22 @@ def status(
         str | None, typer.Argument(help="A run's name, or a strategy that one run has.")
     ] = None,
     store: StoreOption = None,
+    watch: Annotated[
+        bool,
+        typer.Option("--watch", "-w", help="Show the run until it is at its end, or Ctrl-C."),
+    ] = False,
     as_json: JsonOption = False,
     on: OnOption = "local",
     namespace: NamespaceOption = None,
     release: ReleaseOption = None,
 ) -> None:
     """Show a run as a tree of iterations and stages, or list all runs."""
+    if watch and (run is None or as_json):
+        raise typer.BadParameter("--watch shows one run, and no JSON")
     if on == "kubernetes":
         from si.cli.cluster import status as status_there
 
-        status_there(run, as_json, namespace, release)
+        status_there(run, watch, as_json, namespace, release)
         return
     from si.status import find_run, runs
     from si.status import status as read
@@ -43,8 +53,16 @@ def status(
     trees = [read(where, name) for name in names]
     if as_json:
         typer.echo(json.dumps(trees[0] if run else trees, indent=2))
+    elif run and watch:
+        _watch(where, names[0])
     elif run:
-        _show(trees[0])
+        from rich.console import Console
+
+        from si.adapters.local import at_work
+        from si.cli.tree import draw, of_store
+
+        shown = of_store(trees[0], at_work(where.url, names[0]))
+        Console(highlight=False).print(draw(*shown), soft_wrap=True)
     elif not trees:
         typer.echo(f"No runs in {where.url}. Begin one: si-ctl iterate")
     else:
@@ -65,31 +83,28 @@ def _progress(tree: dict[str, Any]) -> str:
     return f"{max(0, len(done) - 1)} iterations done"
 
 
-def _show(tree: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.text import Text
-    from rich.tree import Tree
+PAUSE = 2.0  # seconds between two looks at the store
 
-    from si.progress import describe
 
-    head = f"{tree['run']}: {tree['strategy']}, K={tree['k']}, seed {tree['seed']}"
-    if tree["generation"] > 1:
-        head += f", generation {tree['generation']}"
-    root = Tree(Text(head))
-    for iteration in tree["iterations"]:
-        label = f"iteration {iteration['iteration']}" if iteration["iteration"] else "policy 0"
-        branch = root.add(Text(label))
-        for stage in iteration["stages"]:
-            name = stage["entry"].split("/")[1]
-            if stage["state"] == "done":
-                words = describe(name, stage["facts"])
-                retries = stage["attempts"] - stage["shards"]
-            else:
-                words = f"open: {stage['committed']} of {stage['shards']} shards committed"
-                retries = stage["attempts"] - stage["committed"]
-            again = f", {retries} repeated" if retries > 0 else ""
-            spent = f"{stage['seconds']:.1f} s"
-            branch.add(Text(f"{name:<17} {spent:>8}{again}  {words}"))
-    if tree["stopped"]:
-        root.add(Text(tree["stopped"]["words"]))
-    Console(highlight=False).print(root, soft_wrap=True)
+def _watch(where: "Store", name: str) -> None:
+    from si.adapters.local import at_work
+    from si.cli.tree import Shown, of_store, watch
+    from si.spending import Ledger
+    from si.status import Known, ended
+    from si.status import status as read
+
+    known = Known(Ledger(where))
+    seen = False
+
+    def look() -> tuple[Shown, bool]:
+        nonlocal seen
+        process = at_work(where.url, name)  # asked first: what it did at last is read below
+        tree = read(where, name, known)
+        gone = seen and process is None
+        seen = seen or process is not None
+        return of_store(tree, process), gone or (process is None and ended(tree))
+
+    try:
+        watch(look, lambda: time.sleep(PAUSE))
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None

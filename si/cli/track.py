@@ -48,7 +48,8 @@ def track(
     from si.adapters.stores import open_store
     from si.adapters.trackers import trackers
     from si.loop import generations, load_recipe
-    from si.status import ended, find_run, status
+    from si.spending import Ledger
+    from si.status import Known, ended, find_run, status
     from si.tracking import Backlog, Tracked
 
     place = reading_place(store, on, namespace, release)
@@ -60,10 +61,12 @@ def track(
     for tracker, opened in trackers(to or place.trackers, local_folder(where)).items():
         with _speaking(tracker):
             backlogs[tracker] = Backlog(where, name, tracked, opened())
-    told = dict.fromkeys(backlogs, 0)
+    told, known = dict.fromkeys(backlogs, 0), Known(Ledger(where))
     try:
         while True:
-            over = ended(status(where, name))  # asked first: what is done since then is told, too
+            over = ended(
+                status(where, name, known)
+            )  # asked first: what is done since then is told, too
             for tracker, backlog in backlogs.items():
                 with _speaking(tracker):
                     told[tracker] += backlog.go_on()
