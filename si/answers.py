@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from si.errors import DataError
 from si.files import BROKEN, content, conversation, look, number, parquet, rows_of, suffix, text
+from si.intervals import Interval, wilson
 from si.layouts import there, write
 from si.plugins import load
 from si.ports import Event
@@ -59,6 +60,11 @@ class Judged:
         return self.right / self.responses if self.responses else 0.0
 
     @property
+    def interval(self) -> Interval | None:
+        """Wilson's 95 % interval of the accuracy."""
+        return wilson(self.right, self.responses)
+
+    @property
     def disagreement(self) -> tuple[int, int] | None:
         """Responses that only the file's own reward, and that only our verdict calls right; None if
         it has no reward of two values, of which the higher one is right."""
@@ -81,6 +87,7 @@ class Judged:
             "responses": self.responses,
             "right": self.right,
             "accuracy": self.accuracy,
+            "interval": self.interval,
             "methods": dict(sorted(self.methods.items())),
             "skipped": len(self.bad),
             "skipped_rows": [one._asdict() for one in self.bad[:100]],

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import yaml
 
 from si.artifacts import Ref
+from si.intervals import wilson
 from si.records import LEVELS
 from si.summary import Iteration, RunSummary
-from si.tables import percent
+from si.tables import percent, percents
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 PAPER = "https://arxiv.org/abs/2510.26474"
@@ -65,8 +66,9 @@ def card(about: About, run: RunSummary) -> str:
         _lead(about, run),
         "## Scores",
         _scores(it, run.iterations[0]),
-        "One greedy response a query, verified against the reference answer. Levels are pass rates "
-        "under policy 0: L1 the easiest (head), L5 and U the hardest (tail).",
+        "One greedy response a query, verified against the reference answer; in brackets Wilson's "
+        "95 % interval. Levels are pass rates under policy 0: L1 the easiest (head), L5 and U the "
+        "hardest (tail).",
     ]
     if it.metrics is not None:
         parts += ["## What it was trained on", _shares(it), _spent(about)]
@@ -128,7 +130,7 @@ def _scores(it: Iteration, zero: Iteration) -> str:
                 plain(split),
                 part["n"],
                 part["correct"],
-                percent(part["accuracy"]),
+                f"{percent(part['accuracy'])} ({percents(wilson(part['correct'], part['n']))})",
                 percent(zero.accuracy(split)),
                 *(f"{level['correct']} of {level['n']}" if level else "–" for level in levels),
             ]

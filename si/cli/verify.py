@@ -37,6 +37,7 @@ def verify(
     """
     from si.answers import judge_file
     from si.cli.screen import Counting
+    from si.tables import percent, percents
 
     with Counting() as counting:
         judged = judge_file(
@@ -54,8 +55,12 @@ def verify(
         return
     columns_read = ", ".join(f"{name} {path}" for name, path in judged.columns.items())
     methods = ", ".join(f"{name} {count:,}" for name, count in judged.methods.most_common())
-    share = f"{judged.right:,} of {judged.responses:,} right ({100 * judged.accuracy:.1f} %)"
-    said = [f"{share}: {columns_read}", f"Decided by {methods}"]
+    said = [
+        f"{judged.right:,} of {judged.responses:,} right: {percent(judged.accuracy)}, "
+        f"95 % interval {percents(judged.interval)}",
+        f"Read {columns_read}",
+        f"Decided by {methods}",
+    ]
     if judged.disagreement:
         there, here = judged.disagreement
         name = judged.columns["reward"]

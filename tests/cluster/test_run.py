@@ -38,6 +38,14 @@ def test_a_run_on_the_cluster_makes_what_a_local_run_makes(lab: Lab) -> None:
     assert "iteration 2" in shown and "evaluate-explore" in shown
     lab.si_ctl("report", "--on", "kubernetes", "-n", lab.namespace, RUN)
     assert (lab.folder / "si-runs" / "reports" / f"{RUN}.html").stat().st_size > 10_000
+    there = ("--on", "kubernetes", "-n", lab.namespace, RUN)
+    watched = lab.si_ctl("status", "--watch", *there).stdout
+    assert watched.splitlines()[0] == f"{RUN}: done" and "it02/train" in watched
+    lab.si_ctl("track", *there)
+    files = {path.name for path in (lab.folder / "si-runs" / "tensorboard" / RUN).iterdir()}
+    assert any(name.endswith(".it02-train") for name in files)
+    lab.si_ctl("export", *there, "--iteration", "last", "--out", "policy")
+    assert (lab.folder / "policy" / "model.safetensors").stat().st_size > 1_000_000
     assert "it02/train" in lab.si_ctl("logs", "-n", lab.namespace, RUN).stdout
     written = lab.si_ctl("logs", "-n", lab.namespace, RUN, "--stage", "it01/explore").stdout
     assert '"event": "shard"' in written
