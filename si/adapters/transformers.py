@@ -192,9 +192,39 @@ class Prompts:
         most that a picture takes) and `family`, each if it is there."""
         family = family_of(folder, settings.get("family", AUTO))
         prompts = cls(load_processor(folder), settings.get("system_prompt", ""), family)
+        prompts.check_template(folder.name)
         if settings.get("image_tokens"):
             prompts.limits = family.limit_pictures(prompts.processor, settings["image_tokens"])
         return prompts
+
+    def check_template(self, name: str) -> None:
+        """Refuse a chat template that does not leave one place for each picture: some conversions
+        have one that is older than transformers' processor.
+
+        Raises:
+            RecipeError: if it does not, or it takes no system turn where there is one.
+        """
+        from jinja2 import TemplateError
+        from PIL import Image
+
+        turns = conversation("Question", [Image.new("RGB", (28, 28))], self.system)
+        try:
+            text = self.processor.apply_chat_template(
+                turns, add_generation_prompt=True, tokenize=False
+            )
+        except TemplateError as error:
+            raise RecipeError(
+                f"The chat template of {name} does not take a question about a picture",
+                str(error),
+                "Is it the system turn? Then leave sampling.system_prompt empty.",
+            ) from error
+        mark = getattr(self.processor, "image_token", None)
+        if mark and text.count(mark) != 1:
+            raise RecipeError(
+                f"The chat template of {name} does not leave a place for a picture",
+                f"expected {mark} once, got {text[:200]!r}",
+                "Take chat_template.jinja from a newer conversion of the model.",
+            )
 
     def turns(self, question: str, images: Sequence[Any]) -> list[dict[str, Any]]:
         """The turns before the response; the family refuses text that would stand for pictures."""

@@ -206,6 +206,26 @@ def test_a_processor_without_a_template_is_named(made: dict[str, Path], tmp_path
         load_processor(tmp_path / "base")
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        ("<IMG_CONTEXT>", "<image>", "does not leave a place for a picture"),
+        ("<IMG_CONTEXT>", "<IMG_CONTEXT><IMG_CONTEXT>", "does not leave a place for a picture"),
+        ("{% for m", "{{ raise_exception('no') }}{% for m", "does not take a question"),
+    ],
+)
+def test_a_template_of_another_age_is_named(
+    before: str, after: str, words: str, made: dict[str, Path], tmp_path: Path
+) -> None:
+    """A chat template that marks pictures otherwise than the processor reads, or refuses."""
+    folder = tmp_path / "model"
+    shutil.copytree(made["internvl"], folder)
+    template = folder / "chat_template.jinja"
+    template.write_text(template.read_text().replace(before, after))
+    with pytest.raises(RecipeError, match=words):
+        Prompts.open(folder, {})
+
+
 MINE = """
 from si.families import Family
 
