@@ -378,9 +378,9 @@ def begin(
 
     Raises:
         RunChanged: if the run was begun with another recipe.
-        RunBusy: if a new generation is wanted while a controller is at work.
+        RunBusy: if a new generation, or another end, is wanted while a controller is at work.
     """
-    from si.config import Recipe, differences
+    from si.config import Place, Recipe, differences
     from si.errors import RunBusy
     from si.loop import changed_recipe
     from si.manifests import controller_job, run_object, state_of
@@ -392,26 +392,41 @@ def begin(
     changed = differences(old, recipe)
     if changed and not fresh:
         raise changed_recipe(run, changed)
+    standing = Place.model_validate_json(owner["data"]["place"])
+    limits = [(it.max_gpu_hours, it.max_cost) for it in (place, standing)]
     further = recipe.iterations > old.iterations or recipe.patience != old.patience
-    attempt, more = 1, made or fresh or further
+    attempt, more = 1, made or fresh or further or limits[0] != limits[1]
+    last: dict[str, Any] | None = None
     while job := cluster.job(controller_job(place, run, attempt, owner)["metadata"]["name"]):
         if finished(job) is None:
             if more and not made:
                 raise RunBusy(
                     f"The run {run} is at work with {old.iterations} iterations",
+                    f"and {_bounds(old, standing)}\n"
                     f"Job {job['metadata']['name']} in namespace {cluster.namespace}",
                     f"Wait for it, or stop it first: si-ctl cancel {run}",
                 )
             return owner, job["metadata"]["name"]
-        if finished(job) == "Complete" and not more and state_of(owner).get("phase") == "done":
-            return owner, job["metadata"]["name"]
-        attempt += 1
+        attempt, last = attempt + 1, job
+    done = state_of(owner).get("phase") == "done" and not more
+    if last and done and finished(last) == "Complete":
+        return owner, last["metadata"]["name"]
     wish = {"recipe": recipe.model_dump_json(), "place": place.model_dump_json()}
     if fresh:
         wish["fresh"] = token
     cluster.patch_run(owner["metadata"]["name"], wish)
     job, _ = cluster.create(controller_job(place, run, attempt, owner))
     return owner, job["metadata"]["name"]
+
+
+def _bounds(recipe: "Recipe", place: "Place") -> str:
+    """What may end a run early, in words."""
+    asked = {
+        "--patience": recipe.patience,
+        "--max-gpu-hours": place.max_gpu_hours,
+        "--max-cost": place.max_cost,
+    }
+    return ", ".join(f"{name} {value:g}" for name, value in asked.items() if value) or "no limits"
 
 
 def attach(cluster: "Cluster", owner: Mapping[str, Any], controller: str) -> dict[str, Any]:

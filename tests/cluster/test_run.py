@@ -185,3 +185,26 @@ def test_no_release_is_named(bare: Lab) -> None:
     done = bare.iterate(check=False)
     assert done.returncode == 3
     assert "helm install" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_runs_that_end_early(lab: Lab) -> None:
+    """A limit ends the run within a stage: exit code 6, the stage's Job is gone, the controller did
+    not fail. Patience then ends it well; the same command again begins no controller."""
+    price = ("--set", "place.price_per_cpu_hour=3600", "--max-cost", "0.001")
+    limited = lab.iterate(*price, check=False)
+    assert limited.returncode == 6, limited.stdout + limited.stderr
+    assert "--max-cost 0.001 is reached" in limited.stderr
+    tree = lab.status(RUN)
+    assert tree["phase"] == "stopped" and tree["stopped"]["rule"] == "max_cost"
+    stage = tree["stopped"]["next"].partition("/")[2]
+    lab.wait(lambda: not lab.get("jobs", f"si-ctl/stage={stage}"), 60)
+    shown = lab.si_ctl("status", "--on", "kubernetes", "-n", lab.namespace, RUN).stdout
+    assert "is reached" in shown
+
+    patient = lab.iterate("--iterations", "9", "--patience", "1")
+    assert "No gain on dev" in patient.stdout and "Report:" in patient.stdout
+    tree = lab.status(RUN)
+    assert tree["phase"] == "done" and tree["stopped"]["rule"] == "patience"
+    controllers = len(lab.get("jobs", "app.kubernetes.io/component=controller"))
+    lab.iterate("--iterations", "9", "--patience", "1")
+    assert len(lab.get("jobs", "app.kubernetes.io/component=controller")) == controllers

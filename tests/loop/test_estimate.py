@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from si import bundle
 from si.adapters.folder import FolderStore
 from si.calibration import calibrate
 from si.config import Place
@@ -11,6 +12,7 @@ from si.costs import costs
 from tests.loop.running import artefacts, si_ctl
 from tests.loop.tiny import tiny_data, tiny_recipe
 
+SHIPPED = sorted(path.stem for path in (bundle.folder("jobs") / "recipes").glob("*.yaml"))
 RUNS = ("gr", "vanilla", "rp")
 
 
@@ -114,6 +116,19 @@ def test_without_a_store_it_says_so_and_makes_nothing(tmp_path):
     words = ("--set", "model.source=Qwen/Qwen2-VL-7B-Instruct", "--set", "data.source=hub:me/mine")
     done = si_ctl("estimate", *words, "--set", "data.schedule=fixed", "--price", "2", cwd=tmp_path)
     assert "hub:me/mine is not here" in done.stdout and "A100" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("recipe", [r for r in SHIPPED if r != "embedded"])
+def test_shipped_recipes_are_estimated_offline(tmp_path, recipe):
+    """For each shipped recipe of a real model there is an estimate without model, data or store, as
+    wide as its place section says."""
+    found = estimated(tmp_path, "--recipe", recipe, "--price", "2")
+    (run,) = found["runs"]
+    assert run["total"]["gpu_hours"] > 1 and run["total"]["cost"] > 2
+    assert found["width"]["explore"] > 1 and "place.kubernetes" in found["width"]["why"]
+    known = {row["name"]: row["value"] for row in found["assumptions"]}
+    assert (known["queries"], known["held_out"]) == (2101, 901)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -7,9 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from si.adapters.folder import FolderStore
+from si.adapters.kube import KubernetesCluster
 from si.artifacts import Output, Spec, announce, commit_shard, finish
+from si.cli.cluster import begin
 from si.config import Place, Recipe, differences, load
-from si.errors import RecipeError
+from si.errors import RecipeError, RunBusy
+from si.progress import Journal
 from si.spending import Ledger, Spent, union
 from si.stopping import Budget, LimitReached, Stop, out_of_patience, record, recorded
 
@@ -144,3 +147,97 @@ def test_unreadable_provenance_is_no_error(tmp_path):
     store.put("pool/x/provenance/00000-a.json", b"{half")
     store.put("pool/x/provenance/00001-b.json", b'{"seconds": 1.5}')
     assert Ledger(store).work("pool/x").seconds == 1.5
+
+
+# --- on a cluster: what can be told without one; tests/cluster/test_run.py has the rest ----------
+
+
+class FakeApi:
+    """Stands in for `si.adapters.kube.Cluster`: keeps what is created, and says what is deleted."""
+
+    namespace = "lab"
+
+    def __init__(self):
+        self.objects, self.deleted = {}, []
+
+    def create(self, body):
+        name = body["metadata"]["name"]
+        made = name not in self.objects
+        standing = self.objects.setdefault(name, json.loads(json.dumps(body)))
+        standing["metadata"].setdefault("uid", name)
+        return standing, made
+
+    def job(self, name):
+        return self.objects.get(name)
+
+    def patch_run(self, name, data):
+        self.objects[name]["data"] |= data
+
+    def delete_job(self, name):
+        self.deleted.append(name)
+
+
+LIMIT = Stop("max_cost", 5, 1, "it02/explore", 3, "5.1 spent: --max-cost 5 is reached")
+
+
+def test_a_limit_removes_the_stages_job(monkeypatch, tmp_path):
+    """Pods of a stage that is cut short would go on spending: its Job goes, and the error comes
+    through."""
+    api, place = FakeApi(), Place(store="s3://bucket")
+    owner = {"metadata": {"name": "si-run-a", "uid": "u"}}
+    cluster = KubernetesCluster(api, place, "a", 1, owner, FolderStore(tmp_path))
+
+    def spent(*_):
+        raise LimitReached(LIMIT)
+
+    monkeypatch.setattr(cluster, "_wait", spent)
+    spec = Spec("explore", "it02", {}, {}, {}, shards=8)
+    with pytest.raises(LimitReached):
+        cluster.run("it02/explore", spec, lambda event: None)
+    assert api.deleted == list(api.objects) == ["si-a-it02-explore-1"]
+
+
+def test_the_journal_tells_a_limit_from_patience():
+    """A run that a limit stopped is stopped; one that patience ended is done; begun again, neither
+    is said any more."""
+    saved = []
+    journal = Journal({}, lambda state: saved.append(json.loads(json.dumps(state))))
+    journal.start()
+    journal.end(report=None, iterations=1, stopped=LIMIT.to_json())
+    assert saved[-1]["phase"] == "stopped" and saved[-1]["stopped"]["rule"] == "max_cost"
+    journal.start()
+    assert saved[-1]["phase"] == "running" and saved[-1]["stopped"] is None
+    patient = Stop("patience", 1, 2, "it03/explore", 0, "no gain")
+    journal.end(report="pool/report/x", iterations=2, stopped=patient.to_json())
+    assert saved[-1]["phase"] == "done" and saved[-1]["stopped"]["iterations"] == 2
+
+
+def end(api, phase):
+    """The newest controller's Job completes, and leaves that phase."""
+    name = max(name for name in api.objects if "controller" in name)
+    api.objects[name]["status"] = {"conditions": [{"type": "Complete", "status": "True"}]}
+    api.objects["si-run-a"]["data"]["state"] = json.dumps({"phase": phase})
+    return name
+
+
+def test_another_end_needs_another_controller():
+    """The same command finds a run that is done, and tries one again that a limit stopped; more
+    patience or a higher limit begins a controller, which is refused while one is at work."""
+    api, place = FakeApi(), Place(store="s3://bucket", price_per_gpu_hour=2, max_cost=5)
+    recipe = Recipe(patience=1)
+    first = begin(api, place, recipe, "a", False)[1]
+    assert begin(api, place, recipe, "a", False)[1] == first
+    higher = place.model_copy(update={"max_cost": 9})
+    with pytest.raises(RunBusy, match="at work") as busy:
+        begin(api, higher, recipe, "a", False)
+    assert "--patience 1, --max-cost 5" in str(busy.value)
+    assert end(api, "stopped") == first
+    second = begin(api, place, recipe, "a", False)[1]
+    assert second != first and end(api, "done") == second
+    assert begin(api, place, recipe, "a", False)[1] == second
+    third = begin(api, higher, recipe, "a", False)[1]
+    assert third not in (first, second) and end(api, "done") == third
+    patient = Recipe(patience=2)
+    assert begin(api, higher, patient, "a", False)[1] not in (first, second, third)
+    assert json.loads(api.objects["si-run-a"]["data"]["recipe"])["patience"] == 2
+    assert json.loads(api.objects["si-run-a"]["data"]["place"])["max_cost"] == 9
