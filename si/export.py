@@ -151,8 +151,10 @@ def export(
         known_as = named or Path(policy.recipe.model.source).name
         text = card(_about(store, policy, kind, known_as), policy.summary)
         (made / "README.md").write_text(text, encoding="utf-8")
-        for path in made.iterdir():  # safetensors lets nobody but its writer read
-            path.chmod((made / "README.md").stat().st_mode)
+        usual = (made / "README.md").stat().st_mode
+        for path in made.rglob("*"):
+            if path.is_file():  # safetensors lets nobody but its writer read
+                path.chmod(usual)
         _sync(made)
         if out.exists() and any(out.iterdir()):  # --force
             out.rename(part / "old")

@@ -6,6 +6,7 @@ second time is no second point: a stage's metrics are one `Batch`, which has a n
 the order, and never changes.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -258,10 +259,19 @@ class _Feed(Thread):
                     tracker.log(batch)
             tracker.end()
         except Exception as error:  # noqa: BLE001 (whatever it is, the loop goes on)
-            said = (
-                error.headline if isinstance(error, SiError) else f"{type(error).__name__}: {error}"
-            )
-            self.warn(f"{self.name} failed ({' '.join(said.split())[:200]}); {self.later}")
+            self.warn(f"{self.name} failed ({why(error)[:200]}); {self.later}")
+
+
+def why(error: Exception) -> str:
+    """A tracker's error in a line, without what stands before the @ of an address: a password,
+    perhaps."""
+    said = error.headline if isinstance(error, SiError) else f"{type(error).__name__}: {error}"
+    return without_user(" ".join(said.split()))
+
+
+def without_user(text: str) -> str:
+    """Addresses without their user and password."""
+    return re.sub(r"(\w://)[^/\s@]+@", r"\1", text)
 
 
 # --- afterwards ----------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from si.errors import RecipeError
-from si.tracking import Batch, Tracked
+from si.tracking import Batch, Tracked, without_user
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
@@ -28,14 +28,15 @@ class MLflow:
     """
 
     def __init__(self, folder: Path):
-        self.where = os.environ.get("MLFLOW_TRACKING_URI", "")
-        if not self.where:
+        address = os.environ.get("MLFLOW_TRACKING_URI", "")
+        if not address:
             raise RecipeError(
                 "MLFLOW_TRACKING_URI is not set, so MLflow cannot be found",
                 "place.trackers names mlflow",
                 "For example: export MLFLOW_TRACKING_URI=http://127.0.0.1:5000",
             )
-        self.client: Any = MlflowClient(tracking_uri=self.where)
+        self.client: Any = MlflowClient(tracking_uri=address)
+        self.where = without_user(address)
 
     def begin(self, run: Tracked) -> Container[str]:
         experiment = os.environ.get("MLFLOW_EXPERIMENT_ID") or self._experiment()

@@ -64,9 +64,8 @@ def track(
     told, known = dict.fromkeys(backlogs, 0), Known(Ledger(where))
     try:
         while True:
-            over = ended(
-                status(where, name, known)
-            )  # asked first: what is done since then is told, too
+            # Asked first: what is done after that is told, too.
+            over = ended(status(where, name, known))
             for tracker, backlog in backlogs.items():
                 with _speaking(tracker):
                     told[tracker] += backlog.go_on()
@@ -93,6 +92,7 @@ def track(
 def _speaking(tracker: str) -> Iterator[None]:
     """A foreign library's errors, in words."""
     from si.errors import SiError, TrackerFailed
+    from si.tracking import why
 
     try:
         yield
@@ -100,7 +100,7 @@ def _speaking(tracker: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise TrackerFailed(
-            f"{tracker} failed: {type(error).__name__}",
-            str(error).strip(),
+            f"{tracker} failed",
+            why(error),
             "Run the same command again: what it has already is not told twice.",
         ) from error

@@ -17,7 +17,7 @@ from si.adapters.wandb import WandB
 from si.artifacts import Artifact
 from si.loop import load_recipe
 from si.status import ended, status
-from si.tracking import ITERATION, STEP, Backlog, Batch, Point, Reader, Tracked, Tracking
+from si.tracking import ITERATION, STEP, Backlog, Batch, Point, Reader, Tracked, Tracking, why
 from tests.loop.running import ROOT, artefacts, environment, si_ctl
 from tests.loop.tiny import tiny_data, tiny_recipe
 
@@ -310,10 +310,15 @@ def test_a_tracker_that_fails_afterwards_is_an_error(place):
     words = ("track", RUN, "--to", "mlflow")
     none = si_ctl(*words, cwd=place[0], check=False)
     assert none.returncode == 3 and "MLFLOW_TRACKING_URI is not set" in none.stderr
-    away = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    away = {"MLFLOW_TRACKING_URI": "http://me:s3cret@127.0.0.1:9"}
+    away |= {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
     done = si_ctl(*words, cwd=place[0], check=False, **away)
     assert done.returncode == 4 and "mlflow failed" in done.stderr
+    assert "127.0.0.1" in done.stderr and "s3cret" not in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
+    assert (
+        why(ValueError("no https://me:s3cret@host/x\nhere")) == "ValueError: no https://host/x here"
+    )
 
 
 def test_the_loop_waits_for_no_tracker(place):
