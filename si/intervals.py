@@ -73,8 +73,9 @@ def crossed(
 
     Every resample draws queries, the same for all, and seeds, both with replacement and apart from
     one another (Owen's pigeonhole bootstrap): seeds answer the same queries, so that drawing
-    queries within each seed would let their luck average out as it does not. With few seeds,
-    say less than five, such an interval is too narrow.
+    queries within each seed would let their luck average out as it does not. With few seeds, say
+    less than five, such an interval is too narrow; where queries and seeds matter little beside
+    pure chance, it is too wide, by a factor of up to the root of 3.
 
     Args:
         new, old: for each seed, whether each query was answered rightly; queries in one order.

@@ -189,6 +189,33 @@ def bars(
         return _svg(figure, name, title)
 
 
+def spans(
+    name: str, title: str, rows: Sequence[tuple[str, float, tuple[float, float], str]]
+) -> str:
+    """Differences of shares with their intervals, one below the other, around a line at zero.
+
+    Args:
+        rows: label, value, (low, high) and the name of a colour.
+    """
+    with _drawing():
+        figure, axes = _axes(title, right=0.97)
+        for place, (_, value, (low, high), colour) in enumerate(rows):
+            paint = COLOURS[colour][0]
+            axes.plot([low, high], [place, place], color=paint, lw=2.4, solid_capstyle="butt")
+            axes.plot([value], [place], "o", ms=6.5, color=paint)
+        axes.axvline(0, color=COLOURS["soft"][0], lw=1)
+        axes.grid(axis="y", visible=False)
+        axes.grid(axis="x", lw=0.8)
+        axes.set_yticks(range(len(rows)), [row[0] for row in rows])
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        widest = max(abs(end) for row in rows for end in row[2]) or 0.01
+        axes.set_xlim(-1.08 * widest, 1.08 * widest)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, symmetric=True))
+        axes.xaxis.set_major_formatter(lambda x, _: f"{100 * x:+.3g}".replace("-", "−"))
+        axes.set_xlabel("points")
+        return _svg(figure, name, title)
+
+
 @contextmanager
 def _drawing() -> Iterator[None]:
     """Our settings on top of matplotlib's own, whatever this machine's matplotlibrc says."""

@@ -73,12 +73,16 @@ class Iteration:
 @dataclass(frozen=True)
 class RunSummary:
     """A run's iterations from 0 on, and the three that matter: best (chosen on dev), last, and
-    oracle (best on test, which nobody could have known). None where the split was not scored."""
+    oracle (best on test, which nobody could have known). None where the split was not scored.
+
+    `levels`: of the held-out queries, by id.
+    """
 
     strategy: str
     k: int
     data: str
     iterations: tuple[Iteration, ...]
+    levels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def last(self) -> int:
@@ -143,7 +147,10 @@ def collect(store: Store, refs: Mapping[str, Ref]) -> RunSummary:
             rules.add(Spec.load(store, draws.address).settings["strategy"])
     rules -= {"vanilla"}
     strategy = "+".join(sorted(rules, key=lambda rule: rule not in ("ar", "gr"))) or "vanilla"
-    return RunSummary(strategy, k, refs["data"].address, tuple(iterations))
+    scored = Artifact.open(store, refs["scores-0"])
+    ids, levels = scored.table("scores.parquet", 0, ["query_id", "level"]).to_pydict().values()
+    level_of = dict(zip(ids, levels, strict=True))
+    return RunSummary(strategy, k, refs["data"].address, tuple(iterations), level_of)
 
 
 def _iteration(store: Store, refs: Mapping[str, Ref], t: int) -> Iteration:

@@ -2,11 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from si.cli.options import JsonOption, StoreOption, open_place
+
+if TYPE_CHECKING:
+    from si.config import Recipe
+    from si.ports import Store
 
 
 def register(app: typer.Typer) -> None:
@@ -14,19 +18,31 @@ def register(app: typer.Typer) -> None:
 
 
 def compare(
-    runs: Annotated[list[str], typer.Argument(help="Two or more runs, by name or by strategy.")],
+    runs: Annotated[
+        list[str],
+        typer.Argument(help="Two or more runs, by name or by strategy; of a strategy all seeds."),
+    ],
     store: StoreOption = None,
     out: Annotated[Path | None, typer.Option(help="Also write an HTML page here.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show held-out accuracy and shares of successes by level, run beside run."""
+    """Show held-out accuracy and shares of successes by level, run beside run.
+
+    Runs that differ in nothing but the seed are compared as a group.
+    """
+    from si.compare import Named, page
     from si.compare import compare as read
-    from si.compare import page
-    from si.status import find_run, report_inputs
+    from si.status import report_inputs
 
     where = open_place(store)
-    names = [find_run(where, run) for run in runs]
-    found = read(where, [(name, report_inputs(where, name)) for name in names])
+    recipes = {name: _recipe(where, name) for wanted in runs for name in _named(where, wanted)}
+    found = read(
+        where,
+        [
+            Named(name, report_inputs(where, name), recipe.model_dump(mode="json"))
+            for name, recipe in recipes.items()
+        ],
+    )
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(page(found))
@@ -44,3 +60,23 @@ def compare(
         typer.echo(f"{name}: {words}")
     if out is not None:
         typer.echo(f"\nPage: {out.resolve()}")
+
+
+def _recipe(where: "Store", name: str) -> "Recipe":
+    from si.loop import generations, load_recipe
+
+    return load_recipe(where, name, generations(where, name)[-1])
+
+
+def _named(where: "Store", wanted: str) -> list[str]:
+    """A run by its name; or those of a strategy, if they differ in their seeds alone."""
+    from si.config import differences
+    from si.status import find_run, runs
+
+    names = runs(where)
+    recipes = {name: _recipe(where, name) for name in names} if wanted not in names else {}
+    same = [name for name, recipe in recipes.items() if recipe.strategy == wanted]
+    changes = [each for name in same for each in differences(recipes[same[0]], recipes[name])]
+    if len(same) > 1 and all(change.startswith("seed:") for change in changes):
+        return same
+    return [find_run(where, wanted)]

@@ -10,7 +10,7 @@ from selenium.webdriver.common.keys import Keys
 
 import si
 from si.adapters.folder import FolderStore
-from si.compare import compare, page
+from si.compare import Named, compare, page
 from si.job import Job
 from si.report import Section, extended, report
 from si.tables import Table
@@ -36,7 +36,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     table = Table("Seconds", ["iteration", "explore"], [["1", "2.0"]], "A note.")
     more = [Section("times", "Times", "Seconds of work.", tables=[table])]
     made = {"report": extended(files["report.html"].decode(), more)}
-    made["compare"] = page(compare(store, list(refs.items())))
+    made["compare"] = page(compare(store, [Named(*run) for run in refs.items()]))
     lines(
         folder / "rollouts.jsonl",
         [

@@ -283,6 +283,19 @@ def test_a_report_shows_times_outside_of_the_store_only(place, tmp_path):
     assert '<section id="times">' not in kept.read_text()
 
 
+def test_compare_takes_all_seeds_of_a_strategy(place):
+    """A strategy that several runs have, alike but for their seeds, means all: one group."""
+    folder, recipe = place
+    si_ctl("iterate", "--recipe", recipe, "--strategy", "vanilla", cwd=folder)
+    si_ctl("iterate", "--recipe", recipe, "--seed", "1", cwd=folder)
+    done = si_ctl("compare", "vanilla", "gr", "--json", cwd=folder)
+    groups = json.loads(done.stdout)["groups"]
+    assert [group["seeds"] for group in groups] == [[0], [0, 1]]
+    assert groups[1]["name"] == "sums-gr-k4"
+    si_ctl("iterate", "--recipe", recipe, "--k", "3", cwd=folder)
+    refused(si_ctl("compare", "vanilla", "gr", cwd=folder, check=False), 3, "sums-gr-k3-s0")
+
+
 def test_a_run_may_have_reports_of_several_kinds(place):
     """Another layout of the page makes another report beside the first, of the same artefacts."""
     folder, _ = place

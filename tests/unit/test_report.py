@@ -17,7 +17,7 @@ from PIL import Image
 
 from si.adapters.folder import FolderStore
 from si.artifacts import Artifact
-from si.compare import compare, page
+from si.compare import Named, compare, page
 from si.errors import DataError
 from si.findings import Change, changed, matthew, progress, rebalanced
 from si.intervals import wilson
@@ -85,7 +85,7 @@ def test_the_numbers_are_the_artefacts(
 def test_page_is_self_contained(store: FolderStore, runs: Any, files: dict[str, Any]) -> None:
     """No address to load anything from, and a policy that forbids it; the report's one script is
     the one that the policy names by its hash, and the comparison has none."""
-    comparison = page(compare(store, list(runs.items())))
+    comparison = page(compare(store, [Named(*run) for run in runs.items()]))
     report = files["report.html"].decode()
     for text in (report, comparison):
         assert "default-src 'none'; style-src 'unsafe-inline'; img-src data:" in text
@@ -199,12 +199,13 @@ def test_strategy_is_read_from_what_was_done(store: FolderStore, runs: Any) -> N
 
 def test_comparison_counts_queries(store: FolderStore, runs: Any) -> None:
     """Side by side: each run's test accuracy, and won and lost queries that add up to it."""
-    made = compare(store, list(runs.items()))
+    made = compare(store, [Named(*run) for run in runs.items()])
     tables = {table.title: table for table in made.tables}
     (row, *_) = tables["Query by query against vanilla, on test"].rows
     first, second = (run.iterations[run.best or 0] for _, run in made.runs)
     difference = second.scores["test"]["correct"] - first.scores["test"]["correct"]
-    assert int(row[3]) - int(row[4]) == difference
+    assert int(row[7]) - int(row[8]) == difference
+    assert row[2:4] == ["all", str(first.scores["test"]["n"])]
     assert [name for name, _ in made.words] == ["vanilla", "gr+rp", "gr+rp against vanilla"]
     assert all(len(r) == len(t.columns) for t in made.tables for r in t.rows)
     json.dumps(made.to_json())
