@@ -90,6 +90,7 @@ class Assumptions:
             RecipeError: for an unknown name, or a value of the wrong kind.
         """
         check(given)
+        check_measured(given)
         return replace(self, **given, sources={**self.sources, **dict.fromkeys(given, source)})
 
     def to_json(self) -> list[dict[str, Any]]:
@@ -116,9 +117,23 @@ def check(given: Mapping[str, Any]) -> None:
             )
         number = isinstance(value, int | float) and not isinstance(value, bool)
         share = name in ("pass_rate", "guided", "continued", "prefill", "mfu")
-        if not number or value < 0 or (share and value > 1):
-            most = "a number between 0 and 1" if share else "a number, 0 or more"
-            raise RecipeError(f"--assume {name}={value} is not {most}")
+        least = name in ("spread", "prefill", "mfu", "response")
+        if not number or value < 0 or (share and value > 1) or (least and not value):
+            bounds = "between 0 and 1" if share else "0 or more"
+            more = ", and not 0" if least else ""
+            raise RecipeError(f"--assume {name}={value} is no number {bounds}{more}")
+
+
+def check_measured(given: Mapping[str, Any]) -> None:
+    """Raises:
+    RecipeError: for shares of a GPU's peak where seconds are measured: they would change nothing.
+    """
+    for name in sorted({"prefill", "mfu"} & given.keys()):
+        raise RecipeError(
+            f"--assume {name} changes nothing where seconds are measured",
+            "",
+            "Give the seconds themselves: prompt_seconds, trained_seconds.",
+        )
 
 
 @dataclass(frozen=True)
@@ -233,6 +248,7 @@ def embedded(
     recipe: Recipe, given: Mapping[str, Any], sizes: Mapping[str, Any] | None
 ) -> Assumptions:
     """The embedded policy on a CPU, as this project has measured it."""
+    check_measured(given)
     measured = {name: (value, throughput.EMBEDDED_SOURCE) for name, value in EMBEDDED.items()}
     table = measured | _data(recipe, sizes) | {"device": (CPU, "the embedded policy")}
     return _of(table | {name: (value, "--assume") for name, value in given.items()})

@@ -13,14 +13,13 @@ from typing import Any, NamedTuple
 from si.artifacts import Artifact
 from si.assumptions import CPU, published, read_config, width_of
 from si.config import Place, Recipe
-from si.data import EMBEDDED_POLICY, dataset, policy
+from si.data import EMBEDDED_POLICY, SLICES, dataset, policy
 from si.dataset import Dataset
 from si.errors import DataError, RecipeError
 from si.estimate import Step, estimate
 from si.loop import WISH, generations, load_recipe
 from si.ports import Store
 from si.spending import HOUR
-from si.status import status
 from si.tables import Table, number
 from si.throughput import gpu_of
 
@@ -44,6 +43,7 @@ def sizes_of(store: Store, recipe: Recipe) -> dict[str, Any] | None:
 
         mixes = {"train": families.TRAIN_MIX, "dev": families.DEV_MIX, "test": families.TEST_MIX}
         size = {split: sum(mix.values()) for split, mix in mixes.items()}
+        size["train"] *= SLICES
         stored = {}
     else:
         try:
@@ -124,9 +124,12 @@ class Costs(NamedTuple):
         )
 
 
-def costs(store: Store, run: str, place: Place) -> Costs:
-    """What public figures say of as many iterations as are whole, and what they took."""
-    tree = status(store, run)
+def costs(store: Store, run: str, place: Place, tree: Mapping[str, Any]) -> Costs:
+    """What public figures say of as many iterations as are whole, and what they took.
+
+    Args:
+        tree: what `si.status.status` says of the run.
+    """
     recipe = load_recipe(store, run, generations(store, run)[-1])
     stages = [stage for it in tree["iterations"] for stage in it["stages"]]
     done = sum(s["stage"] == "evaluate" and s["state"] == "done" for s in stages) - 1
@@ -139,13 +142,16 @@ def costs(store: Store, run: str, place: Place) -> Costs:
         if isinstance(recipe.train.match_steps, str):
             raise RecipeError("its gradient steps are those of another run")
         assumed = published(recipe, place, {}, config_of(store, recipe), sizes_of(store, recipe))
+        if (assumed.device == CPU) != (on == CPU):
+            raise RecipeError(f"the figures are of {assumed.device}, and the run was on {on}")
         for step in estimate(recipe, assumed, width_of(place, assumed.device, None)):
             _add(estimated, step.entry, foreseen(step, place, on))
     except RecipeError as error:
         why = error.headline
     actual: dict[str, Figures] = {}
     begun: dict[str, Figures] = {}
-    for stage in stages:
+    # An artefact that several entries point to was made once.
+    for stage in reversed({stage["address"]: stage for stage in reversed(stages)}.values()):
         whole = int(stage["entry"][2:4]) <= done
         _add(actual if whole else begun, stage["entry"], taken(stage, place, on))
     return Costs(estimated, actual, total(begun), on, why)

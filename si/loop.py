@@ -31,7 +31,7 @@ from si.dataset import Dataset
 from si.errors import DataError, NothingToTrain, RecipeError, RunChanged, StageFailed
 from si.plugins import fingerprint, is_own, label
 from si.ports import Cluster, Event, Hub, Store
-from si.spending import NOTHING, Ledger, Spent
+from si.spending import Ledger, Spent
 from si.stopping import NO_LIMIT, PATIENCE, Budget, LimitReached, Stop, out_of_patience, record
 from si.strategies import rule_of
 
@@ -112,7 +112,7 @@ class Run:
         on_event: hears of stages begun, shards committed, stages done.
         stages: what this process has seen done, by entry name (`it01/explore`).
         budget: what it may spend; what other runs have computed of it counts, too.
-        spent: what the stages in `stages` took, if there is a budget.
+        paid: what the stages in `stages` took, by address, if there is a budget.
         stopped: why it ended before its last iteration, if it did.
         hub: where models and data sets are published; None if it is not reached from here.
     """
@@ -125,7 +125,7 @@ class Run:
     on_event: Callable[[Event], None] = lambda _: None
     stages: dict[str, Manifest] = field(default_factory=dict)
     budget: Budget = NO_LIMIT
-    spent: Spent = NOTHING
+    paid: dict[str, Spent] = field(default_factory=dict)
     stopped: Stop | None = None
     hub: Hub | None = None
 
@@ -361,7 +361,8 @@ class Run:
         """
         if not self.budget or spec.stage == "report":
             return
-        reached = self.budget.reached(self.spent + self.ledger.work(spec.address))
+        spent = sum(self.paid.values(), self.ledger.work(spec.address))
+        reached = self.budget.reached(spent)
         there = len(committed(self.store, spec.address))
         if reached and there < spec.shards:
             rule, limit, words = reached
@@ -396,7 +397,7 @@ class Run:
     def _done(self, entry: str, manifest: Manifest) -> None:
         self.stages[entry] = manifest
         if self.budget:
-            self.spent += self.ledger.work(manifest.spec.address)
+            self.paid[manifest.spec.address] = self.ledger.work(manifest.spec.address)
         if entry in ("it00/data", "it00/policy"):
             self._point(entry, manifest.spec)
         self.on_event(

@@ -303,7 +303,7 @@ def _watch(cluster: "Cluster", owner: Mapping[str, Any]) -> None:
             nonlocal last
             found = objects.get(name)
             last = _said(found) if found else last
-            over = last.get("phase") in ("done", "failed") or (begun and found is None)
+            over = last.get("phase") in ("done", "stopped", "failed") or (begun and found is None)
             return of_journal(last, time.time()), over
 
         try:

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -104,34 +104,33 @@ def write(where: "Store", name: str, artifact: "Artifact", page: Path, place: "P
     and why the run ended early.
     """
     from si.report import extended
+    from si.status import status
 
+    tree = status(where, name)
     page.parent.mkdir(parents=True, exist_ok=True)
     for suffix in ("md", "json"):
         page.with_suffix(f".{suffix}").write_bytes(artifact.read(f"report.{suffix}"))
     whole = artifact.read("report.html").decode()
-    page.write_text(extended(whole, [times(where, name), spending(where, name, place)]))
+    page.write_text(extended(whole, [times(tree), spending(where, tree, place)]))
     return page.resolve()
 
 
-def spending(where: "Store", name: str, place: "Place") -> "Section":
+def spending(where: "Store", tree: "dict[str, Any]", place: "Place") -> "Section":
     """Estimate against actual, and why the run ended early if it did."""
     from si.costs import costs
     from si.report import Section
-    from si.status import status
 
-    found = costs(where, name, place)
-    stopped = status(where, name)["stopped"]
+    found, stopped = costs(where, tree["run"], place, tree), tree["stopped"]
     said = f"{found.words} " + (f"The run ended early. {stopped['words']}." if stopped else "")
     return Section("costs", "What it cost", said.strip(), tables=[found.table])
 
 
-def times(where: "Store", name: str) -> "Section":
+def times(tree: "dict[str, Any]") -> "Section":
     """Seconds of work by iteration and stage, repeated attempts included, from provenance."""
     from si.report import Section
-    from si.status import status
     from si.tables import Table, number
 
-    iterations = status(where, name)["iterations"]
+    iterations = tree["iterations"]
     stages = list(dict.fromkeys(s["stage"] for it in iterations for s in it["stages"]))
     rows = []
     for it in iterations:

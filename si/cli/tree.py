@@ -72,8 +72,9 @@ def of_journal(state: dict[str, Any], now: float) -> Shown:
             notes.append(f"{stage['problem']['headline']}: {stage['problem']['detail']}")
         seconds = stage.get("seconds", now - stage["began"] if "began" in stage else None)
         leaves.append(Leaf(stage["entry"], seconds, words, done, tuple(notes)))
-    error = state.get("error")
-    return head, leaves, [f"{error['headline']}\n{error['detail']}"] if error else []
+    stopped, error = state.get("stopped"), state.get("error")
+    last = [stopped["words"]] if stopped else []
+    return head, leaves, last + ([f"{error['headline']}\n{error['detail']}"] if error else [])
 
 
 def _at(stage: dict[str, Any], left: float | None, at_work: bool) -> str:

@@ -9,6 +9,7 @@ from si.adapters.folder import FolderStore
 from si.calibration import calibrate
 from si.config import Place
 from si.costs import costs
+from si.status import status
 from tests.loop.running import artefacts, si_ctl
 from tests.loop.tiny import tiny_data, tiny_recipe
 
@@ -26,6 +27,11 @@ def runs(tmp_path_factory):
     return folder, recipe
 
 
+def actual(folder, run):
+    store = FolderStore(folder / "si-runs")
+    return costs(store, run, Place(), status(store, run)).actual
+
+
 def estimated(folder, *words):
     return json.loads(si_ctl("estimate", "--json", *words, cwd=folder).stdout)
 
@@ -38,6 +44,20 @@ def test_stages_are_those_of_the_run(runs, strategy):
     (run,) = estimated(folder, *words)["runs"]
     entries = [stage["entry"] for stage in run["stages"]]
     assert sorted(entries) == sorted(artefacts(folder / "si-runs", f"sums-{strategy}-k4-s0"))
+
+
+def test_what_several_entries_point_to_was_made_once(runs):
+    """With the same queries in each iteration their levels are one artefact, which every iteration
+    names: estimate and costs count it once."""
+    folder, recipe = runs
+    fixed = ("--recipe", recipe, "--run", "fixed", "--set", "data.schedule=fixed")
+    si_ctl("iterate", *fixed, "--strategy", "vanilla", cwd=folder)
+    entries = artefacts(folder / "si-runs", "fixed")
+    assert entries["it01/levels-explore"] == entries["it02/levels-explore"]
+    words = ("--recipe", recipe, "--strategy", "vanilla", "--set", "data.schedule=fixed")
+    (run,) = estimated(folder, *words, "--calibrate", "fixed")["runs"]
+    foreseen = sum(s["samples"] for s in run["stages"] if s["entry"].endswith("/levels-explore"))
+    assert actual(folder, "fixed")["levels-explore"]["made"] == foreseen == 4 * (24 + 16)
 
 
 def test_what_is_shared_is_what_lies_at_one_address(runs):
@@ -65,7 +85,7 @@ def test_counts_are_those_of_the_run(runs, strategy):
     folder, recipe = runs
     words = ("--recipe", recipe, "--strategy", strategy, "--calibrate", "sums-gr-k4-s0")
     (run,) = estimated(folder, *words)["runs"]
-    found = costs(FolderStore(folder / "si-runs"), f"sums-{strategy}-k4-s0", Place()).actual
+    found = actual(folder, f"sums-{strategy}-k4-s0")
     samples, examples = (
         sum(s[what] for s in run["stages"] if s["entry"].endswith(f"/{name}"))
         for what, name in (("samples", "explore"), ("examples", "train"))
@@ -80,7 +100,7 @@ def test_a_calibration_is_of_the_run(runs):
     store = FolderStore(folder / "si-runs")
     found, recipe = calibrate(store, "sums-gr-k4-s0")
     assert (found.queries, found.held_out, found.device) == (12, 16, "cpu")
-    took = costs(store, "sums-gr-k4-s0", Place()).actual
+    took = actual(folder, "sums-gr-k4-s0")
     assert found.response == took["explore"]["tokens"] / took["explore"]["made"]
     assert 0 < found.pass_rate < 1 and found.token_seconds >= 0 and recipe.k == 4
     assert set(found.sources.values()) == {"run sums-gr-k4-s0"}

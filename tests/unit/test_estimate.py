@@ -275,14 +275,24 @@ def test_what_cannot_be_said_is_refused(place: dict, recipe: Recipe, said: str) 
     [
         ({"pas_rate": 0.5}, "did you mean pass_rate"),
         ({"pass_rate": 1.5}, "between 0 and 1"),
-        ({"response": "long"}, "a number"),
+        ({"response": "long"}, "no number"),
         ({"response": -1}, "0 or more"),
+        ({"spread": 0}, "not 0"),
+        ({"mfu": 0}, "not 0"),
     ],
 )
 def test_wrong_assumptions_are_named(given: dict, said: str) -> None:
     """An unknown assumption is met with the nearest one, a wrong value with what is right."""
     with pytest.raises(RecipeError, match=said):
         assumed(qwen(), **given)
+
+
+def test_shares_of_a_peak_are_refused_where_seconds_are_measured() -> None:
+    """mfu would change nothing on a CPU, or beside a run's own figures."""
+    with pytest.raises(RecipeError, match="changes nothing"):
+        published(Recipe(), Place(), {"mfu": 0.3})
+    with pytest.raises(RecipeError, match="changes nothing"):
+        published(Recipe(), Place(), {}).but({"mfu": 0.3}, "--assume")
 
 
 def test_every_assumption_has_a_source() -> None:

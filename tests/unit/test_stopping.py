@@ -10,6 +10,7 @@ from si.adapters.folder import FolderStore
 from si.adapters.kube import KubernetesCluster
 from si.artifacts import Output, Spec, announce, commit_shard, finish
 from si.cli.cluster import begin
+from si.cli.tree import of_journal
 from si.config import Place, Recipe, differences, load
 from si.errors import RecipeError, RunBusy
 from si.progress import Journal
@@ -210,6 +211,13 @@ def test_the_journal_tells_a_limit_from_patience():
     patient = Stop("patience", 1, 2, "it03/explore", 0, "no gain")
     journal.end(report="pool/report/x", iterations=2, stopped=patient.to_json())
     assert saved[-1]["phase"] == "done" and saved[-1]["stopped"]["iterations"] == 2
+
+
+def test_status_of_a_cluster_says_why():
+    """What the journal says of an early end stands last in the tree."""
+    state = {"run": "a", "phase": "stopped", "stopped": LIMIT.to_json(), "stages": []}
+    head, _, last = of_journal(state, 0.0)
+    assert head == "a: stopped" and last == [LIMIT.words]
 
 
 def end(api, phase):
