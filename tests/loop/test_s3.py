@@ -1,5 +1,6 @@
 """A whole run in a bucket, on a real S3 server: moto's, and MinIO where one is started."""
 
+import json
 import os
 import uuid
 
@@ -7,6 +8,7 @@ import pytest
 
 from si.adapters.folder import FolderStore
 from si.adapters.stores import open_store
+from si.artifacts import Artifact
 from si.config import S3, Place
 from si.status import status
 from tests.loop.running import artefacts, read_artefacts, si_ctl
@@ -17,6 +19,7 @@ BUCKET = os.environ.get("SI_TEST_S3_BUCKET", "si-test")
 NO_SERVER = pytest.mark.skipif(not REAL, reason="SI_TEST_S3_ENDPOINT names no server")
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("server", ["moto", pytest.param("minio", marks=NO_SERVER)])
 def test_a_run_in_a_bucket_makes_what_a_run_in_a_folder_makes(server, request, tmp_path):
     """--store s3://... gives the artefacts of a run in a folder: same addresses, same contents."""
@@ -35,6 +38,19 @@ def test_a_run_in_a_bucket_makes_what_a_run_in_a_folder_makes(server, request, t
     assert read_artefacts(status(bucket, run)) == artefacts(tmp_path / "folder", run)
     again = si_ctl(*words, *at, cwd=tmp_path)
     assert "trying again" not in again.stdout and again.stdout.count(" kept ") > 20
+    there = {"SI_PLACE__S3__ENDPOINT": endpoint}
+    tracked = si_ctl("track", run, "--store", url, "--json", cwd=tmp_path, **there)
+    assert (
+        json.loads(tracked.stdout)["trackers"]["tensorboard"]["new"] == 0
+    )  # the loop has told all
+    events = (tmp_path / "si-runs" / "tensorboard" / run).iterdir()
+    assert any(path.name.endswith(".it02-evaluate") for path in events)
+    watched = si_ctl("status", run, "--watch", "--store", url, cwd=tmp_path, **there)
+    assert watched.stdout.splitlines()[-1].startswith("it02/report")
+    words = ("--iteration", "2", "--out", "policy")
+    si_ctl("export", run, *words, "--store", url, cwd=tmp_path, **there)
+    made = Artifact.open(bucket, read_artefacts(status(bucket, run))["it02/train"][0])
+    assert (tmp_path / "policy" / "config.json").read_bytes() == made.read("config.json")
 
 
 def test_a_bucket_that_does_not_answer_is_named(tmp_path):
