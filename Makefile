@@ -51,6 +51,7 @@ bench: .make/test ## Run the benchmarks; each prints a ratio to a named baseline
 	$(BIN)/python benchmarks/diagnose.py
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/data_import.py
+	$(BIN)/python benchmarks/report.py
 
 .PHONY: policy
 policy: .make/demo ## Make the embedded policy and its levels again, from nothing
