@@ -120,7 +120,9 @@ class Explorer:
             "dropped": reasons.count("dropped"),
         }
         table = pa.Table.from_pylist(rows, ROLLOUTS)
-        return Output({ROLLOUTS_FILE: table}, len(rows), facts)
+        figures = getattr(self.sampler, "take_figures", None)
+        provenance = {"engine": figures()} if figures else {}
+        return Output({ROLLOUTS_FILE: table}, len(rows), facts, provenance)
 
 
 def _draws(job: Job, data: Dataset) -> list[Draw]:

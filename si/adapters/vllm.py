@@ -2,7 +2,7 @@
 
 A query is rendered once (chat template, pictures) whatever the number of its samples; each
 sample is a request of its own with its own seed, and they share the prompt by prefix caching.
-Rendering runs in a thread ahead of the engine.
+Rendering runs in threads ahead of the engine.
 
 What is drawn for a seed depends on rounding, and so on which sequences are computed
 together. This adapter feeds the engine in an order that depends on the request list and
@@ -18,9 +18,11 @@ import json
 import logging
 import os
 import sys
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -79,7 +81,10 @@ KNOBS: dict[str, Callable[[str], Any]] = {
     "max_num_seqs": int,
     "tensor_parallel_size": int,
 }
-RENDERED_AHEAD = 64
+RENDERED_AHEAD = 64  # requests
+DECODERS = min(4, os.cpu_count() or 1)  # threads
+BEGUN_A_STEP = 16  # requests queued between two steps at most
+FIGURES = ("steps", "starved", "waited")
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 
@@ -206,8 +211,11 @@ class VllmSampler:
             },
         }
         if not torch.cuda.is_available():
-            # Prefix caching on a CPU wants blocks of 32; compiling takes longer than it saves.
+            # Prefix caching on a CPU wants blocks of 32; compiling takes longer than it saves. A
+            # prompt computed in pieces would turn its seed's generator back, which a CPU's cannot.
             arguments |= {"enforce_eager": True, "block_size": 32, "max_num_seqs": 128}
+            arguments |= {"enable_chunked_prefill": False}
+            arguments |= {"max_num_batched_tokens": max(4096, self.longest)}
         self.lora: Any = None
         if is_adapter(policy):
             arguments |= {"enable_lora": True, "max_lora_rank": _lora_rank(policy, family)}
@@ -222,6 +230,7 @@ class VllmSampler:
             "detokenize": False,
             "output_kind": RequestOutputKind.FINAL_ONLY,
         }
+        self.figures: dict[str, float] = dict.fromkeys(FIGURES, 0)
         self._count = 0
         self.lowered = False
         try:
@@ -258,7 +267,7 @@ class VllmSampler:
         share = round(0.9 * self.arguments.get("gpu_memory_utilization", 0.9), 3)
         self.arguments |= {"max_num_seqs": width, "gpu_memory_utilization": share}
         sys.stderr.write(
-            f"The engine ran out of memory, it seems ({type(error).__name__}: {error}). It begins "
+            f"The engine ended, and memory may be why ({type(error).__name__}: {error}). It begins "
             f"again with {PREFIX}MAX_NUM_SEQS={width} and {PREFIX}GPU_MEMORY_UTILIZATION={share}; "
             "set them in the place to begin with them.\n"
         )
@@ -303,27 +312,34 @@ class VllmSampler:
                 yield from ((call, number, request) for number, request in enumerate(requests))
 
         running: dict[str, tuple[_Call, int, int]] = {}
+        more = True
         try:
             with (
-                ThreadPoolExecutor(1, "render") as pool,
+                closing(self._rendered(flat())) as rendered,
                 Watchdog("The engine", self.hang) as watchdog,
             ):
-                rendered = self._rendered(pool, flat())
-                item = next(rendered, None)
-                while item or open_calls:
-                    while item and len(running) < self.queued:
-                        call, number, request, made = item
-                        names = self._begin(request, made)
-                        running |= {name: (call, number, j) for j, name in enumerate(names)}
-                        call.left += len(names) - 1
-                        item = next(rendered, None)
-                    if open_calls[0].left:
+                while more or open_calls:
+                    # Not all at once: the engine begins while the rest is rendered.
+                    for _ in range(BEGUN_A_STEP):
+                        if not more or len(running) >= self.queued:
+                            break
+                        if item := next(rendered, None):
+                            call, number, request, made = item
+                            names = self._begin(request, made)
+                            running |= {name: (call, number, j) for j, name in enumerate(names)}
+                            call.left += len(names) - 1
+                        else:
+                            more = False
+                        watchdog.fed()
+                    if running and open_calls[0].left:
+                        self.figures["steps"] += 1
+                        self.figures["starved"] += more and len(running) < self.width
                         for name, sampled in self._step():
                             call, number, j = running.pop(name)
                             call.results[number][j] = sampled
                             call.left -= 1
                         watchdog.fed()
-                    else:
+                    elif open_calls and not open_calls[0].left:
                         with watchdog.resting():
                             yield open_calls.popleft().results
         finally:
@@ -331,44 +347,70 @@ class VllmSampler:
                 self.engine.abort_request(list(running))
 
     def _rendered(
-        self, pool: ThreadPoolExecutor, requests: Iterator[tuple["_Call", int, Request]]
-    ) -> Iterator[tuple["_Call", int, Request, Any]]:
-        """The requests with their engine inputs, made by the pool a bounded number ahead."""
+        self, requests: Iterator[tuple["_Call", int, Request]]
+    ) -> Generator[tuple["_Call", int, Request, Any]]:
+        """The requests in turn with their engine inputs, which threads make a bounded number
+        ahead: several decode pictures, one does the rest, which is not safe for more. A query's
+        draws lie together, and are rendered once for all of them."""
         ahead: deque[tuple[_Call, int, Request, Future[Any]]] = deque()
+        last, made = None, Future[Any]()
+        decoders, renderer = ThreadPoolExecutor(DECODERS), ThreadPoolExecutor(1)
         try:
             while True:
                 for call, number, request in islice(requests, RENDERED_AHEAD - len(ahead)):
-                    ahead.append((call, number, request, pool.submit(self.render, request)))
+                    query = (request.question, request.images)
+                    if query != last:
+                        decoded = decoders.submit(pictures, request.images)
+                        made = renderer.submit(self._render, *query, decoded)
+                        last = query
+                    ahead.append((call, number, request, made))
                 if not ahead:
                     return
                 call, number, request, future = ahead.popleft()
-                yield call, number, request, future.result()
+                begun = time.monotonic()
+                prompt = future.result()
+                self.figures["waited"] += time.monotonic() - begun
+                yield call, number, request, _continued(prompt, request.prefix_ids)
         finally:
-            for *_, future in ahead:
-                future.cancel()
+            for pool in (decoders, renderer):
+                pool.shutdown(cancel_futures=True)
 
     def render(self, request: Request) -> Any:
         """What the engine is given: prompt and prefix as ids, pictures as tensors."""
-        images = pictures(request.images)
+        decoded: Future[Any] = Future()
+        decoded.set_result(pictures(request.images))
+        made = self._render(request.question, request.images, decoded)
+        return _continued(made, request.prefix_ids)
+
+    def _render(self, question: str, encoded: Sequence[bytes], decoded: Future[Any]) -> Any:
+        """A query's prompt, for all of its samples and prefixes."""
+        images = decoded.result()
         text = self.prompts.processor.apply_chat_template(
-            self.prompts.turns(request.question, images),
+            self.prompts.turns(question, images),
             add_generation_prompt=True,
             tokenize=False,
         )
         bos = self.tokenizer.bos_token
         special = not (bos and text.startswith(bos))
         ids = self.tokenizer(text, add_special_tokens=special).input_ids
-        prompt: dict[str, Any] = {"prompt_token_ids": [*ids, *request.prefix_ids]}
+        prompt: dict[str, Any] = {"prompt_token_ids": ids}
         if images:
             # One token stands for a picture here; the engine puts in as many as it has.
             prompt["multi_modal_data"] = {"image": images}
             prompt["multi_modal_uuids"] = {
-                "image": [hashlib.sha256(data).hexdigest() for data in request.images]
+                "image": [hashlib.sha256(data).hexdigest() for data in encoded]
             }
         # The other cache leaves out pictures that the engine has been given before; a request that
         # is rendered and then dropped would make it wait for one for ever.
         (made,) = self.engine.renderer.render_cmpl([prompt], self.any_length, skip_mm_cache=True)
         return made
+
+    def take_figures(self) -> dict[str, float]:
+        """What the engine has done since this was asked last: `steps`; `starved`, those with fewer
+        sequences than it has room for while requests were left; `waited`, seconds spent waiting
+        for a prompt to be rendered."""
+        taken, self.figures = self.figures, dict.fromkeys(FIGURES, 0)
+        return {name: round(value, 3) for name, value in taken.items()}
 
     def _begin(self, request: Request, rendered: Any) -> list[str]:
         """Queue a request's samples; their names, none if it is too long."""
@@ -402,6 +444,11 @@ class VllmSampler:
     def decode(self, token_ids: Sequence[int]) -> tuple[str, list[int]]:
         """As `TransformersSampler.decode`."""
         return decode(self.tokenizer, token_ids)
+
+
+def _continued(made: Any, prefix: Sequence[int]) -> Any:
+    """A rendered prompt with a prefix of the response behind it; nothing before it moves."""
+    return {**made, "prompt_token_ids": [*made["prompt_token_ids"], *prefix]} if prefix else made
 
 
 def _lora_rank(policy: Path, family: Family) -> int:

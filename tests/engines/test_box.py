@@ -1,4 +1,4 @@
-"""One box as it is with GPUs: a worker whose engine is a process of its own, killed and begun again."""
+"""One box as with GPUs: a worker whose engine is a process of its own, killed and begun again."""
 
 import json
 import os

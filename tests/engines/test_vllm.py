@@ -152,6 +152,63 @@ def test_company_hardly_matters(engine: Any, greedy: list[Request]) -> None:
     assert same(sampled(engine, requests), backwards) >= 0.95
 
 
+# --- what is made ready ahead ---------------------------------------------------------------
+
+
+def test_a_query_is_rendered_once_for_its_draws(
+    engine: Any, greedy: list[Request], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Draws of one query from several prefixes share its rendered prompt, and each has its own
+    prefix behind it."""
+    ids = sampled(engine, greedy[:1], 0.0)[0][0].token_ids
+    draws = [replace(greedy[0], prefix_ids=ids[:cut]) for cut in (0, 3, 7)] + [greedy[1]]
+    expected = [engine.render(draw)["prompt_token_ids"] for draw in draws]
+    render, begin, rendered, begun = engine._render, engine._begin, [], []
+
+    def counted(question: str, *rest: Any) -> Any:
+        rendered.append(question)
+        return render(question, *rest)
+
+    def noted(request: Request, made: Any) -> Any:
+        begun.append(made["prompt_token_ids"])
+        return begin(request, made)
+
+    monkeypatch.setattr(engine, "_render", counted)
+    monkeypatch.setattr(engine, "_begin", noted)
+    said = [samples[0].token_ids for samples in sampled(engine, draws, 0.0)]
+    assert rendered == [greedy[0].question, greedy[1].question] and begun == expected
+    assert [said[1], said[2]] == [ids[3:], ids[7:]]
+
+
+def test_the_engine_begins_while_the_rest_is_rendered(
+    engine: Any, greedy: list[Request], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first step is made with a few requests, however many there are; steps that had room
+    for more are counted, and asked about once."""
+    step, queued = engine._step, []
+
+    def noted() -> Any:
+        queued.append(engine._count)
+        return step()
+
+    monkeypatch.setattr(engine, "_step", noted)
+    engine.take_figures()
+    before = engine._count
+    assert all(samples[0].token_ids for samples in sampled(engine, greedy))
+    assert queued[0] - before == 16 and queued[-1] - before == len(greedy)
+    figures = engine.take_figures()
+    assert figures["steps"] == len(queued) and 0 < figures["starved"] < figures["steps"]
+    assert engine.take_figures() == {"steps": 0, "starved": 0, "waited": 0}
+
+
+def test_more_than_a_step_takes_is_sampled(engine: Any, greedy: list[Request]) -> None:
+    """Prompts that do not fit into a step together wait for the next one; seeds do not mind."""
+    long = [replace(r, question=r.question + " Please." * 45) for r in with_seeds(greedy[:24], 2)]
+    tokens = sum(len(engine.render(request)["prompt_token_ids"]) for request in long)
+    assert tokens > 1.2 * engine.engine.vllm_config.scheduler_config.max_num_batched_tokens
+    assert all(one.token_ids for samples in sampled(engine, long) for one in samples)
+
+
 # --- prefixes, limits, what is impossible -------------------------------------------------
 
 
