@@ -302,8 +302,11 @@ def _watch(cluster: "Cluster", owner: Mapping[str, Any]) -> None:
         def look() -> tuple[Shown, bool]:
             nonlocal last
             found = objects.get(name)
-            last = _said(found) if found else last
-            over = last.get("phase") in ("done", "stopped", "failed") or (begun and found is None)
+            if found:
+                last = _said(found)
+            elif begun:
+                last |= {"phase": "cancelled"}
+            over = last.get("phase") in ("done", "stopped", "failed", "cancelled")
             return of_journal(last, time.time()), over
 
         try:

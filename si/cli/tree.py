@@ -144,10 +144,12 @@ def watch(look: Callable[[], tuple[Shown, bool]], wait: Callable[[], object]) ->
                     return
                 wait()
     told: set[str] = set()
+    said = ""
     with Screen() as screen:
         while True:
             (head, leaves, last), over = look()
-            if not told:
+            if head != said:
+                said = head
                 screen.line(head)
             for leaf in leaves:
                 if leaf.done and leaf.entry not in told:

@@ -9,7 +9,7 @@ from rich.console import Console
 from si.adapters.folder import FolderStore
 from si.adapters.local import at_work, exclusive
 from si.artifacts import Output, Spec, announce, canonical, commit_shard, finish, sealed
-from si.cli.tree import Leaf, draw, of_journal, of_store, span
+from si.cli.tree import Leaf, draw, of_journal, of_store, span, watch
 from si.config import Recipe
 from si.loop import begin
 from si.spending import Ledger
@@ -198,6 +198,22 @@ def test_a_tree_of_a_controllers_journal():
     ):
         assert words in text, text
     assert "30.0 s" in text and "\x1b" not in text
+
+
+def test_without_a_terminal_everything_is_said_once(capsys):
+    """Elsewhere than in a terminal, a run's head and each stage that is done are a line, once."""
+    done, at_work = Leaf("it01/a", 1.0, "one", True), Leaf("it01/b", None, "at work", False)
+    looks = [
+        (("x: not begun", [], []), False),
+        (("x: running", [done, at_work], []), False),
+        (("x: running", [done, at_work], []), False),
+        (("x: done", [done, at_work._replace(done=True, words="two")], ["stopped"]), True),
+    ]
+    watch(iter(looks).__next__, lambda: None)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines] == [
+        *("x: not begun", "x: running", "it01/a", "x: done", "it01/b", "stopped")
+    ]
 
 
 def test_spans_in_words():
