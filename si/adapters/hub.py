@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from si.artifacts import Manifest
@@ -12,6 +13,7 @@ from si.columns import parse_map
 from si.data import HUB_NAME, fetch, named
 from si.errors import DataError, RecipeError, SiError, StoreUnavailable
 from si.families import CONFIG, read_config
+from si.families.internvl import InternVL
 from si.importing import Source, Splits, import_data
 from si.ports import Event, Store
 
@@ -36,7 +38,14 @@ class HuggingFace:
     def policy(self, store: Store, name: str) -> Manifest:
         """Commit the model `owner/name`, or `owner/name@revision`; provenance has its commit."""
         folder, origin = download_model(name)
-        return fetch(store, str(folder), name=name, provenance={"source": origin})
+        source = {"source": origin}
+        if not foreign(folder):
+            return fetch(store, str(folder), name=name, provenance=source)
+        from si.adapters.internvl_chat import convert
+
+        with TemporaryDirectory(prefix="si-convert-") as scratch:
+            made = convert(folder, Path(scratch) / "model")
+            return fetch(store, str(made), name=name, provenance=source | {"converted": True})
 
     def data(self, store: Store, wish: Mapping[str, Any]) -> Manifest:
         """Commit a data set, its rows read as the recipe's `data` settings say."""
@@ -83,6 +92,11 @@ def download(name: str) -> tuple[Path, str]:
     )
 
 
+def foreign(folder: Path) -> bool:
+    """Whether the model in a folder brings code of its own, and has to be converted."""
+    return read_config(folder, foreign=True)["model_type"] in InternVL.foreign_types
+
+
 def download_model(name: str) -> tuple[Path, str]:
     """The folder with a model's files, and its name with the commit that it is.
 
@@ -103,7 +117,10 @@ def download_model(name: str) -> tuple[Path, str]:
         small = Path(
             snapshot_download(repository, revision=revision or "main", allow_patterns=CONFIG)
         )
-        read_config(small)
+        if foreign(small):
+            from si.adapters.internvl_chat import check
+
+            check(small, name)
         folder = Path(
             snapshot_download(repository, revision=small.name, allow_patterns=POLICY_FILES)
         )

@@ -67,7 +67,11 @@ def load_model(folder: Path, dtype: str, nothing_else: bool = False) -> Any:
             "Name a vision-language model; its config.json says what it is.",
         )
     model, loading = auto.from_pretrained(
-        folder, dtype=getattr(torch, dtype), local_files_only=True, output_loading_info=True
+        folder,
+        dtype=getattr(torch, dtype),
+        local_files_only=True,
+        trust_remote_code=False,
+        output_loading_info=True,
     )
     wrong = [f"{name}: missing" for name in sorted(loading["missing_keys"])]
     wrong += [f"{entry}: other shape" for entry in sorted(map(str, loading["mismatched_keys"]))]
@@ -98,7 +102,7 @@ def load_config(folder: Path) -> Any:
             f"{folder / CONFIG}; code that a checkpoint brings along is never run",
             "Name a checkpoint of transformers' own classes, converted if need be (often `-hf`).",
         )
-    return auto.from_pretrained(folder, local_files_only=True)
+    return auto.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
 def load_processor(folder: Path) -> Any:
@@ -110,7 +114,7 @@ def load_processor(folder: Path) -> Any:
     import transformers
 
     auto: Any = transformers.AutoProcessor
-    processor = auto.from_pretrained(folder, local_files_only=True)
+    processor = auto.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     parts = ("tokenizer", "image_processor", "chat_template")
     missing = [part for part in parts if not getattr(processor, part, None)]
     if missing:

@@ -39,8 +39,11 @@ def family_of(folder: Path, name: str = AUTO) -> Family:
     return family()
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path, foreign: bool = False) -> dict[str, Any]:
     """A checkpoint's config.json.
+
+    Args:
+        foreign: take those that bring code of their own, too: they are about to be converted.
 
     Raises:
         RecipeError: if there is none, it names no model, or one that only runs code of its own.
@@ -56,7 +59,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             "Give a folder with config.json, safetensors, tokenizer and processor files.",
         ) from error
     for family in FAMILIES:
-        if kind in family.foreign_types:
+        if kind in family.foreign_types and not foreign:
             raise RecipeError(
                 f"{folder.name} is a checkpoint that brings its own code (model_type {kind})",
                 "si-ctl runs no code of a checkpoint",

@@ -6,7 +6,7 @@
   whole; so its tokens come in steps of 256.
 - Positions simply count.
 - What OpenGVLab published first (`model_type: internvl_chat`) brings code of its own, and other
-  tensor names: it has to be converted once.
+  tensor names: `si.adapters.internvl_chat` converts it, when it is brought from the hub.
 """
 
 from typing import Any
@@ -20,8 +20,9 @@ class InternVL(Family):
     model_types = ("internvl",)
     foreign_types = ("internvl_chat",)
     conversions = (
+        "Name it as it is on the hub, owner/name: it is converted when it is brought from there.",
+        "Convert it, and name the new folder: python -m si.adapters.internvl_chat FOLDER NEW-hf",
         "Name a converted checkpoint, whose name ends in -hf (OpenGVLab/InternVL3-8B-hf is one).",
-        "Convert it once: docs/how-to/own-family.md has the command.",
     )
     picture_tokens = ("<img>", "</img>", "<IMG_CONTEXT>", "<video>")
     end_tokens = ("<|im_end|>",)

@@ -12,7 +12,6 @@
 
 from typing import Any
 
-from si.errors import RecipeError
 from si.families.family import Family
 
 
@@ -35,8 +34,6 @@ class Qwen2VL(Family):
         area = (images.patch_size * images.merge_size) ** 2  # pixels of one token
         size = dict(images.size)
         least, most = size["shortest_edge"], tokens * area
-        if most < area or least > size["longest_edge"]:
-            raise RecipeError(f"sampling.image_tokens: {tokens} leaves nothing of a picture")
         size |= {"shortest_edge": min(least, most), "longest_edge": most}
         images.size = size
         return {"size": size}

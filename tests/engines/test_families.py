@@ -10,15 +10,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from si.adapters.internvl_chat import convert
 from si.adapters.trainer import TransformersTrainer, tensor_names
-from si.adapters.transformers import Prompts, TransformersSampler
+from si.adapters.transformers import Prompts, TransformersSampler, pictures
 from si.config import Lora, Recipe, Train
 from si.families import family_of
 from si.records import Request, TrainingRow
 from tests.engines import needs
 from tests.engines.test_deepspeed import CLOSE, furthest
 from tests.loop.test_families import iterate
-from tests.unit import kin, tiny
+from tests.unit import kin, kin_chat, tiny
 
 pytestmark = [needs.vllm, needs.deepspeed, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -163,3 +164,60 @@ def test_internvl_goes_round(tmp_path: Path) -> None:
     )
     assert facts["it01/explore-2"]["samples"] > 0 and facts["it01/train"]["adapter"]
     assert "it01/evaluate" in facts
+
+
+# What vLLM needs of a checkpoint's own code to read its config; the model's class is vLLM's.
+CONFIGURATION = """
+from transformers import PretrainedConfig, Qwen2Config
+
+
+class Vision(PretrainedConfig):
+    model_type = "intern_vit_6b"
+
+
+class InternVLChatConfig(PretrainedConfig):
+    model_type = "internvl_chat"
+    has_no_defaults_at_init = True
+
+    def __init__(self, vision_config=None, llm_config=None, **fields):
+        super().__init__(**fields)
+        self.vision_config = Vision(**(vision_config or {}))
+        self.llm_config = Qwen2Config(**(llm_config or {}))
+"""
+
+
+def test_converted_it_says_what_the_original_says(tmp_path: Path) -> None:
+    """vLLM's own class for InternVL's first layout says of it, token by token, what transformers
+    says after si-ctl's conversion: tiles, normalisation, projector and all."""
+    from si.adapters.vllm import LLM, SamplingParams
+
+    folder, _ = kin_chat.build(tmp_path / "chat", tmp_path / "twin")
+    out = convert(folder, tmp_path / "out")
+    asked = [request for request in ASKED if len(request.images) == 1 and not request.prefix_ids]
+    sampler = TransformersSampler(out, out, GREEDY)
+    theirs = [answers[0].token_ids for answers in sampler.sample(asked)]
+
+    (folder / "configuration_internvl_chat.py").write_text(CONFIGURATION)
+    engine = LLM(
+        str(folder),
+        trust_remote_code=True,
+        dtype="float32",
+        enforce_eager=True,
+        block_size=32,
+        max_model_len=512,
+        limit_mm_per_prompt={"image": 1, "video": 0},
+    )
+    turn = "<|im_start|>user\n<image>\n{}<|im_end|>\n<|im_start|>assistant\n"
+    prompts = [
+        {
+            "prompt": turn.format(request.question),
+            "multi_modal_data": {"image": pictures(request.images)[0]},
+        }
+        for request in asked
+    ]
+    never = dict.fromkeys(sampler.forbidden.nonzero().flatten().tolist(), -100.0)
+    params = SamplingParams(
+        temperature=0, max_tokens=24, stop_token_ids=sorted(sampler.ends), logit_bias=never
+    )
+    ours = [tuple(made.outputs[0].token_ids) for made in engine.generate(prompts, params)]
+    assert ours == theirs

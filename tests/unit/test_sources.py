@@ -15,6 +15,7 @@ from si.errors import RecipeError
 from si.loop import LATER, READS, WISH, Run
 from tests.loop.running import artefacts, si_ctl
 from tests.loop.scripted import write_policy
+from tests.unit import kin_chat
 from tests.unit.hub import COMMIT, serving
 from tests.unit.layouts import hub_parquet, picture
 
@@ -44,10 +45,14 @@ def hub(tmp_path_factory):
     (model / "model.safetensors").write_bytes(b"weights")
     (model / "modeling_own.py").write_text("raise SystemExit('never run')")
     (model / "README.md").write_text("# Policy")
-    old = root / "models/me/InternVL2_5-4B"
+    old = root / "models/me/InternVL2_5-2B"
     old.mkdir()
-    (old / "config.json").write_text(json.dumps({"model_type": "internvl_chat"}))
+    decoder = {"model_type": "internlm2"}
+    told = {"model_type": "internvl_chat", "llm_config": decoder}
+    (old / "config.json").write_text(json.dumps(told))
     (old / "model.safetensors").write_bytes(b"weights")
+    kin_chat.build(root / "models/me/InternVL2_5-4B", tmp_path_factory.mktemp("twin") / "hf")
+    (root / "models/me/InternVL2_5-4B/modeling_own.py").write_text("raise SystemExit('never run')")
     with serving(root, tmp_path_factory.mktemp("cache")) as (settings, asked):
         yield settings, asked
 
@@ -129,14 +134,26 @@ def test_a_plan_of_what_is_not_there_yet(tmp_path):
     assert "'./nothing' is no folder here" in done.stdout and "it01/train" in done.stdout
 
 
-def test_code_of_a_checkpoint_is_not_fetched(hub, tmp_path):
-    """A model that brings its own code is refused by its config, before its weights are fetched."""
+def test_a_checkpoint_with_code_of_its_own_is_converted(hub, tmp_path):
+    """InternVL as it was first published becomes an artefact of transformers' classes; its code is
+    not even fetched."""
     settings, asked = hub
-    wish = ("--set", "model.source=me/InternVL2_5-4B")
+    wish = ("--set", "model.source=me/InternVL2_5-4B", "--json")
+    told = json.loads(si_ctl("fetch", *wish, cwd=tmp_path, **settings).stdout)
+    brought = Artifact.open(FolderStore(tmp_path / "si-runs"), told["policy"])
+    assert brought.json("config.json")["model_type"] == "internvl"
+    names = {blob.name for blob in brought.blobs()}
+    assert "chat_template.jinja" in names and not [n for n in names if n.endswith(".py")]
+    assert not [path for path in asked if path.endswith(".py")]
+
+
+def test_what_cannot_be_converted_is_refused_by_its_config(hub, tmp_path):
+    """An InternVL of another kind is named before its weights are fetched."""
+    settings, asked = hub
+    wish = ("--set", "model.source=me/InternVL2_5-2B")
     done = si_ctl("fetch", *wish, cwd=tmp_path, check=False, **settings)
-    assert done.returncode == 3 and "-hf" in done.stderr, done.stderr
-    assert "brings its own code" in done.stderr
-    assert not [path for path in asked if "InternVL2_5-4B" in path and "safetensors" in path]
+    assert done.returncode == 3 and "is 'internlm2'" in done.stderr, done.stderr
+    assert not [path for path in asked if "InternVL2_5-2B" in path and "safetensors" in path]
 
 
 @pytest.mark.parametrize(
@@ -144,9 +161,7 @@ def test_code_of_a_checkpoint_is_not_fetched(hub, tmp_path):
     [
         ("model.source=me/Nobody", 3, "no model of that name on the hub"),
         ("model.source=me/Policy-7B@v2", 3, "no model of that name on the hub"),
-        ("model.source=../x y", 3, "is no folder here, and no name on the hub"),
         ("data.source=hub:me/nothing", 3, "no data set of that name on the hub"),
-        ("data.source=me/geo", 3, "si-ctl data import me/geo"),
     ],
 )
 def test_what_is_not_there_is_named(hub, tmp_path, wish, code, words):
@@ -155,6 +170,17 @@ def test_what_is_not_there_is_named(hub, tmp_path, wish, code, words):
     done = si_ctl("fetch", "--set", wish, cwd=tmp_path, check=False, **settings)
     assert done.returncode == code and words in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_is_no_name_is_named(tmp_path):
+    """What can be neither folder, name nor address is refused before anybody is asked."""
+    store = FolderStore(tmp_path)
+    with pytest.raises(RecipeError, match="no folder here, and no name on the hub"):
+        policy(store, "../x y", None)
+    wish = Recipe().pick(*WISH) | {"data.source": "me/geo"}
+    with pytest.raises(RecipeError, match="names no data set") as raised:
+        dataset(store, wish, None)
+    assert "si-ctl data import me/geo" in raised.value.ways_out[0]
 
 
 def test_a_hub_that_does_not_answer(tmp_path):
