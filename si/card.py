@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import yaml
 
 from si.artifacts import Ref
-from si.intervals import wilson
+from si.pages.intervals import wilson
+from si.pages.summary import Iteration, RunSummary
+from si.pages.tables import percent, percents
 from si.records import LEVELS
-from si.summary import Iteration, RunSummary
-from si.tables import percent, percents
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 PAPER = "https://arxiv.org/abs/2510.26474"

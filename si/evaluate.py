@@ -14,8 +14,8 @@ from si.artifacts import Output, canonical
 from si.dataset import Dataset
 from si.errors import DataError
 from si.job import Job, ShardFunction
+from si.pages.summary import best
 from si.records import LEVELS, SCORES, SPLITS
-from si.summary import best
 
 __all__ = ["best", "evaluate", "score", "summarise"]
 

@@ -20,10 +20,10 @@ from si.card import About, card
 from si.config import Recipe
 from si.errors import DataError, RecipeError, RunMissing, SiError
 from si.loop import generations, load_recipe
+from si.pages.summary import RunSummary, collect
 from si.ports import Store
 from si.spending import made_by
 from si.status import entries, report_inputs
-from si.summary import RunSummary, collect
 
 ADAPTER = "adapter_config.json"
 Merge = Callable[[Path, Path, Path], None]  # policy 0, adapter, an empty folder to write to

@@ -21,6 +21,7 @@ from si.config import Recipe
 from si.errors import DataError, RecipeError
 from si.job import Job
 from si.loop import READS, generations, load_recipe
+from si.pages.tables import Table, number, percent
 from si.plugins import label
 from si.ports import Store
 from si.rebalance import rebalance
@@ -28,7 +29,6 @@ from si.records import HEAD, LEVELS, TAIL
 from si.resample import resample
 from si.status import entries
 from si.strategies import rule_of
-from si.tables import Table, number, percent
 
 
 @dataclass(frozen=True)

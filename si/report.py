@@ -15,18 +15,18 @@ from markupsafe import Markup
 
 from si.artifacts import Output, canonical
 from si.config import Report
-from si.findings import changed, counted, matthew, progress, rebalanced, to_json
-from si.intervals import wilson
 from si.job import Job, ShardFunction
-from si.lineage import BEGINNING, STEPS, Node, lineage
+from si.pages.findings import changed, counted, matthew, progress, rebalanced, to_json
+from si.pages.intervals import wilson
+from si.pages.lineage import BEGINNING, STEPS, Node, lineage
+from si.pages.responses import Responses, few, gather, pack
+from si.pages.summary import SOURCES, SPENT, RunSummary, collect
+from si.pages.tables import Table, number, percent, percents, point_range, points, probability
+from si.pages.templates import render, source
 from si.records import HEAD, LEVELS, TAIL
-from si.responses import Responses, few, gather, pack
-from si.summary import SOURCES, SPENT, RunSummary, collect
-from si.tables import Table, number, percent, percents, point_range, points, probability
-from si.templates import render, source
 
 if TYPE_CHECKING:
-    from si.plots import Plot
+    from si.pages.plots import Plot
 
 CONCENTRATION = {
     "gini": "Gini",
@@ -303,7 +303,7 @@ class Section(NamedTuple):
     Attributes:
         name: its address within the page (`#name`), unlike all others.
         lead: what it is about, in a sentence or two.
-        plots: as `si.figures` makes them.
+        plots: as `si.pages.figures` makes them.
         tables: the same as numbers; folded away where there are plots.
     """
 
@@ -359,7 +359,7 @@ def page(
     nodes: Sequence[Node],
 ) -> str:
     """The report as one self-contained HTML page."""
-    from si.figures import draw
+    from si.pages.figures import draw
 
     numbers, drawn = tables(run), draw(run)
     script = source("browser.js")

@@ -10,14 +10,14 @@ import pyarrow as pa
 from si.adapters.stores import open_store
 from si.artifacts import Spec
 from si.config import load
-from si.diagnose import diagnose as diagnosed
-from si.diagnosis import Diagnosis
 from si.errors import RunMissing
-from si.files import FileSource
+from si.outside.diagnose import diagnose as diagnosed
+from si.outside.diagnosis import Diagnosis
+from si.outside.files import FileSource
+from si.outside.rollouts import Rollouts, RunSource, levelled, read
+from si.outside.rows import Rebalanced
+from si.outside.rows import rebalance as rebalanced
 from si.ports import Store
-from si.rollouts import Rollouts, RunSource, levelled, read
-from si.rows import Rebalanced
-from si.rows import rebalance as rebalanced
 from si.status import find_run, report_inputs
 
 

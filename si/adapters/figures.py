@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from si.throughput import peak
+from si.costs.throughput import peak
 
 
 class Step(NamedTuple):

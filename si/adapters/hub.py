@@ -9,12 +9,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from si.artifacts import Manifest
-from si.columns import parse_map
 from si.data import HUB_NAME, fetch, named
 from si.errors import DataError, RecipeError, SiError, StoreUnavailable
 from si.families import CONFIG, read_config
 from si.families.internvl import InternVL
-from si.importing import Source, Splits, import_data
+from si.intake.columns import parse_map
+from si.intake.importing import Source, Splits, import_data
 from si.ports import Event, Store
 
 NAME = re.compile(HUB_NAME)

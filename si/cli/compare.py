@@ -30,8 +30,8 @@ def compare(
 
     Runs that differ in nothing but the seed are compared as a group.
     """
-    from si.compare import Named, page
-    from si.compare import compare as read
+    from si.pages.compare import Named, page
+    from si.pages.compare import compare as read
     from si.status import report_inputs
 
     where = open_place(store)

@@ -10,7 +10,7 @@ import typer
 from si.cli.options import JsonOption, StoreOption, open_place
 
 if TYPE_CHECKING:
-    from si.importing import Splits
+    from si.intake.importing import Splits
 
 group = typer.Typer(no_args_is_help=True, help="Import, make and inspect data sets.")
 
@@ -65,9 +65,9 @@ def import_(
     from si.adapters.hub import NAME, download
     from si.adapters.local import local_folder
     from si.cli.screen import Counting
-    from si.columns import parse_map
-    from si.foreign import shown
-    from si.importing import SHOWN, Source, Splits, import_data
+    from si.intake.columns import parse_map
+    from si.intake.foreign import shown
+    from si.intake.importing import SHOWN, Source, Splits, import_data
 
     where = open_place(store)
     mapped, splits = parse_map(columns), Splits.parse(split)
@@ -141,7 +141,7 @@ def _slug(name: str) -> str:
 
 def _words(facts: dict[str, Any], splits: "Splits", kept: bool) -> Iterator[str]:
     """What an import came to, in a few lines."""
-    from si.importing import SHARES
+    from si.intake.importing import SHARES
     from si.records import SPLITS
 
     counts = facts["splits"]
@@ -177,7 +177,7 @@ def inspect(
     """Count a data set's queries, and prove that its splits are disjoint by content."""
     from si.cli.screen import Counting, table
     from si.data import synth_spec
-    from si.inspecting import inspect as look
+    from si.intake.inspecting import inspect as look
 
     where = open_place(store)
     address = (address or synth_spec("synth:embedded").address).strip("/")

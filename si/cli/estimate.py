@@ -9,10 +9,10 @@ from si.cli.options import JsonOption, RecipeOption, SetOption, StoreOption, res
 from si.errors import RecipeError
 
 if TYPE_CHECKING:
-    from si.assumptions import Assumptions, Width
     from si.config import Place, Recipe
-    from si.estimate import Step, Total
-    from si.tables import Table
+    from si.costs.assumptions import Assumptions, Width
+    from si.costs.estimate import Step, Total
+    from si.pages.tables import Table
 
 
 def register(app: typer.Typer) -> None:
@@ -61,9 +61,9 @@ def estimate(
     }
     computed, place = resolve(recipe, settings, flags)
     assumed = assumptions(computed, place, calibrate, given(assume), bool(gpu))
-    from si.assumptions import width_of
-    from si.estimate import Total, shared
-    from si.estimate import estimate as run_of
+    from si.costs.assumptions import width_of
+    from si.costs.estimate import Total, shared
+    from si.costs.estimate import estimate as run_of
 
     width = width_of(place, assumed.device, gpus)
     computed = matched(computed, place)
@@ -166,11 +166,11 @@ def assumptions(
         named: whether the user has named a GPU.
     """
     from si.adapters.stores import open_store
-    from si.assumptions import published
-    from si.costs import config_of, sizes_of
+    from si.costs.actual import config_of, sizes_of
+    from si.costs.assumptions import published
 
     if run is not None:
-        from si.calibration import calibrate
+        from si.costs.calibration import calibrate
         from si.status import find_run
 
         where = open_store(place)
@@ -207,8 +207,8 @@ def by_stage(
     recipe: "Recipe", steps: "list[Step]", place: "Place", assumed: "Assumptions"
 ) -> "Table":
     """Stage by stage; iterations that take the same are one row a stage."""
-    from si.estimate import Total
-    from si.tables import Table, number
+    from si.costs.estimate import Total
+    from si.pages.tables import Table, number
 
     rows: list[list[str]] = []
     iterations: dict[int, list[Step]] = {}
@@ -263,8 +263,8 @@ def alike(step: "Step") -> tuple[Any, ...]:
 
 
 def cells(step: "Step", place: "Place", assumed: "Assumptions") -> list[str]:
-    from si.assumptions import CPU
-    from si.tables import number
+    from si.costs.assumptions import CPU
+    from si.pages.tables import number
 
     sampled = step.stage == "explore"
     trained = step.stage == "train"
@@ -288,7 +288,7 @@ def side_by_side(
     assumed: "Assumptions",
 ) -> "Table":
     """A row a run, and one for all of them in one store."""
-    from si.tables import Table, number
+    from si.pages.tables import Table, number
 
     first = totals[0]
 
@@ -335,7 +335,7 @@ def side_by_side(
 
 def assumptions_table(assumed: "Assumptions", width: "Width", place: "Place") -> "Table":
     """Everything that the estimate takes for granted."""
-    from si.tables import Table
+    from si.pages.tables import Table
 
     rows = [
         [row["name"], figure(row["value"]), row["source"]]
@@ -352,7 +352,7 @@ def assumptions_table(assumed: "Assumptions", width: "Width", place: "Place") ->
 
 
 def unit(assumed: "Assumptions") -> str:
-    from si.assumptions import CPU
+    from si.costs.assumptions import CPU
 
     return "worker hours" if assumed.device == CPU else "GPU hours"
 

@@ -117,7 +117,7 @@ def write(where: "Store", name: str, artifact: "Artifact", page: Path, place: "P
 
 def spending(where: "Store", tree: "dict[str, Any]", place: "Place") -> "Section":
     """Estimate against actual, and why the run ended early if it did."""
-    from si.costs import costs
+    from si.costs.actual import costs
     from si.report import Section
 
     found, stopped = costs(where, tree["run"], place, tree), tree["stopped"]
@@ -127,8 +127,8 @@ def spending(where: "Store", tree: "dict[str, Any]", place: "Place") -> "Section
 
 def times(tree: "dict[str, Any]") -> "Section":
     """Seconds of work by iteration and stage, repeated attempts included, from provenance."""
+    from si.pages.tables import Table, number
     from si.report import Section
-    from si.tables import Table, number
 
     iterations = tree["iterations"]
     stages = list(dict.fromkeys(s["stage"] for it in iterations for s in it["stages"]))

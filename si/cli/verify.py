@@ -35,9 +35,9 @@ def verify(
 
     Columns are recognised as `diagnose` does; of others, name response and answer with --map.
     """
-    from si.answers import judge_file
     from si.cli.screen import Counting
-    from si.tables import percent, percents
+    from si.outside.answers import judge_file
+    from si.pages.tables import percent, percents
 
     with Counting() as counting:
         judged = judge_file(

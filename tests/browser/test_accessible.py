@@ -10,10 +10,10 @@ from selenium.webdriver.common.keys import Keys
 
 import si
 from si.adapters.folder import FolderStore
-from si.compare import Named, compare, page
 from si.job import Job
+from si.pages.compare import Named, compare, page
+from si.pages.tables import Table
 from si.report import Section, extended, report
-from si.tables import Table
 from tests.browser.made_up import make_run, report_spec
 from tests.browser.test_report import browser, pytestmark
 from tests.browser.test_samples import choose, ready

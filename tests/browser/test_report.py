@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from si.adapters.folder import FolderStore
-from si.compare import Named, compare, page
 from si.job import Job
+from si.pages.compare import Named, compare, page
 from si.report import report
 from tests.browser.made_up import HOSTILE, make_run, report_spec
 

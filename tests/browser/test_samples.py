@@ -14,10 +14,10 @@ from selenium.webdriver.support.ui import WebDriverWait
 from si.adapters.folder import FolderStore
 from si.config import Report
 from si.job import Job
-from si.lineage import lineage
+from si.pages.lineage import lineage
+from si.pages.responses import GREEDY, GUIDED, Responses, gather
+from si.pages.summary import collect
 from si.report import page, report
-from si.responses import GREEDY, GUIDED, Responses, gather
-from si.summary import collect
 from tests.browser.made_up import HOSTILE, make_run, report_spec
 from tests.browser.test_report import browser, pytestmark
 

@@ -6,9 +6,9 @@ import pytest
 
 from si import bundle
 from si.adapters.folder import FolderStore
-from si.calibration import calibrate
 from si.config import Place
-from si.costs import costs
+from si.costs.actual import costs
+from si.costs.calibration import calibrate
 from si.status import status
 from tests.loop.running import artefacts, si_ctl
 from tests.loop.tiny import tiny_data, tiny_recipe

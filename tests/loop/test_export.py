@@ -12,7 +12,7 @@ from markdown_it import MarkdownIt
 from si.adapters.folder import FolderStore
 from si.artifacts import Artifact, Ref
 from si.card import About, card
-from si.summary import Iteration, RunSummary
+from si.pages.summary import Iteration, RunSummary
 from tests.loop.running import ROOT, artefacts, environment, si_ctl
 from tests.loop.tiny import tiny_data, tiny_recipe
 

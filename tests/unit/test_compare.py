@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from si.adapters.folder import FolderStore
-from si.compare import Comparison, Named, compare, page
-from si.groups import Group, differences
+from si.pages.compare import Comparison, Named, compare, page
+from si.pages.groups import Group, differences
+from si.pages.summary import Iteration, RunSummary
 from si.records import HEAD, LEVELS
-from si.summary import Iteration, RunSummary
 from tests.browser.made_up import make_run, settings
 
 N = 240

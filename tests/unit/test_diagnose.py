@@ -21,10 +21,10 @@ from typer.testing import CliRunner
 
 import si
 from si.cli import app
-from si.diagnose import diagnose, pass_at_k
 from si.errors import DataError, RunMissing, SiError
+from si.outside.diagnose import diagnose, pass_at_k
+from si.outside.rollouts import Groups, group, judge
 from si.records import LEVELS, level
-from si.rollouts import Groups, group, judge
 from si.strategies import by_name
 from si.verbs import rollouts
 from tests.browser.made_up import HOSTILE
@@ -221,7 +221,7 @@ def test_a_later_row_may_be_written_otherwise(
 ) -> None:
     """Where Arrow meets a row unlike the first ones, reading goes on row by row from there, and
     both readings agree."""
-    monkeypatch.setattr("si.files.BLOCK", 2000)
+    monkeypatch.setattr("si.outside.files.BLOCK", 2000)
     made = [row | {"response": f"r{i}"} for i, row in enumerate(rows({"a": (300, 150)}))]
     made[250]["reward"] = "1.0"
     lines(tmp_path / "x.jsonl", made)

@@ -7,16 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from si import gpus, throughput
-from si.assumptions import Assumptions, Width, published, width_of
+from si import gpus
 from si.config import Place, Recipe, load
+from si.costs import throughput
+from si.costs.assumptions import Assumptions, Width, published, width_of
+from si.costs.estimate import Total, estimate, expected, shared, successes
+from si.costs.throughput import GPUS, SAMPLING, gpu_of, sampling, size_of
+from si.costs.throughput import published as config_named
 from si.errors import RecipeError
-from si.estimate import Total, estimate, expected, shared, successes
 from si.randomness import keyed_rng
 from si.records import Outcome
 from si.strategies import by_name
-from si.throughput import GPUS, SAMPLING, gpu_of, sampling, size_of
-from si.throughput import published as config_named
 from si.work import held
 
 QWEN = {

@@ -10,10 +10,10 @@ import pytest
 
 from si.adapters.folder import FolderStore
 from si.artifacts import Artifact
-from si.columns import NAMES, parse_map
 from si.dataset import Dataset
 from si.errors import DataError, RecipeError
-from si.importing import Source, Splits, import_data
+from si.intake.columns import NAMES, parse_map
+from si.intake.importing import Source, Splits, import_data
 from tests.unit.layouts import (
     hub_parquet,
     json_lines,

@@ -6,7 +6,7 @@ import pytest
 
 from si.adapters.folder import FolderStore
 from si.artifacts import Artifact, Spec
-from si.lineage import BEGINNING, STEPS, lineage
+from si.pages.lineage import BEGINNING, STEPS, lineage
 from tests.browser.made_up import make_run
 
 

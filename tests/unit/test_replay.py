@@ -12,9 +12,9 @@ from si.adapters.folder import FolderStore
 from si.artifacts import Artifact
 from si.cli import app
 from si.errors import RecipeError
+from si.outside.rows import rebalance
 from si.records import LEVELS
 from si.replay import replay
-from si.rows import rebalance
 from si.verbs import rollouts
 from tests.loop.running import artefacts, records, si_ctl
 from tests.loop.tiny import tiny_data, tiny_recipe

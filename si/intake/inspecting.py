@@ -156,7 +156,7 @@ def inspect(
 
 def _look(query: Query) -> Seen:
     from si.embedded.families import content_id
-    from si.pictures import header, pixels
+    from si.intake.pictures import header, pixels
 
     try:
         headers = [header(image) for image in query.images]
@@ -219,8 +219,8 @@ def _lead(facts: dict[str, Any]) -> str:
 
 def _page(facts: dict[str, Any], shown: Mapping[str, list[Query]]) -> bytes:
     """The sheet as one HTML file that asks nobody for anything."""
-    from si.pictures import thumbnail
-    from si.templates import render
+    from si.intake.pictures import thumbnail
+    from si.pages.templates import render
 
     def picture(image: bytes) -> dict[str, Any]:
         small, out = thumbnail(image, SIDE), io.BytesIO()
@@ -256,7 +256,7 @@ def _poster(facts: dict[str, Any], shown: Mapping[str, list[Query]]) -> bytes:
     import matplotlib
     from PIL import Image, ImageDraw, ImageFont
 
-    from si.pictures import thumbnail
+    from si.intake.pictures import thumbnail
 
     file = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
     font, large = ImageFont.truetype(file, 13), ImageFont.truetype(file, 20)

@@ -5,12 +5,12 @@ from typing import Any
 
 from markupsafe import Markup
 
-from si.findings import counted
-from si.intervals import wilson
-from si.plots import SERIES, Line, Plot, lines, stacked
+from si.pages.findings import counted
+from si.pages.intervals import wilson
+from si.pages.plots import SERIES, Line, Plot, lines, stacked
+from si.pages.summary import Iteration, RunSummary
+from si.pages.tables import number, percent, points
 from si.records import HEAD, LEVELS, TAIL
-from si.summary import Iteration, RunSummary
-from si.tables import number, percent, points
 
 LOSSES = 150  # points of a loss curve that are drawn
 

@@ -2,7 +2,7 @@
 
 The rules are those of `si.strategies`, keyed as in the loop, so that the same rollouts give the
 same rows whatever the tool that reads them. Choices are made on numbers; texts pass through a
-batch at a time, straight into the file (`si.layouts`).
+batch at a time, straight into the file (`si.outside.layouts`).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -16,11 +16,11 @@ import numpy as np
 import pyarrow as pa
 
 from si.errors import DataError, RecipeError
-from si.layouts import SUFFIXES, TrainingRows, there, write
 from si.metrics import Array
+from si.outside.layouts import SUFFIXES, TrainingRows, there, write
+from si.outside.rollouts import Groups, Rollouts, group, judge
 from si.randomness import keyed_rng
 from si.records import Draw, Outcome, Trajectory
-from si.rollouts import Groups, Rollouts, group, judge
 from si.strategies import Strategy, by_name, rule_of, uses
 
 
@@ -73,7 +73,7 @@ def rebalance(
         layout: trl, sharegpt, verl or jsonl; draws are plain rows in each.
         out: the file to write; None for a table.
         seed: key of the random choices.
-        threshold: lowest reward of a success; see `si.rollouts.judge`.
+        threshold: lowest reward of a success; see `si.outside.rollouts.judge`.
         k: K; by default the most common number of samples of a query in a step.
         force: replace a file that is there.
         settings: of the strategies, as `si.strategies.by_name` takes them.

@@ -12,10 +12,10 @@ from fractions import Fraction
 from math import comb, sqrt
 from typing import Any, NamedTuple
 
-from si.intervals import Interval, paired
+from si.pages.intervals import Interval, paired
+from si.pages.summary import Iteration, RunSummary
+from si.pages.tables import percent, point_range, points, probability
 from si.records import HEAD, TAIL
-from si.summary import Iteration, RunSummary
-from si.tables import percent, point_range, points, probability
 
 NOTABLE = 0.01  # change of a share that is more than "hardly any"
 UNLIKELY = 0.05  # chance below which a paired difference is called real

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from math import ceil, exp, floor, lgamma
 from typing import Any
 
-from si.assumptions import BY_GPU, CPU, Assumptions, Width
 from si.config import Place, Recipe
+from si.costs.assumptions import BY_GPU, CPU, Assumptions, Width
 from si.randomness import keyed_rng
 from si.records import Draw, Outcome
 from si.spending import HOUR

@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from si.artifacts import Artifact
-from si.assumptions import CPU, published, read_config, width_of
 from si.config import Place, Recipe
+from si.costs.assumptions import CPU, published, read_config, width_of
+from si.costs.estimate import Step, estimate
+from si.costs.throughput import gpu_of
 from si.data import EMBEDDED_POLICY, SLICES, dataset, policy
 from si.dataset import Dataset
 from si.errors import DataError, RecipeError
-from si.estimate import Step, estimate
 from si.loop import WISH, generations, load_recipe
+from si.pages.tables import Table, number
 from si.ports import Store
 from si.spending import HOUR
-from si.tables import Table, number
-from si.throughput import gpu_of
 
 
 def config_of(store: Store, recipe: Recipe) -> Mapping[str, Any] | None:

@@ -1,6 +1,6 @@
 """What an estimate takes for granted beside the recipe, each figure with where it is from.
 
-`published` begins with public figures (`si.throughput`); `si.calibration` with a run of one's own.
+`published` begins with public figures (`throughput.py`); `calibration.py` with a run of one's own.
 """
 
 import difflib
@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from si import throughput
 from si.config import Place, Pods, Recipe
+from si.costs import throughput
+from si.costs.throughput import Gpu, Size
 from si.errors import RecipeError
-from si.throughput import Gpu, Size
 
 CPU = "cpu"
 BY_GPU = ("explore", "train")

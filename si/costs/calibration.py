@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from si.artifacts import Artifact, Manifest, Spec, load_manifest
-from si.assumptions import CPU, Assumptions
 from si.config import Recipe
+from si.costs.assumptions import CPU, Assumptions
 from si.errors import DataError
 from si.loop import generations, load_recipe
 from si.ports import Store

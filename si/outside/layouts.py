@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from si.errors import DataError, SiError
-from si.rollouts import PICTURES
+from si.outside.rollouts import PICTURES
 
 MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
 TURN = pa.struct([("from", pa.string()), ("value", pa.string())])

@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 @cache
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("si", "templates"),
+        loader=PackageLoader("si.pages", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -37,7 +37,7 @@ def source(name: str) -> str:
 
 def render(template: str, **values: Any) -> str:
     """A template of this folder, filled in; lone surrogates, unknown to UTF-8, become `?`."""
-    from si.plots import COLOURS
+    from si.pages.plots import COLOURS
 
     text = _environment().get_template(template).render(colours=COLOURS, **values)
     return text.encode("utf-8", "replace").decode()

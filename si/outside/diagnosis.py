@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from si.pages.tables import Table, number, percent
 from si.records import HEAD, LEVELS, TAIL
-from si.tables import Table, number, percent
 
 RESHAPE = ("vanilla", "tc", "rp")
 RESAMPLE = ("ar", "gr")
@@ -276,8 +276,8 @@ def page(found: Diagnosis) -> str:
     """The diagnosis as one self-contained HTML page."""
     from markupsafe import Markup
 
-    from si.plots import Plot
-    from si.templates import render
+    from si.pages.plots import Plot
+    from si.pages.templates import render
 
     figures, numbers = found.figures, found.tables
     leads = {
@@ -365,7 +365,7 @@ _LEGENDS = {
 
 
 def _plots(figures: Mapping[str, Any]) -> dict[str, list[str]]:
-    from si.plots import Line, bars, lines, stacked
+    from si.pages.plots import Line, bars, lines, stacked
 
     counts, successes = figures["levels"]["queries_by_level"], figures["successes"]
     total, made, windows = max(1, figures["queries"]), figures["strategies"], figures["windows"]

@@ -4,7 +4,7 @@
   const packed = document.getElementById("responses");
   if (!packed || typeof DecompressionStream !== "function") return;
 
-  // --- data: columns of queries (Q) and responses (R), si/responses.py ------------------------
+  // --- data: columns of queries (Q) and responses (R), si/pages/responses.py ------------------------
   const bytes = Uint8Array.from(atob(packed.textContent), (c) => c.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
   const { levels, images, queries: Q, responses: R } = await new Response(stream).json();

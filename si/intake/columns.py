@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from si.errors import DataError, RecipeError
-from si.foreign import SPLIT_NAMES, File, Row, inside, shown, stamp
+from si.intake.foreign import SPLIT_NAMES, File, Row, inside, shown, stamp
 from si.verify import extract, normalise, number
 
 # Field -> names of columns, the likeliest first; a column serves one field.

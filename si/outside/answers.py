@@ -15,13 +15,23 @@ from typing import Any
 import pyarrow as pa
 
 from si.errors import DataError
-from si.files import BROKEN, content, conversation, look, number, parquet, rows_of, suffix, text
-from si.intervals import Interval, wilson
-from si.layouts import there, write
+from si.outside.files import (
+    BROKEN,
+    content,
+    conversation,
+    look,
+    number,
+    parquet,
+    rows_of,
+    suffix,
+    text,
+)
+from si.outside.layouts import there, write
+from si.outside.recognise import ALIASES, ANSWERS, LAYOUTS, Row, root, walk
+from si.outside.rollouts import Bad, refusal
+from si.pages.intervals import Interval, wilson
 from si.plugins import load
 from si.ports import Event
-from si.recognise import ALIASES, ANSWERS, LAYOUTS, Row, root, walk
-from si.rollouts import Bad, refusal
 from si.verify import Judgement, MathPool, judge_all, own_judge, said
 
 FIELDS = ("response", "messages", "answer", "answer_kind", "finish_reason", "reward")

@@ -32,10 +32,10 @@ import pyarrow.parquet as pq
 from si import __version__
 from si.artifacts import Manifest, Spec, announce, commit_shard, committed, digest, finish
 from si.artifacts import load_manifest as load
-from si.columns import BadRow, Told, label, needed, recognise, understand
 from si.data import parts
 from si.errors import DataError, RecipeError, StageFailed
-from si.foreign import File, Row, find, shown, stamp
+from si.intake.columns import BadRow, Told, label, needed, recognise, understand
+from si.intake.foreign import File, Row, find, shown, stamp
 from si.ports import Event, Store
 from si.records import SPLITS
 
@@ -375,7 +375,7 @@ def _replaced(table: pa.Table, anew: Mapping[int, Mapping[str, Any]]) -> pa.Tabl
 def _note(source: Source, file: File, item: tuple[int, Row | str]) -> dict[str, Any]:
     """What looking at one row finds."""
     from si.embedded.families import content_id
-    from si.pictures import fit
+    from si.intake.pictures import fit
 
     number, row = item
     columns = source.columns[file.name]
@@ -563,7 +563,7 @@ def _query(
     source: Source, file: File, row: Row | str, planned: _Planned, name: str
 ) -> dict[str, Any]:
     """A row as it is stored, if it is still what was checked."""
-    from si.pictures import fit
+    from si.intake.pictures import fit
 
     try:
         told = source.tell(file, row)

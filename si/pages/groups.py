@@ -1,7 +1,7 @@
 """Runs in groups that differ in nothing but the seed, and how far one group is from another.
 
 A difference on test has a 95 % interval by the paired bootstrap over queries (Koehn 2004), and over
-seeds and queries where a group has several seeds (`si.intervals`).
+seeds and queries where a group has several seeds (`si.pages.intervals`).
 """
 
 import re
@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from si.artifacts import Ref, digest
-from si.findings import Change, changed
-from si.intervals import Interval, crossed
+from si.pages.findings import Change, changed
+from si.pages.intervals import Interval, crossed
+from si.pages.summary import Iteration, RunSummary, collect
 from si.ports import Store
 from si.records import HEAD, LEVELS, TAIL
-from si.summary import Iteration, RunSummary, collect
 
 QUERIES = {"all": LEVELS, "head": HEAD, "tail": TAIL}
 Runs = Sequence[tuple[str, RunSummary]]

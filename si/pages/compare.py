@@ -1,6 +1,6 @@
 """Runs side by side: what each came to, and what is different.
 
-Runs that differ in nothing but the seed are one group (`si.groups`), and groups are compared: each
+Runs that differ in nothing but the seed are one group (`groups.py`), and groups are compared: each
 with the first.
 """
 
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from si.findings import matthew, moved, progress, to_json
-from si.groups import Difference, Group, Named, Runs, differences, grouped, mean
-from si.intervals import crossed
+from si.pages.findings import matthew, moved, progress, to_json
+from si.pages.groups import Difference, Group, Named, Runs, differences, grouped, mean
+from si.pages.intervals import crossed
+from si.pages.summary import SPENT, Iteration, RunSummary
+from si.pages.tables import Table, number, percent, percents, point_range, points, probability
 from si.ports import Store
 from si.records import HEAD, LEVELS, TAIL
-from si.summary import SPENT, Iteration, RunSummary
-from si.tables import Table, number, percent, percents, point_range, points, probability
 
 __all__ = ["Comparison", "Named", "compare", "page"]
 
@@ -312,8 +312,8 @@ def _spent(runs: Runs) -> Table:
 
 def page(found: Comparison) -> str:
     """The comparison as one self-contained HTML page."""
-    from si.plots import SERIES
-    from si.templates import render
+    from si.pages.plots import SERIES
+    from si.pages.templates import render
 
     names = [group.name for group in found.groups]
     colours = {name: SERIES[i % len(SERIES)] for i, name in enumerate(names)}
@@ -334,7 +334,7 @@ def page(found: Comparison) -> str:
 def _plots(found: Comparison, colours: Mapping[str, str]) -> dict[str, list[Any]]:
     from markupsafe import Markup
 
-    from si.plots import Line, Plot, bars, lines, spans
+    from si.pages.plots import Line, Plot, bars, lines, spans
 
     last = max(run.last for _, run in found.runs)
 

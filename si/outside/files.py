@@ -23,8 +23,8 @@ import pyarrow.parquet as pq
 
 from si.errors import DataError
 from si.metrics import Array, step_counts
-from si.recognise import ALIASES, FIELDS, Layout, Row, recognise, root, walk
-from si.rollouts import PICTURES, Bad
+from si.outside.recognise import ALIASES, FIELDS, Layout, Row, recognise, root, walk
+from si.outside.rollouts import PICTURES, Bad
 
 ROWS = 65_536  # rows in memory at a time
 LOOK = 50  # rows that are looked at to tell a layout

@@ -1,7 +1,7 @@
 """Diagnose: what anybody's rollouts say of the Matthew effect, and what each strategy would do.
 
-Figures are made here, words and tables of them in `si.diagnosis`. Everything is counted from one
-entry a sample (`si.rollouts`); nothing is sampled again, so what a second round would bring is
+Figures are made here, words and tables of them in `diagnosis.py`. Everything is counted from one
+entry a sample (`rollouts.py`); nothing is sampled again, so what a second round would bring is
 never said.
 """
 
@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 
 from si import Verb
-from si.diagnosis import LISTED, RESAMPLE, RESHAPE, Diagnosis, spans, tables, words
-from si.findings import matthew as effect
 from si.metrics import Array, matthew, pass_rates
+from si.outside.diagnosis import LISTED, RESAMPLE, RESHAPE, Diagnosis, spans, tables, words
+from si.outside.rollouts import Groups, Rollouts, group, judge
+from si.pages.findings import matthew as effect
+from si.pages.summary import Iteration, RunSummary
+from si.pages.tables import percent
 from si.randomness import keyed_rng
 from si.records import LEVELS, Outcome
-from si.rollouts import Groups, Rollouts, group, judge
 from si.strategies import Strategy, by_name
-from si.summary import Iteration, RunSummary
-from si.tables import percent
 
 WINDOWS = 20  # pieces that many steps are shown in
 RECUR = 0.5  # share of queries to be seen again for changes over steps to mean something
@@ -37,7 +37,7 @@ def diagnose(
     """Levels, shares, Matthew metrics, pass@k, and what every strategy would change.
 
     Args:
-        threshold: lowest reward of a success; see `si.rollouts.judge`.
+        threshold: lowest reward of a success; see `si.outside.rollouts.judge`.
         k: K; by default the most common number of samples of a query in a step.
         settings: of the strategies, as `si.strategies.by_name` takes them.
 
@@ -248,7 +248,7 @@ def draws(
 
 
 def _effect(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """Whether the rich got richer over the steps, by the rules of `si.findings`."""
+    """Whether the rich got richer over the steps, by the rules of `si.pages.findings`."""
     windows = figures["windows"]
     recurring, measured = figures["recurring"], figures["levels"]["measured"]
     if len(windows) < 2:

@@ -17,8 +17,8 @@ from si.artifacts import Artifact, Ref, Spec
 from si.dataset import Dataset
 from si.errors import DataError
 from si.metrics import Array, step_counts
+from si.outside.recognise import Layout
 from si.ports import Store
-from si.recognise import Layout
 from si.records import KEY, LEVELS
 
 NAMED = 5  # bad rows that an error names

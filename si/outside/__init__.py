@@ -1,0 +1,1 @@
+"""Rollouts that other tools wrote: recognised, diagnosed, re-balanced (docs/diagnose.md)."""

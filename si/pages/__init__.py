@@ -1,0 +1,1 @@
+"""What a reader sees of runs: summaries, findings, tables, plots, and the pages made of them."""
