@@ -193,6 +193,8 @@ def assumptions(
                 f"its own was {found.device}",
                 "Leave out --gpu, or --calibrate.",
             )
+        if size := sizes_of(where, recipe):
+            found = found.but(size, f"the data set {recipe.data.source}")
         if recipe.data.schedule == "fresh":
             found = found.but({"queries": recipe.data.slice_size}, "data.slice_size")
         return found.but(own, "--assume")

@@ -249,12 +249,11 @@ def embedded(
 ) -> Assumptions:
     """The embedded policy on a CPU, as this project has measured it."""
     check_measured(given)
-    measured = {name: (value, throughput.EMBEDDED_SOURCE) for name, value in EMBEDDED.items()}
+    measured = {
+        name: (value, throughput.EMBEDDED_SOURCE) for name, value in throughput.EMBEDDED.items()
+    }
     table = measured | _data(recipe, sizes) | {"device": (CPU, "the embedded policy")}
     return _of(table | {name: (value, "--assume") for name, value in given.items()})
-
-
-EMBEDDED = throughput.EMBEDDED
 
 
 def _data(recipe: Recipe, sizes: Mapping[str, Any] | None) -> dict[str, tuple[Any, str]]:
@@ -275,8 +274,6 @@ def _data(recipe: Recipe, sizes: Mapping[str, Any] | None) -> dict[str, tuple[An
             {"queries": 2000, "held_out": 1000, "data_bytes": 0},
             f"{GUESS}: {source} is not here",
         )
-    if recipe.data.schedule == "fresh":
-        found["queries"] = recipe.data.slice_size
     levels = recipe.data.source == "synth:embedded" and recipe.model.source == "embedded"
     table = {name: (value, why) for name, value in found.items()}
     if recipe.data.schedule == "fresh":
@@ -286,7 +283,7 @@ def _data(recipe: Recipe, sizes: Mapping[str, Any] | None) -> dict[str, tuple[An
 
 def _lengths(recipe: Recipe) -> dict[str, tuple[Any, str]]:
     limit = recipe.sampling.max_new_tokens
-    picture = min(256, getattr(recipe.sampling, "image_tokens", None) or 256)
+    picture = min(256, recipe.sampling.image_tokens or 256)
     return {
         "pass_rate": (throughput.PASS_RATE, throughput.FITTED),
         "spread": (throughput.SPREAD, throughput.FITTED),
@@ -315,8 +312,8 @@ def _stored(recipe: Recipe, size: Size) -> dict[str, tuple[Any, str]]:
     lora, width = recipe.train.lora, 2 if recipe.train.dtype == "bfloat16" else 4
     policy = 4 * lora.r * size.lora if lora else width * size.weights
     return {
-        "token_bytes": (EMBEDDED["token_bytes"], throughput.EMBEDDED_SOURCE),
-        "verdict_bytes": (EMBEDDED["verdict_bytes"], throughput.EMBEDDED_SOURCE),
+        "token_bytes": (throughput.EMBEDDED["token_bytes"], throughput.EMBEDDED_SOURCE),
+        "verdict_bytes": (throughput.EMBEDDED["verdict_bytes"], throughput.EMBEDDED_SOURCE),
         "policy_bytes": (policy, "the adapter's weights" if lora else "the model's weights"),
         "base_bytes": (2 * size.weights, "the model's weights in bfloat16"),
     }

@@ -106,6 +106,17 @@ def test_a_calibration_is_of_the_run(runs):
     assert set(found.sources.values()) == {"run sums-gr-k4-s0"}
 
 
+def test_a_pilot_foretells_a_larger_run(runs):
+    """Of a calibration the rates are the run's, but how many queries there are is the recipe's."""
+    folder, recipe = runs
+    larger = ("--recipe", recipe, "--set", "data.schedule=fixed", "--set", "evaluate.limit=3")
+    found = estimated(folder, *larger, "--calibrate", "sums-gr-k4-s0")
+    known = {row["name"]: row for row in found["assumptions"]}
+    assert (known["queries"]["value"], known["held_out"]["value"]) == (24, 6)
+    assert "the data set" in known["queries"]["source"]
+    assert known["token_seconds"]["source"] == "run sums-gr-k4-s0"
+
+
 def test_another_model_is_not_calibrated_by(runs):
     """A run of one model or engine is no measure of another: refused, with ways out."""
     folder, _ = runs
