@@ -19,6 +19,9 @@ from tests.unit import kin_chat
 from tests.unit.hub import COMMIT, serving
 from tests.unit.layouts import hub_parquet, picture
 
+# Each command is a process, and the machine may be busy.
+pytestmark = pytest.mark.timeout(900)
+
 NOWHERE = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
 
 
