@@ -32,9 +32,15 @@ VISION_7B: dict[str, Any] = {
     "mlp_ratio": 4,
     "initializer_range": 0.02,
 }
+# vLLM on a CPU wants heads of 32.
+TEXT_TINY: dict[str, Any] = {
+    "num_attention_heads": 1,
+    "num_key_value_heads": 1,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [8, 4, 4]},
+}
 SIZES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "7b": (TEXT_7B, VISION_7B),
-    "tiny": ({}, {}),
+    "tiny": (TEXT_TINY, {}),
 }
 
 
