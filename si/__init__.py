@@ -20,8 +20,10 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("diagnose", "rebalance"):
-        return import_module(f"si.{name}")
+    if name == "diagnose":
+        return import_module("si.verbs").diagnose
+    if name == "rebalance":
+        return import_module("si.rebalance")
     raise AttributeError(f"module 'si' has no attribute {name!r}")
 
 

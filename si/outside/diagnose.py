@@ -5,7 +5,6 @@ entry a sample (`rollouts.py`); nothing is sampled again, so what a second round
 never said.
 """
 
-import sys
 from collections.abc import Callable, Mapping
 from math import comb
 from random import Random
@@ -13,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from si import Verb
 from si.metrics import Array, matthew, pass_rates
 from si.outside.diagnosis import LISTED, RESAMPLE, RESHAPE, Diagnosis, spans, tables, words
 from si.outside.rollouts import Groups, Rollouts, group, judge
@@ -278,6 +276,3 @@ def _effect(figures: Mapping[str, Any]) -> dict[str, Any]:
         words = seen.words.replace(f"From iteration 1 to {len(told)}", said)
         return {"seen": seen.seen, "words": words}
     return {"seen": "unknown", "words": why}
-
-
-sys.modules[__name__].__class__ = Verb

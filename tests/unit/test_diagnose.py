@@ -408,10 +408,10 @@ import si
 assert not {"pyarrow", "numpy", "typer", "torch", "boto3"} & set(sys.modules)
 rows = [{"query_id": "a", "prompt": "p", "response": "r", "reward": j % 2} for j in range(4)]
 assert si.rebalance(rows, "rp").rows == 4
-import si.rebalance, si.diagnose
+import si.rebalance, si.outside.diagnose
 assert si.rebalance(rows, "rp").rows == 4
 assert si.diagnose(rows).figures["right"] == 2
-assert si.rebalance.uses and si.diagnose.first_levels
+assert si.rebalance.uses
 assert not {"torch", "boto3", "matplotlib"} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
