@@ -160,8 +160,6 @@ def judge_file(
         else:
             several = any(_several(walk_row(row, columns.get("response", ""))) for row in rows)
             write(judged, partial(_schema, path, kind, several), out, force)
-    if not made.responses:
-        raise DataError(f"{path} has no response to judge", f"{len(made.bad)} rows were left out")
     return made
 
 
@@ -192,6 +190,8 @@ def understand(
     }
     if known and known.answer in names:
         found["answer"] = str(known.answer)
+    if "messages" in mapping:
+        found.pop("response", None)
     found |= mapping
     taken = set(found.values())
     lower = {name.lower(): name for name in reversed(names)}
@@ -293,6 +293,9 @@ class _Work:
                 on_event({"event": "verify", "done": first - 1, "total": total, "bad": bad})
         if self.made.bad and not self.skip_bad:
             raise refusal(self.made.bad, "response=COLUMN,answer=COLUMN")
+        if not self.made.responses:
+            left_out = f"{len(self.made.bad)} rows were left out"
+            raise DataError(f"{self.made.file} has no response to judge", left_out)
 
     def _asked(self, row: Row, number_: int) -> list[tuple[str, str, str]]:
         """(response, reference, answer kind) of each response of a row; none if it is bad."""

@@ -109,6 +109,10 @@ def test_names_that_people_use():
     ):
         found = understand(names, rows, {}, "x")
         assert (found.get("response") or found["messages"], found["answer"]) == expected
+    named = understand(
+        ["input", "output", "gts", "score", "step"], rows, {"messages": "input"}, "x"
+    )
+    assert named == {"messages": "input", "answer": "gts", "reward": "score"}
     with pytest.raises(DataError, match="cannot be understood") as error:
         understand(["solution", "prompt"], rows, {}, "x")
     assert "missing: the reference answer" in error.value.detail
@@ -180,9 +184,10 @@ def test_bad_rows_are_named_and_can_be_left_out(tmp_path):
     made = judge_file(path, out=out, skip_bad=True)
     assert (made.responses, made.right, len(made.bad)) == (1, 1, 5)
     assert [row["verdict_correct"] for row in read(out)] == [True, None, None, None]
-    path.write_text(BAD[1] + "\n")
-    with pytest.raises(DataError, match=r"cannot be understood|no response to judge"):
-        judge_file(path, skip_bad=True)
+    path.write_text(BAD[2] + "\n")
+    with pytest.raises(DataError, match="no response to judge"):
+        judge_file(path, out=tmp_path / "none.jsonl", skip_bad=True)
+    assert not (tmp_path / "none.jsonl").exists()
 
 
 def test_verifiers_of_ones_own(tmp_path, monkeypatch):
