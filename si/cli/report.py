@@ -127,16 +127,19 @@ def spending(where: "Store", tree: "dict[str, Any]", place: "Place") -> "Section
 
 def times(tree: "dict[str, Any]") -> "Section":
     """Seconds of work by iteration and stage, repeated attempts included, from provenance."""
+    from si.artifacts import SCHEMA_VERSIONS
     from si.pages.tables import Table, number
     from si.report import Section
 
     iterations = tree["iterations"]
-    stages = list(dict.fromkeys(s["stage"] for it in iterations for s in it["stages"]))
+    took = {s["stage"] for it in iterations for s in it["stages"] if s["seconds"]}
+    stages = [stage for stage in SCHEMA_VERSIONS if stage in took]
     rows = []
     for it in iterations:
         spent = dict.fromkeys(stages, 0.0)
         for stage in it["stages"]:
-            spent[stage["stage"]] += stage["seconds"]
+            if stage["stage"] in spent:
+                spent[stage["stage"]] += stage["seconds"]
         cells = (number(spent[stage] or None, 1) for stage in stages)
         rows.append([str(it["iteration"]), *cells, number(sum(spent.values()), 1)])
     return Section(

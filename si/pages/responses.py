@@ -37,7 +37,7 @@ PIXELS = 320  # longest side of a shown image
 HEAVY = 30_000  # bytes of a shown PNG; heavier pictures are shown as JPEG
 IMAGES = 4  # images shown of one query
 READ = 256 << 20  # bytes of images among whose queries the choice is made
-THREADS = 4  # shards read at once, where a bucket answers slowly
+THREADS = 8  # shards read at once, where a bucket answers slowly
 MEGABYTE = 1_000_000
 BASE64 = 4 / 3  # its length over that of the bytes
 
@@ -490,7 +490,7 @@ def pack(found: Responses) -> str:
         "responses": _columns(Response, found.responses),
     }
     text = json.dumps(block, separators=(",", ":"))
-    return base64.b64encode(zlib.compress(text.encode(), 9)).decode()
+    return base64.b64encode(zlib.compress(text.encode())).decode()
 
 
 def _columns(kind: Any, rows: Sequence[Any]) -> dict[str, list[Any]]:
