@@ -28,7 +28,7 @@ def test_the_command_line_imports_nothing_heavy():
 def test_controller_needs_no_torch():
     """The loop, its stages and the verbs' code run without torch, transformers or boto3."""
     stages = "explore verify levels resample rebalance train evaluate report data"
-    stages = [*stages.split(), "importing", "inspecting"]
+    stages = [*stages.split(), "intake.importing", "intake.inspecting"]
     code = "import si.loop, si.status, si.plan, si.work, si.adapters.local\n"
     code += "\n".join(f"import si.{stage}" for stage in stages)
     assert not loaded_after(code) & {"torch", "transformers", "peft", "boto3", "botocore"}
