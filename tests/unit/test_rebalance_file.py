@@ -116,6 +116,21 @@ def test_every_log_to_every_layout(name: str, layout: str, tmp_path: Path) -> No
     assert len(load(out)) == made.rows == solved * K
 
 
+@pytest.mark.parametrize(
+    "layout,suffix", [(name, suffix) for name, known in SUFFIXES.items() for suffix in known]
+)
+def test_the_datasets_library_loads_them(layout: str, suffix: str, tmp_path: Path) -> None:
+    """What tools read rows with, Hugging Face's datasets, finds the same rows in every layout."""
+    datasets = pytest.importorskip("datasets")
+    out = tmp_path / f"train{suffix}"
+    made = si.rebalance(verl(tmp_path / "verl"), "rp", out, format=layout)
+    kind = "parquet" if suffix == ".parquet" else "json"
+    cache = str(tmp_path / "cache")
+    read = datasets.load_dataset(kind, data_files=str(out), split="train", cache_dir=cache)
+    assert len(read) == made.rows
+    assert read.to_list() == load(out)
+
+
 def test_images_travel(tmp_path: Path) -> None:
     """Images go along: paths as they are, bytes as files beside JSON and inside Parquet, with an
     <image> in the words for each."""
