@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -283,9 +284,14 @@ def test_a_report_shows_times_outside_of_the_store_only(place, tmp_path):
     assert '<section id="times">' not in kept.read_text()
 
 
-def test_compare_takes_all_seeds_of_a_strategy(place):
+def test_compare_takes_all_seeds_of_a_strategy(place, tmp_path):
     """A strategy that several runs have, alike but for their seeds, means all: one group."""
     folder, recipe = place
+    # What is computed is kept, other tests' runs are not.
+    shutil.copytree(folder / "si-runs", tmp_path / "si-runs")
+    shutil.rmtree(tmp_path / "si-runs" / "runs")
+    folder = tmp_path
+    si_ctl("iterate", "--recipe", recipe, cwd=folder)
     si_ctl("iterate", "--recipe", recipe, "--strategy", "vanilla", cwd=folder)
     si_ctl("iterate", "--recipe", recipe, "--seed", "1", cwd=folder)
     done = si_ctl("compare", "vanilla", "gr", "--json", cwd=folder)
