@@ -327,7 +327,7 @@ def data_name(source: str) -> str:
     """A recipe's name from its `data.source`: `data/shapes-0123456789ab` -> `shapes`."""
     last = re.split(r"[/:]", source.partition("@")[0])[-1]
     word = re.sub(r"-[0-9a-f]{12}$", "", last) if source.startswith("data/") else last
-    return re.sub(r"[^a-z0-9]+", "-", word.lower())[:20].strip("-") or "data"
+    return label(word)[:20].strip("-") or "data"
 
 
 class S3(Section):

@@ -10,29 +10,13 @@ from typing import Any
 from si.artifacts import Ref, Spec, committed, load_manifest, read_record
 from si.errors import RunMissing
 from si.loop import ROLES, generations, load_recipe, run_folder
+from si.pages.lineage import BEGINNING, STEPS
 from si.ports import Store
 from si.spending import NOTHING, Ledger, Spent, intervals
 from si.stopping import PATIENCE, Stop, recorded
 
 # The order in which stages happen within an iteration.
-ORDER = (
-    "data",
-    "policy",
-    "levels-explore",
-    "levels-verify",
-    "levels",
-    "explore",
-    "verify",
-    "resample",
-    "explore-2",
-    "verify-2",
-    "rebalance",
-    "train",
-    "evaluate-explore",
-    "evaluate-verify",
-    "evaluate",
-    "report",
-)
+ORDER = (*BEGINNING, *STEPS, "report")
 
 
 def runs(store: Store) -> list[str]:

@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from si.cli.options import JsonOption, RecipeOption, SetOption, StoreOption, resolve
+from si.cli.options import (
+    IterationsOption,
+    JsonOption,
+    KOption,
+    RecipeOption,
+    SetOption,
+    StoreOption,
+    StrategyOption,
+    resolve,
+)
 from si.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -20,12 +29,9 @@ def register(app: typer.Typer) -> None:
 
 
 def estimate(
-    strategy: Annotated[
-        str | None,
-        typer.Option(help="vanilla, tc, rp, ar, gr, or a composition such as gr+tc."),
-    ] = None,
-    k: Annotated[int | None, typer.Option(help="Samples per query in the first round.")] = None,
-    iterations: Annotated[int | None, typer.Option(help="Rounds of self-improvement.")] = None,
+    strategy: StrategyOption = None,
+    k: KOption = None,
+    iterations: IterationsOption = None,
     recipe: RecipeOption = None,
     compare: Annotated[
         str | None,

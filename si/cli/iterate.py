@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from si.cli.options import (
+    IterationsOption,
+    KOption,
     NamespaceOption,
     OnOption,
     RecipeOption,
     ReleaseOption,
     SetOption,
     StoreOption,
+    StrategyOption,
     resolve,
 )
 
@@ -29,12 +32,9 @@ def register(app: typer.Typer) -> None:
 
 
 def iterate(
-    strategy: Annotated[
-        str | None,
-        typer.Option(help="vanilla, tc, rp, ar, gr, or a composition such as gr+tc."),
-    ] = None,
-    k: Annotated[int | None, typer.Option(help="Samples per query in the first round.")] = None,
-    iterations: Annotated[int | None, typer.Option(help="Rounds of self-improvement.")] = None,
+    strategy: StrategyOption = None,
+    k: KOption = None,
+    iterations: IterationsOption = None,
     patience: Annotated[
         int | None,
         typer.Option(help="End after so many iterations without a gain on dev."),

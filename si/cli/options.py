@@ -19,6 +19,12 @@ RecipeOption = Annotated[
     str | None,
     typer.Option("--recipe", help="A YAML file, or the name of a shipped recipe."),
 ]
+StrategyOption = Annotated[
+    str | None,
+    typer.Option(help="vanilla, tc, rp, ar, gr, or a composition such as gr+tc."),
+]
+KOption = Annotated[int | None, typer.Option(help="Samples per query in the first round.")]
+IterationsOption = Annotated[int | None, typer.Option(help="Rounds of self-improvement.")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="Any recipe or place setting, as NAME=VALUE; repeatable."),
