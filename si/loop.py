@@ -363,10 +363,11 @@ class Run:
             return
         spent = sum(self.paid.values(), self.ledger.work(spec.address))
         reached = self.budget.reached(spent)
-        there = len(committed(self.store, spec.address))
-        if reached and there < spec.shards:
+        if reached:
             rule, limit, words = reached
-            raise LimitReached(Stop(rule, limit, self.done, entry, there, words))
+            there = len(committed(self.store, spec.address))
+            if there < spec.shards:
+                raise LimitReached(Stop(rule, limit, self.done, entry, there, words))
 
     @cached_property
     def ledger(self) -> Ledger:
