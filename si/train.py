@@ -85,10 +85,14 @@ def pause(environment: Mapping[str, str] = os.environ) -> float:
 
 def machine(environment: Mapping[str, str] = os.environ) -> tuple[tuple[int, int], str]:
     """Which of the machines that train together this is, of how many, and what this attempt of
-    theirs is called (docs/engines.md)."""
-    which, of = environment.get("SICTL_TRAIN_NODE", ""), environment.get("SICTL_TRAIN_NODES", "")
-    together = which.isdecimal() and of.isdecimal() and int(which) < int(of)
-    return (int(which), int(of)) if together else (0, 1), environment.get("SICTL_TRAIN_MASTER", "")
+    theirs is called: as the place says (docs/engines.md), or torchrun."""
+    names = ("SICTL_TRAIN_NODE", "SICTL_TRAIN_NODES", "SICTL_TRAIN_MASTER")
+    if not environment.get(names[1]):
+        names = ("GROUP_RANK", "GROUP_WORLD_SIZE", "TORCHELASTIC_RUN_ID")
+    which, of, attempt = (environment.get(name, "") for name in names)
+    if which.isdecimal() and of.isdecimal() and int(which) < int(of) > 1:
+        return (int(which), int(of)), attempt
+    return (0, 1), ""
 
 
 def _files(folder: Path) -> list[Path]:

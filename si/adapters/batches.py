@@ -52,21 +52,31 @@ class Example:
         return Lengths(self.length, self.targets, self.pixels)
 
 
-def make_examples(
-    rows: Sequence[TrainingRow], prompts: Prompts, settings: dict[str, Any]
-) -> list[Example]:
-    """Rows as examples, without those that are too long: cutting one would cut what its
-    pictures' tokens stand for, or its answer."""
+Query = tuple[str, tuple[bytes, ...]]  # a question and its pictures
 
-    def measure(query: tuple[str, tuple[bytes, ...]]) -> tuple[int, int]:
+
+def measure(prompts: Prompts, queries: Sequence[Query]) -> list[tuple[int, int]]:
+    """The tokens of each query's prompt, and the values of its pictures."""
+
+    def size(query: Query) -> tuple[int, int]:
         prompt = prompts(*query)
         values = (t.numel() for t in prompt.features.values() if t.is_floating_point())
         return len(prompt.ids), sum(values)
 
-    queries = list(dict.fromkeys((row.question, row.images) for row in rows))
     # The first one alone: it sets the tokenizer up, which two threads must not do at once.
-    sizes = {query: measure(query) for query in queries[:1]}
-    sizes |= zip(queries[1:], ahead(measure, queries[1:]), strict=True)
+    return [*map(size, queries[:1]), *ahead(size, queries[1:])]
+
+
+def make_examples(
+    rows: Sequence[TrainingRow],
+    prompts: Prompts,
+    settings: dict[str, Any],
+    measure: Callable[[Prompts, Sequence[Query]], list[tuple[int, int]]] = measure,
+) -> list[Example]:
+    """Rows as examples, without those that are too long: cutting one would cut what its
+    pictures' tokens stand for, or its answer."""
+    queries = list(dict.fromkeys((row.question, row.images) for row in rows))
+    sizes = dict(zip(queries, measure(prompts, queries), strict=True))
     examples = []
     for row in rows:
         length, pixels = sizes[row.question, row.images]

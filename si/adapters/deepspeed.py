@@ -31,7 +31,16 @@ import deepspeed
 from deepspeed.runtime.utils import clip_grad_norm_
 from deepspeed.utils import safe_get_full_fp32_param, safe_set_full_fp32_param
 
-from si.adapters.batches import Example, count_steps, make_batch, make_examples, steps, summed_loss
+from si.adapters.batches import (
+    Example,
+    Query,
+    count_steps,
+    make_batch,
+    make_examples,
+    measure,
+    steps,
+    summed_loss,
+)
 from si.adapters.figures import Cost, Step, memory, summary
 from si.adapters.trainer import (
     equip,
@@ -161,10 +170,11 @@ def train(
     make_deterministic(settings["cpu_threads"], seed)
     folder = base if is_adapter(start) else start
     prompts = Prompts.open(folder, settings)
-    examples = make_examples(rows, prompts, settings)
+    examples = make_examples(rows, prompts, settings, measure_together)
     _fit_for_all(examples, settings)
     model = open_policy(start, base, settings)
     equip(without_adapter(model), prompts, settings)
+    checkpoints = shared(checkpoints)
     if dist.get_rank():
         torch.manual_seed(keyed_seed(seed, "dropout", dist.get_rank()))
     cost = Cost.of(without_adapter(model))  # as long as the weights are whole
@@ -181,6 +191,17 @@ def train(
     dist.barrier()
     speed = summary(done, settings["dtype"], dist.get_world_size(), int(most))
     return facts(rows, examples, done, settings) | {"provenance": speed}
+
+
+def measure_together(prompts: Prompts, queries: Sequence[Query]) -> list[tuple[int, int]]:
+    """As `measure`, each process its share."""
+    world, rank = dist.get_world_size(), dist.get_rank()
+    parts: list[Any] = [None] * world
+    dist.all_gather_object(parts, measure(prompts, queries[rank::world]))
+    sizes = [(0, 0)] * len(queries)
+    for other, part in enumerate(parts):
+        sizes[other::world] = part
+    return sizes
 
 
 def _fit_for_all(examples: Sequence[Example], settings: dict[str, Any]) -> None:
@@ -293,6 +314,18 @@ def fit(
                 checkpoints.leave(len(done))
         begun = time.perf_counter()
     return done
+
+
+def shared(checkpoints: Checkpoints | None) -> Checkpoints | None:
+    """Those of this machine's first process: all of its processes save to one folder, also where
+    torchrun has started each of them by itself."""
+    if checkpoints is None:
+        return None
+    mine = (os.environ.get("GROUP_RANK", "0"), checkpoints.folder)
+    folders: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(folders, mine)
+    first = next(folder for machine, folder in folders if machine == mine[0])
+    return Checkpoints(first, checkpoints.seconds)
 
 
 def anybody(yes: bool) -> bool:

@@ -49,3 +49,19 @@ def test_two_processes_end_as_close_as_two_trainings(tmp_path):
     _, said = process.communicate()
     assert process.returncode == 0 and "begins anew" in said
     assert training.weights() == training.calm
+
+
+def test_torchrun_starts_the_stage_itself(tmp_path):
+    """`torchrun jobs/train.py` in two processes: told to stop, they keep one state of both, begun
+    again they go on from it, and the first alone commits, weights within 1e-6."""
+    training = Training(tmp_path, *ENGINE, "train.deepspeed.zero=2")
+    training.launcher = (*("-m", "torch.distributed.run", "--standalone"), "--nproc-per-node", "2")
+    training.undo()
+    assert list(training.disturbed(signal.SIGTERM, 1))[-1] == 0
+    assert training.said.count("begins anew") == 0
+    one, other = (
+        load(weights["model.safetensors"]) for weights in (training.calm, training.weights())
+    )
+    assert one.keys() == other.keys()
+    assert all(torch.allclose(one[name], other[name], rtol=0, atol=1e-6) for name in one)
+    assert len(list((training.folder / "provenance").iterdir())) == 1

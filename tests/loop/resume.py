@@ -26,6 +26,9 @@ SMALL = (
 class Training:
     """The train stage of a small run, which can be taken back to its beginning."""
 
+    launcher: tuple[str, ...] = ()  # of Python, before the script
+    said = ""  # by the last process
+
     def __init__(self, folder: Path, *settings: str):
         si_ctl(*SMALL, *settings, cwd=folder)
         self.store = FolderStore(folder / "si-runs")
@@ -54,7 +57,8 @@ class Training:
         return sorted(path.name for path in (self.folder / "checkpoints").glob("*of*"))
 
     def run(self, python: Path = Path(sys.executable), **env: str) -> subprocess.Popen:
-        words = [str(python), str(ROOT / "jobs" / "train.py"), "--address", self.address]
+        script = str(ROOT / "jobs" / "train.py")
+        words = [str(python), *self.launcher, script, "--address", self.address]
         place = {
             "SI_PLACE__STORE": self.store.url,
             "SICTL_TRAIN_CHECKPOINT_MINUTES": "0",
@@ -84,6 +88,6 @@ class Training:
             process.communicate()
             yield process.returncode
         process = self.run(**env)
-        _, said = process.communicate()
-        assert process.returncode == 0, said
+        _, self.said = process.communicate()
+        assert process.returncode == 0, self.said
         yield 0
