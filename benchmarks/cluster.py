@@ -40,7 +40,7 @@ def main() -> None:
             began = time.monotonic()
             doing.run(f"it{number:02d}/ours", spec, lambda _: None)
             ours.append(time.monotonic() - began)
-            job = stage_job(place, "bench", 1, f"it{number:02d}/theirs", 1, spec, owner)
+            job = stage_job(place, "bench", 1, f"it{number:02d}/theirs", spec, owner)
             job["metadata"]["namespace"] = namespace
             with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
                 json.dump(job, file)

@@ -54,6 +54,7 @@ class NetworkPolicy(Section):
     enabled: bool = True
     dns: Destination = Destination()
     bucket: Destination = Destination()
+    hub: Destination = Destination()
     apiServer: Destination = Destination()
     credentials: Destination = Destination()
 

@@ -386,8 +386,12 @@ class Kubernetes(Section):
     """When images are pulled."""
     pull_secrets: list[str] = []
     """Secrets with the registry's credentials."""
+    hub_secret: str = ""
+    """Secret with HF_TOKEN, for private and gated models and data of the hub; the Job that fetches
+    them alone gets it. Empty for none."""
     cache_claim: str = ""
-    """PersistentVolumeClaim for downloaded models; empty for none."""
+    """PersistentVolumeClaim for what is fetched from the hub: a fetch that was cut off goes on from
+    there. Empty for none."""
     queue: str = ""
     """Kueue LocalQueue that the stages' Jobs wait in; empty for none."""
     keep_finished: Positive = 86400

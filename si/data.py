@@ -31,6 +31,7 @@ from si.artifacts import (
     sealed,
     settle,
 )
+from si.config import Recipe
 from si.dataset import IMAGES_FILE, QUERIES_FILE
 from si.errors import RecipeError, StageFailed
 from si.families import read_config
@@ -43,6 +44,7 @@ SLICES = 10  # training slices in the embedded data: as many iterations without 
 SEED = 0  # of the embedded data; another seed would be another data set, without levels
 
 HUB_NAME = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?"
+POLICY = re.compile(r"policies/[a-z0-9-]+-[0-9a-f]{12}")  # the address of one in the store
 # Files of a checkpoint folder that are no part of the policy.
 IGNORED = (".git", ".cache", "README.md", "__pycache__")
 
@@ -149,7 +151,7 @@ def policy(
     """
     if source == "embedded" or Path(source).is_dir():
         return fetch(store, source, salt)
-    if re.fullmatch(r"policies/[a-z0-9-]+-[0-9a-f]{12}", source):
+    if POLICY.fullmatch(source):
         return Artifact.open(store, source).manifest
     if not re.fullmatch(HUB_NAME, source):
         raise RecipeError(
@@ -198,17 +200,24 @@ def brought(
         return Artifact.open(store, read_record(store, record, lambda raw: raw["address"])).manifest
     if bring is None:
         raise RecipeError(
-            f"{source} is not in the store, and a run on a cluster reaches no hub",
+            f"{source} is not in the store, and no hub is reached from here",
             f"in {store.url}",
             (
                 "Bring it there once, from a machine that reaches the hub and the bucket: "
-                "si-ctl fetch --on kubernetes, with the same --recipe and --set",
+                "si-ctl fetch, with the same --recipe and --set",
                 "Or name what is there: data.source data/..., model.source policies/...",
             ),
         )
     made = bring()
     settle(store, record, canonical(sealed({"wish": dict(wish), "address": made.spec.address})))
     return made
+
+
+def on_hub(recipe: Recipe) -> bool:
+    """Whether a recipe names anything of the model hub."""
+    source = recipe.model.source
+    model = re.fullmatch(HUB_NAME, source) and not POLICY.fullmatch(source)
+    return bool(model) or recipe.data.source.startswith("hub:")
 
 
 def named(source: str) -> str:

@@ -114,7 +114,7 @@ class Run:
         budget: what it may spend; what other runs have computed of it counts, too.
         paid: what the stages in `stages` took, by address, if there is a budget.
         stopped: why it ended before its last iteration, if it did.
-        hub: where models and data sets are published; None if it is not reached from here.
+        hub: where models and data sets are published; None if none is reached from here.
     """
 
     name: str

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from si import bundle
-from si.artifacts import Spec
+from si.artifacts import Spec, digest
 from si.config import Place, Pods, Recipe, place_environment
 
 Manifest = dict[str, Any]
@@ -24,6 +24,7 @@ QUEUE = "kueue.x-k8s.io/queue-name"
 LONGEST = 52  # of a Job's name: its pods add an index and a suffix
 MEETING_PORT = 29400  # where the pods of one training meet
 SHARDED = ("explore", "verify")  # the stages that several pods share
+FETCH = "it00/fetch"  # entry of the Job that reaches the model hub
 
 
 def short(release: str, run: str, rest: str, longest: int = LONGEST) -> str:
@@ -98,16 +99,16 @@ def stage_job(
     run: str,
     generation: int,
     entry: str,
-    attempt: int,
     spec: Spec,
     owner: Mapping[str, Any],
+    attempt: int = 1,
 ) -> Manifest:
     """A stage's Job: an indexed pod for each worker, all of one stage key.
 
     Args:
         entry: the stage's entry in the run, `it01/explore`.
-        attempt: 1, or more where earlier Jobs of this stage have failed.
         owner: the run's object as the cluster has it.
+        attempt: 1, or more where earlier Jobs of this stage have failed.
     """
     pods = pods_of(place, spec.stage)
     iteration, stage = entry.split("/")
@@ -129,13 +130,7 @@ def stage_job(
         "--worker=$(JOB_COMPLETION_INDEX)",
         f"--workers={workers}",
     ]
-    variables = place_environment(place)
-    if place.kubernetes.cache_claim:
-        variables["HF_HOME"] = "/cache/huggingface"
-        claim = {"claimName": place.kubernetes.cache_claim}
-        template["volumes"].append({"name": "cache", "persistentVolumeClaim": claim})
-        container["volumeMounts"].append({"name": "cache", "mountPath": "/cache"})
-    container["env"] += [{"name": name, "value": value} for name, value in variables.items()]
+    container["env"] += _variables(place_environment(place))
     container["resources"] = dict(pods.resources)
     for volume in template["volumes"]:
         if volume["name"] == "shm":
@@ -143,6 +138,58 @@ def stage_job(
     if trains_together(place, spec):
         _together(job, place)
     return job
+
+
+def fetch_job(
+    place: Place,
+    run: str,
+    generation: int,
+    wish: Mapping[str, Any],
+    owner: Mapping[str, Any],
+    attempt: int = 1,
+) -> Manifest:
+    """The Job that brings from the model hub what a run needs of it, and alone may reach it.
+
+    It runs where exploration does, in the same image (converting a checkpoint takes its libraries),
+    without asking for a GPU.
+
+    Args:
+        wish: recipe fields by dotted name.
+        owner: the run's object as the cluster has it.
+        attempt: 1, or more where earlier such Jobs have failed.
+    """
+    kubernetes = place.kubernetes
+    job = _template("fetch")
+    iteration, stage = FETCH.split("/")
+    labels = {ITERATION: iteration.removeprefix("it"), STAGE: stage, ATTEMPT: str(attempt)}
+    name = job_name(place, run, generation, FETCH, attempt)
+    _fill(job, place, kubernetes.explore, name, run, labels, owner)
+    job["metadata"]["annotations"][KEY] = digest(wish)
+    job["spec"]["backoffLimit"] = place.retries
+    template = job["spec"]["template"]["spec"]
+    template["serviceAccountName"] = kubernetes.stage_account
+    container = template["containers"][0]
+    # JSON is YAML, which is what --set reads; `$(` would be Kubernetes' to fill in.
+    given = [f"--set={k}={json.dumps(v)}".replace("$(", "$$(") for k, v in sorted(wish.items())]
+    container["args"] = ["fetch", *given]
+    container["env"] += _variables(place_environment(place))
+    if kubernetes.hub_secret:
+        token = {"secretRef": {"name": kubernetes.hub_secret}}
+        container["envFrom"] = [*container["envFrom"], token]
+    if kubernetes.cache_claim:
+        container["env"] += _variables({"HF_HOME": "/cache/huggingface"})
+        claim = {"claimName": kubernetes.cache_claim}
+        template["volumes"].append({"name": "cache", "persistentVolumeClaim": claim})
+        container["volumeMounts"].append({"name": "cache", "mountPath": "/cache"})
+    container["resources"] = {
+        kind: {what: much for what, much in amounts.items() if "/" not in what}  # such as GPUs
+        for kind, amounts in kubernetes.explore.resources.items()
+    }
+    return job
+
+
+def _variables(given: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"name": name, "value": value} for name, value in given.items()]
 
 
 def trains_together(place: Place, spec: Spec) -> bool:
@@ -211,7 +258,7 @@ def _fill(
     container["image"] = pods.image
     template["terminationGracePeriodSeconds"] = pods.grace_seconds
     container["imagePullPolicy"] = kubernetes.pull_policy
-    container["env"] += [{"name": name, "value": value} for name, value in pods.env.items()]
+    container["env"] += _variables(pods.env)
     if kubernetes.secret:
         container["envFrom"] = [{"secretRef": {"name": kubernetes.secret}}]
 

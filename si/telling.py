@@ -18,8 +18,16 @@ def emit(event: str, **fields: object) -> None:
 
 def tell(error: SiError) -> None:
     """Tell the controller what went wrong, by event and, in a pod, by the pod's last words."""
-    said = {"headline": error.headline, "detail": error.detail, "ways_out": error.ways_out}
-    emit("error", **said)
+    emit("error", headline=error.headline, detail=error.detail, ways_out=error.ways_out)
+    last_words(error)
+
+
+def last_words(error: SiError) -> None:
+    """In a pod, leave an error where the cluster shows it; nothing elsewhere."""
     if LAST_WORDS.exists():
-        said["detail"] = error.detail[:1000]
+        said = {
+            "headline": error.headline,
+            "detail": error.detail[:1000],
+            "ways_out": error.ways_out,
+        }
         LAST_WORDS.write_text(json.dumps(said)[:4096])

@@ -88,8 +88,9 @@ def _of_pod(pod: Thing) -> Iterator[Trouble]:
                 "A Secret is missing" if missing else "The container cannot be made",
                 message,
                 (
-                    "Make it with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, the bucket's "
-                    "credentials: kubectl create secret generic ...; the run goes on then."
+                    "Make it: kubectl create secret generic ...; the run goes on then. "
+                    "place.kubernetes.secret holds AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+                    "the bucket's credentials; hub_secret HF_TOKEN."
                     if missing
                     else "See kubectl describe pod " + pod["metadata"]["name"],
                 ),

@@ -24,8 +24,8 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes.informer import SharedInformer
 from urllib3.exceptions import HTTPError
 
-from si import __version__, manifests
-from si.artifacts import Spec, committed
+from si import __version__, data, manifests
+from si.artifacts import Manifest, Spec, committed
 from si.config import Place
 from si.errors import RETRY, RecipeError, RunBusy, SiError, StageFailed, StoreUnavailable
 from si.ports import Event, Store
@@ -281,20 +281,62 @@ class KubernetesCluster:
         self.watches.close()
 
     def run(self, entry: str, spec: Spec, on_event: Callable[[Event], None]) -> None:
-        """See `Cluster.run`. A Job that stands already is adopted, one that failed gets a next."""
-        attempt, retries = 1, 0
-        while True:
-            wanted = manifests.stage_job(
-                self.place, self.run_name, self.generation, entry, attempt, spec, self.owner
+        """See `Cluster.run`."""
+        make = functools.partial(
+            manifests.stage_job, self.place, self.run_name, self.generation, entry, spec, self.owner
+        )
+        # Kubernetes retries pods; those that work together are retried together, here.
+        retries = self.place.retries if manifests.trains_together(self.place, spec) else 0
+        shards = (lambda: len(committed(self.store, spec.address))) if spec.shards > 1 else None
+        self._have_done(entry, make, on_event, retries, shards)
+
+    def fetch(self, wish: Mapping[str, Any], on_event: Callable[[Event], None]) -> None:
+        """Have a Job that reaches the model hub bring what `wish`, recipe fields by dotted name,
+        says into the store.
+
+        Raises:
+            StageFailed: if it could not.
+        """
+        make = functools.partial(
+            manifests.fetch_job, self.place, self.run_name, self.generation, wish, self.owner
+        )
+        try:
+            self._have_done(manifests.FETCH, make, on_event)
+        except StageFailed as error:
+            error.ways_out += (
+                "A private or gated one needs a token: place.kubernetes.hub_secret.",
+                "What the Job may reach is networkPolicy.hub of the chart's values. Where it is to "
+                "reach none, bring it from a machine that reaches hub and bucket: si-ctl fetch "
+                "--on kubernetes, with the same --recipe and --set.",
             )
+            raise
+
+    def _have_done(
+        self,
+        entry: str,
+        make: Callable[[int], dict[str, Any]],
+        on_event: Callable[[Event], None],
+        retries: int = 0,
+        shards: Callable[[], int] | None = None,
+    ) -> None:
+        """Have a Job complete. One that stands already is adopted, one that failed gets a next.
+
+        Args:
+            make: the Job of an attempt.
+            retries: how often the whole Job is made again when that may help.
+            shards: counts what it has committed.
+        """
+        attempt, again = 1, 0
+        while True:
+            wanted = make(attempt)
             standing, made = self.cluster.create(wanted)
-            self._same_work(entry, standing, spec)
+            self._same_work(entry, standing, wanted)
             if not made and finished(standing) == "Failed":
                 attempt += 1
                 continue
             on_event({"event": "job", "attempt": attempt})
             try:
-                if self._wait(entry, standing, spec, on_event):
+                if self._wait(entry, standing, on_event, shards):
                     return
                 # Somebody deleted it. What it had committed is kept; the rest needs a Job again.
             except LimitReached:
@@ -302,19 +344,20 @@ class KubernetesCluster:
                 self.cluster.delete_job(standing["metadata"]["name"])
                 raise
             except StageFailed as error:
-                # Kubernetes retries pods; those that work together are retried together, here.
-                together = manifests.trains_together(self.place, spec)
-                if not together or error.exit_code != RETRY or retries == self.place.retries:
+                if error.exit_code != RETRY or again == retries:
                     raise
-                attempt, retries = attempt + 1, retries + 1
+                attempt, again = attempt + 1, again + 1
 
-    def _same_work(self, entry: str, standing: Mapping[str, Any], spec: Spec) -> None:
+    def _same_work(
+        self, entry: str, standing: Mapping[str, Any], wanted: Mapping[str, Any]
+    ) -> None:
         metadata = standing["metadata"]
         found = metadata.get("annotations", {}).get(manifests.KEY)
-        if found != spec.key:
+        expected = wanted["metadata"]["annotations"][manifests.KEY]
+        if found != expected:
             raise StageFailed(
                 f"A Job of another kind of work has the name of stage {entry}",
-                f"Job {metadata['name']}: stage key {found}, expected {spec.key}",
+                f"Job {metadata['name']}: stage key {found}, expected {expected}",
                 (
                     f"If nobody needs it: kubectl delete job {metadata['name']}",
                     "Or give this run another name: --run NAME",
@@ -322,7 +365,11 @@ class KubernetesCluster:
             )
 
     def _wait(
-        self, entry: str, job: dict[str, Any], spec: Spec, on_event: Callable[[Event], None]
+        self,
+        entry: str,
+        job: dict[str, Any],
+        on_event: Callable[[Event], None],
+        shards: Callable[[], int] | None,
     ) -> bool:
         """Until the Job ends: True if it completed, False if it was deleted."""
         name, uid = job["metadata"]["name"], job["metadata"]["uid"]
@@ -352,13 +399,13 @@ class KubernetesCluster:
                 return True
             if ended == "Failed":
                 raise stage_failed(entry, job, pods)
-            if spec.shards > 1 and time.monotonic() >= next_count:
-                there = len(committed(self.store, spec.address))
+            if shards and time.monotonic() >= next_count:
+                there = shards()
                 if there != counted:
                     on_event({"event": "shards", "committed": there})
                 counted, next_count = there, time.monotonic() + PROGRESS_SECONDS
             # The watches wake it; the time limit is for counting shards, in the store.
-            self.changed.wait(PROGRESS_SECONDS if spec.shards > 1 else WATCH_SECONDS)
+            self.changed.wait(PROGRESS_SECONDS if shards else WATCH_SECONDS)
             self.changed.clear()
 
     def _tell(
@@ -372,6 +419,32 @@ class KubernetesCluster:
         if told and not current:
             on_event({"event": "solved"})
         return set(current)
+
+
+class ClusterHub:
+    """Implements `si.ports.Hub` by a Job that reaches the hub, as no other pod does. One Job brings
+    all that the run's recipe names."""
+
+    def __init__(
+        self, cluster: KubernetesCluster, wish: Mapping[str, Any], on_event: Callable[[Event], None]
+    ):
+        """Args:
+        wish: the recipe fields, by dotted name, that say which data and which policy 0.
+        """
+        self.cluster = cluster
+        self.wish = wish
+        self.on_event = on_event
+
+    def policy(self, store: Store, name: str) -> Manifest:
+        self._bring("it00/policy")
+        return data.policy(store, name, None)
+
+    def data(self, store: Store, wish: Mapping[str, Any]) -> Manifest:
+        self._bring("it00/data")
+        return data.dataset(store, wish, None)
+
+    def _bring(self, entry: str) -> None:
+        self.cluster.fetch(self.wish, lambda event: self.on_event({**event, "entry": entry}))
 
 
 class Lease:

@@ -5,6 +5,7 @@ Nothing heavy is imported here: a verb imports what it needs when it runs, so th
 """
 
 import os
+import signal
 import sys
 from typing import Annotated
 
@@ -30,7 +31,8 @@ from si.cli import (
     verify,
 )
 from si.cli.options import printable
-from si.errors import SiError
+from si.errors import RETRY, SiError
+from si.telling import last_words
 
 app = typer.Typer(
     name="si-ctl",
@@ -78,9 +80,12 @@ def _root(
 
 def main() -> None:
     """Run a command; end with an exit code that says whether trying again makes sense."""
+    if os.getpid() == 1:  # in a pod, where SIGTERM does nothing unless it is told what
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(RETRY))
     try:
         app()
     except SiError as error:
+        last_words(error)
         typer.secho(f"\n{printable(error.headline)}", fg="red", bold=True, err=True)
         for line in error.detail.splitlines():
             typer.echo(f"  {printable(line)}", err=True)

@@ -2,9 +2,6 @@
 
 import json
 import os
-import signal
-import sys
-from types import FrameType
 from typing import Annotated
 
 import typer
@@ -16,18 +13,17 @@ def register(app: typer.Typer) -> None:
 
 def control(run: Annotated[str, typer.Argument(help="The run's name.")]) -> None:
     """Run the loop of a run's object, as the controller's pod does."""
-    from si.adapters.kube import Cluster, KubernetesCluster, Lease
+    from si.adapters.kube import Cluster, ClusterHub, KubernetesCluster, Lease
     from si.adapters.stores import open_store
     from si.cli.iterate import match_steps
     from si.cli.screen import Screen
     from si.config import Place, Recipe
     from si.errors import RETRY, RunMissing, SiError, StageFailed
-    from si.loop import Run, begin, conclude
+    from si.loop import WISH, Run, begin, conclude
     from si.manifests import RUN, state_of
     from si.progress import Journal
     from si.stopping import Budget
 
-    signal.signal(signal.SIGTERM, _leave)
     cluster = Cluster()
     found = cluster.config_maps(f"app.kubernetes.io/component=run,{RUN}={run}")
     if not found:
@@ -60,7 +56,9 @@ def control(run: Annotated[str, typer.Argument(help="The run's name.")]) -> None
                 journal.hear(event)
 
             with KubernetesCluster(cluster, place, run, generation, owner, store) as doing:
-                at_work = Run(run, recipe, store, doing, generation, hear, budget=Budget.of(place))
+                hub = ClusterHub(doing, recipe.pick(*WISH, "model.source"), hear)
+                budget = Budget.of(place)
+                at_work = Run(run, recipe, store, doing, generation, hear, budget=budget, hub=hub)
                 report = conclude(at_work)
         except SiError as error:
             journal.end(error, controller=pod)
@@ -73,8 +71,3 @@ def control(run: Annotated[str, typer.Argument(help="The run's name.")]) -> None
     # A limit that is reached is no failure of this Job: who attaches reads of it in the state.
     typer.echo(f"{run}: {stopped.words if stopped else 'done'}")
     typer.echo(f"{at_work.done} iterations; the report is {address}/ in {store.url}")
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    """Leave on SIGTERM, which process number 1 of a pod would ignore."""
-    sys.exit(4)

@@ -34,7 +34,7 @@ def fetch(
 ) -> None:
     """Bring the data set and policy 0 that a recipe names into the store, from the hub or a folder.
 
-    A run does so itself where it reaches the hub. On a cluster it does not: fetch once, from a
+    A run does so itself, on a cluster by a Job. Where that may reach no hub, fetch once from a
     machine that reaches the hub and, with credentials of yours, the bucket.
     """
     import json

@@ -172,11 +172,12 @@ def _stages(lab: Lab) -> list[dict]:
 
 def test_a_server_takes_every_manifest(lab: Lab) -> None:
     """What --dry-run -o yaml prints passes a server-side dry run, and no Pod Security warning."""
-    text = lab.iterate("--dry-run", "-o", "yaml").stdout
-    assert len(list(yaml.safe_load_all(text))) >= 10
+    hub = ("--set", "model.source=owner/name")
+    text = lab.iterate(*hub, "--dry-run", "-o", "yaml").stdout
+    assert len(list(yaml.safe_load_all(text))) >= 11 and "-it00-fetch-1" in text
     words = ("create", "--dry-run=server", "-f", "-")
     answer = lab.kubectl(*words, text=text)
-    assert answer.count("created (server dry run)") >= 10
+    assert answer.count("created (server dry run)") >= 11
     assert not lab.get("jobs")
 
 

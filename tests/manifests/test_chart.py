@@ -58,6 +58,7 @@ FULL = {
         "trackers": ["mlflow"],
         "kubernetes": {
             "secret": "bucket",
+            "hub_secret": "hub-token",
             "pull_policy": "Always",
             "pull_secrets": ["registry", "other"],
             "queue": "team-a",
@@ -80,6 +81,7 @@ FULL = {
             "podSelector": {"matchExpressions": [{"key": "app", "operator": "Exists"}]},
             "ports": [9000],
         },
+        "hub": {"podSelector": {"matchLabels": {"app": "mirror"}}, "cidrs": [], "ports": [8080]},
         "apiServer": {"cidrs": ["10.0.0.1/32"], "ports": [6443]},
         "credentials": {"cidrs": ["169.254.170.23/32"]},
     },
@@ -469,13 +471,15 @@ def test_nothing_in_nothing_out(either):
 
 
 def test_policies_by_default(render):
-    """Names, the bucket at any address, the API for the controller, training pods to each other."""
+    """Names, the bucket at any address, the API for the controller, the hub for who fetches,
+    training pods to each other."""
     found = policies(render(STORE))
-    assert set(found) == {"si-deny", "si-dns", "si-bucket", "si-api-server", "si-train"}
+    assert set(found) == {"si-deny", "si-dns", "si-bucket", "si-hub", "si-api-server", "si-train"}
     component = "app.kubernetes.io/component"
     chosen = {n: s["podSelector"]["matchLabels"].get(component) for n, s in found.items()}
     assert {n: c for n, c in chosen.items() if c} == {
         "si-api-server": "controller",
+        "si-hub": "fetch",
         "si-train": "train",
     }
     (names,) = found["si-dns"]["egress"]
@@ -503,6 +507,11 @@ def test_policies_as_given(render):
     assert credentials == {
         "to": [{"ipBlock": {"cidr": "169.254.170.23/32"}}],
         "ports": [{"protocol": "TCP", "port": 80}],
+    }
+    (hub,) = found["si-hub"]["egress"]
+    assert hub == {
+        "to": [{"podSelector": given["hub"]["podSelector"]}],
+        "ports": [{"protocol": "TCP", "port": 8080}],
     }
     (api,) = found["si-api-server"]["egress"]
     assert api["ports"] == [{"protocol": "TCP", "port": 6443}]

@@ -9,8 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from si.artifacts import Spec
-from si.config import Kubernetes, Place, Pods, Recipe
-from si.manifests import KEY, LONGEST, controller_job, job_name, run_object, short, stage_job
+from si.config import Kubernetes, Place, Pods, Recipe, assignment
+from si.manifests import (
+    KEY,
+    LONGEST,
+    controller_job,
+    fetch_job,
+    job_name,
+    run_object,
+    short,
+    stage_job,
+)
 from si.work import STAGES
 
 K8S = Path(__file__).parents[2] / "k8s"
@@ -22,6 +31,7 @@ PLACE = Place(
         release="lab",
         secret="bucket-key",
         pull_secrets=["registry-key"],
+        hub_secret="hub-token",
         cache_claim="models",
         queue="gpus",
         explore=Pods(
@@ -46,7 +56,7 @@ def template(job):
     return job["spec"]["template"]["spec"]
 
 
-@pytest.mark.parametrize("stage", [*STAGES, "controller"])
+@pytest.mark.parametrize("stage", [*STAGES, "controller", "fetch"])
 def test_every_job_is_restricted(stage):
     """Every Job's pods meet the restricted Pod Security Standard, and mount no host path."""
     job = yaml.safe_load((K8S / f"{stage}.yaml").read_text())
@@ -85,7 +95,7 @@ def test_stages_differ_only_where_they_must():
 
 def test_place_fills_a_stage():
     """Everything that the place says of a kind of pods is in its Job."""
-    job = stage_job(PLACE, "r", 1, "it01/explore", 1, spec(), OWNER)
+    job = stage_job(PLACE, "r", 1, "it01/explore", spec(), OWNER)
     pod = template(job)
     (container,) = pod["containers"]
     assert job["metadata"]["name"] == "lab-r-it01-explore-1"
@@ -108,16 +118,48 @@ def test_place_fills_a_stage():
     assert pod["imagePullSecrets"] == [{"name": "registry-key"}]
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
     assert volumes["shm"]["emptyDir"]["sizeLimit"] == "8Gi"
+    assert "cache" not in volumes and "HF_HOME" not in variables
+
+
+def test_only_the_fetching_job_gets_the_hubs_token():
+    """It runs where exploration does, without its GPU, knows the recipe's words to the letter, and
+    keeps what it downloads in the claim."""
+    wish = {"data.source": "hub:me/geo", "data.map": "answer=$(A)", "data.answer_kind": None}
+    job = fetch_job(PLACE, "r", 1, wish, OWNER)
+    pod = template(job)
+    (container,) = pod["containers"]
+    assert job["metadata"]["name"] == "lab-r-it00-fetch-1"
+    assert job["metadata"]["labels"]["app.kubernetes.io/component"] == "fetch"
+    assert "kueue.x-k8s.io/queue-name" not in job["metadata"]["labels"]
+    assert job["spec"]["backoffLimit"] == 3
+    assert container["image"] == PLACE.kubernetes.explore.image
+    assert pod["nodeSelector"] == {"gpu": "h100"}
+    assert container["resources"] == {"limits": {}}
+    names = [each["secretRef"]["name"] for each in container["envFrom"]]
+    assert names == ["bucket-key", "hub-token"]
+    verb, *given = container["args"]
+    read = dict(assignment(word.removeprefix("--set=").replace("$$(", "$(")) for word in given)
+    assert verb == "fetch" and read == wish and "--set=data.map" in given[1]
+    assert not any(re.search(r"(?<!\$)\$\(", word) for word in given)
+    variables = {each["name"]: each["value"] for each in container["env"]}
+    assert variables["HF_HOME"] == "/cache/huggingface"
+    assert variables["SI_PLACE__STORE"] == "s3://bucket/prefix"
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
     assert volumes["cache"]["persistentVolumeClaim"] == {"claimName": "models"}
+    others = [stage_job(PLACE, "r", 1, f"it01/{stage}", spec(stage), OWNER) for stage in STAGES]
+    others.append(controller_job(PLACE, "r", 1, OWNER))
+    assert all("hub-token" not in str(other) for other in others)
+    more = fetch_job(PLACE, "r", 1, wish | {"data.map": ""}, OWNER, 2)
+    assert more["metadata"]["name"].endswith("-2")
+    assert more["metadata"]["annotations"] != job["metadata"]["annotations"]
 
 
 def test_few_shards_need_few_pods():
     """There are never more pods than shards, and one for a stage that is not shared out."""
     assert (
-        stage_job(PLACE, "r", 1, "it01/explore", 1, spec(shards=2), OWNER)["spec"]["completions"]
-        == 2
+        stage_job(PLACE, "r", 1, "it01/explore", spec(shards=2), OWNER)["spec"]["completions"] == 2
     )
-    train = stage_job(PLACE, "r", 1, "it01/train", 1, spec("train", 1), OWNER)
+    train = stage_job(PLACE, "r", 1, "it01/train", spec("train", 1), OWNER)
     assert train["spec"]["completions"] == 1
 
 
@@ -126,7 +168,7 @@ def test_pods_of_a_training_work_together():
     train = Pods(image="registry.example/train:1", workers=2)
     kubernetes = PLACE.kubernetes.model_copy(update={"train": train})
     place = PLACE.model_copy(update={"kubernetes": kubernetes})
-    job = stage_job(place, "r", 1, "it01/train", 1, spec("train", 1), OWNER)
+    job = stage_job(place, "r", 1, "it01/train", spec("train", 1), OWNER)
     assert job["spec"]["completions"] == job["spec"]["parallelism"] == 2
     assert job["spec"]["backoffLimit"] == 0 and "backoffLimitPerIndex" not in job["spec"]
     actions = [rule["action"] for rule in job["spec"]["podFailurePolicy"]["rules"]]
@@ -141,9 +183,9 @@ def test_pods_of_a_training_work_together():
 
 def test_filling_leaves_the_template_alone():
     """Two Jobs made after one another share nothing."""
-    first = stage_job(PLACE, "r", 1, "it01/explore", 1, spec(), OWNER)
+    first = stage_job(PLACE, "r", 1, "it01/explore", spec(), OWNER)
     template(first)["containers"][0]["env"].append("mine")
-    second = stage_job(PLACE, "r", 1, "it01/explore", 1, spec(), OWNER)
+    second = stage_job(PLACE, "r", 1, "it01/explore", spec(), OWNER)
     assert "mine" not in template(second)["containers"][0]["env"]
 
 

@@ -26,7 +26,7 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- end }}
 {{- end }}
 
-{{/* Name of the claim for downloaded models; empty for none. */}}
+{{/* Name of the claim for what is fetched from the hub; empty for none. */}}
 {{- define "si-ctl.cache" -}}
 {{- if .Values.cache.enabled -}}
 {{- .Values.cache.existingClaim | default (printf "%s-cache" (include "si-ctl.release" .)) -}}
