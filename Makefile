@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ENGINES := .venv-engines
+GPU := .venv-gpu
 # uv in an environment of its own: it makes the project's in seconds.
 UV := .make/uv/bin/uv
 INSTALL := VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet --require-hashes
@@ -29,8 +30,8 @@ test-engines: .make/engines ## Test vLLM and DeepSpeed for real, on the CPU (an 
 	$(ENGINES)/bin/python -m pytest $(or $(TESTS),tests/engines)
 
 .PHONY: test-gpu
-test-gpu: .make/engines ## Run and measure what needs a GPU: a 7B's training step, sampling, the loop
-	$(ENGINES)/bin/python -m pytest -m gpu -s -rs $(or $(TESTS),tests/gpu)
+test-gpu: .make/gpu ## Run and measure what needs a GPU: a 7B's training step, sampling, the loop (.venv-gpu, 8 GB)
+	$(GPU)/bin/python -m pytest -m gpu -s -rs $(or $(TESTS),tests/gpu)
 
 .PHONY: lint
 lint: .make/test ## Run the linters, the type checker and the import contracts
@@ -105,7 +106,7 @@ requirements: $(UV) ## Resolve the pinned requirement files again
 
 .PHONY: clean
 clean: ## Remove the environment and what was built (runs stay)
-	rm -rf $(VENV) $(ENGINES) .make dist site
+	rm -rf $(VENV) $(ENGINES) $(GPU) .make dist site
 
 # -- files ---------------------------------------------------------------------------------
 
@@ -142,4 +143,11 @@ $(BIN)/python: $(UV)
 	@$(UV) venv --quiet --allow-existing --python "$$(command -v $(PYTHON))" $(ENGINES)
 	@VIRTUAL_ENV=$(ENGINES) $(UV) pip install --quiet --require-hashes --no-deps -r requirements/engines-cpu.txt -r requirements/engines-test.txt
 	@VIRTUAL_ENV=$(ENGINES) $(UV) pip install --quiet --no-deps --build-constraint requirements/build.txt --editable .
+	@touch $@
+
+.make/gpu: requirements/engines-gpu.txt pyproject.toml $(UV)
+	@echo "Installing into $(GPU) ..."
+	@$(UV) venv --quiet --allow-existing --python "$$(command -v $(PYTHON))" $(GPU)
+	@VIRTUAL_ENV=$(GPU) $(UV) pip install --quiet --require-hashes --no-deps -r requirements/engines-gpu.txt
+	@VIRTUAL_ENV=$(GPU) $(UV) pip install --quiet --no-deps --build-constraint requirements/build.txt --editable .
 	@touch $@

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -68,6 +69,7 @@ NODES, NODE, MASTER = "SICTL_TRAIN_NODES", "SICTL_TRAIN_NODE", "SICTL_TRAIN_MAST
 WHOLE = 100_000
 TAG = "state"  # DeepSpeed's folder within a checkpoint
 BUCKET = 50_000_000  # gradients that are sent at once
+PATIENCE = timedelta(hours=2)  # of those that wait while the first process writes the policy
 
 
 class DeepSpeedTrainer:
@@ -145,7 +147,7 @@ def join_group() -> None:
     if not dist.is_initialized():
         backend = "nccl" if gpu else "gloo"
         if "WORLD_SIZE" in os.environ:
-            dist.init_process_group(backend)
+            dist.init_process_group(backend, timeout=PATIENCE)
         else:  # no port is opened
             os.environ.setdefault("LOCAL_RANK", "0")
             store = dist.HashStore()  # type: ignore[attr-defined]
@@ -184,8 +186,9 @@ def train(
     dist.all_reduce(most, dist.ReduceOp.MAX)
     state = gather(without_adapter(model), settings)
     if dist.get_rank() == 0:
+        # In the machine's memory: the GPU may still hold what was trained.
         del engine, model
-        trained = open_policy(start, base, settings)
+        trained = open_policy(start, base, settings, torch.device("cpu"))
         fill(without_adapter(trained), state)
         export(trained, folder, out, settings)
     dist.barrier()
@@ -219,7 +222,7 @@ def _fit_for_all(examples: Sequence[Example], settings: dict[str, Any]) -> None:
 def make_engine(model: Any, settings: dict[str, Any]) -> Any:
     """The model in DeepSpeed's hands, its trainable weights in float32 beside it."""
     exact = {}
-    if settings["dtype"] != "float32":
+    if settings["lora"] and settings["dtype"] != "float32":
         # The engine casts the weights before it copies them; what bfloat16 cannot hold is kept.
         exact = {n: p.data.cpu() for n, p in model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(parameter_groups(model, settings), fused=True)
@@ -233,10 +236,9 @@ def make_engine(model: Any, settings: dict[str, Any]) -> Any:
             engine._global_grad_norm = norm
 
         engine.clip_fp32_gradients = clip
-    if settings["lora"]:
-        for name, parameter in model.named_parameters():
-            if name in exact:
-                safe_set_full_fp32_param(parameter, exact[name].to(engine.device))
+    for name, parameter in model.named_parameters():
+        if name in exact:
+            safe_set_full_fp32_param(parameter, exact[name].to(engine.device))
     return engine
 
 

@@ -46,10 +46,15 @@ def _end_with_controller() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])
-        for child in children(os.getpid()):
-            with suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)
+        _end_children()
         os._exit(RETRY)
+
+
+def _end_children() -> None:
+    """End what this process has started, and what that has."""
+    for child in children(os.getpid()):
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
 
 
 def _worker(path: str, argv: list[str], env: dict[str, str], log: str, events: Connection) -> None:
@@ -60,7 +65,12 @@ def _worker(path: str, argv: list[str], env: dict[str, str], log: str, events: C
     os.environ.update(env)
     threading.Thread(target=_end_with_controller, daemon=True).start()
     sys.argv = [path, *argv]
-    runpy.run_path(path, run_name="__main__")
+    try:
+        runpy.run_path(path, run_name="__main__")
+    except BaseException:
+        # multiprocessing would wait for an engine's own process, which the exception keeps alive.
+        _end_children()
+        raise
 
 
 def local_folder(store: Store) -> Path:

