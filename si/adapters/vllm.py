@@ -267,11 +267,11 @@ class VllmSampler:
         except FAILURES as again:
             raise StageFailed(
                 "The engine does not start, nor a narrower one",
-                f"{type(again).__name__}: {again}; what the engine itself said stands above, in the log",
+                f"{type(again).__name__}: {again}; what the engine itself said is above it",
                 (
                     "Is anything else on the GPU? nvidia-smi shows it.",
-                    f"If memory for the cache is short: {PREFIX}MAX_MODEL_LEN={self.longest // 4}, or "
-                    "what the longest request takes.",
+                    "If memory for the cache is short: room for what the longest request takes, "
+                    f"say {PREFIX}MAX_MODEL_LEN={self.longest // 4}.",
                     "If weights do not fit: more GPUs for one engine, place.tensor_parallel.",
                 ),
                 exit_code=RETRY,

@@ -301,8 +301,8 @@ def test_an_adapter_is_served_on_its_base(
 
 
 def test_both_runners_take_what_forbids_tokens() -> None:
-    """vLLM's second model runner, which a GPU has and this machine's build has not, accepts the class
-    as the first does, and is given the same logits."""
+    """vLLM's second model runner, which a GPU has and the CPU's build has not, accepts the class as
+    the first does, and is given the same logits."""
     from types import SimpleNamespace
 
     from vllm import SamplingParams
