@@ -208,14 +208,22 @@ def measure_together(prompts: Prompts, queries: Sequence[Query]) -> list[tuple[i
 
 
 def _fit_for_all(examples: Sequence[Example], settings: dict[str, Any]) -> None:
-    """Refuse what would make processes wait for each other for ever: under ZeRO-3 all of them
-    have to go through the same modules."""
+    """Refuse what would make processes wait for each other for ever: all of them have to go through
+    the same modules under ZeRO-3, and through the same that train under ZeRO-1 and 2."""
+    zero = settings["deepspeed"]["zero"]
     pictures = {bool(example.row.images) for example in examples}
-    if settings["deepspeed"]["zero"] == 3 and dist.get_world_size() > 1 and len(pictures) > 1:
+    vision_trains = not (settings["lora"] or settings["freeze_vision"])
+    waits = zero == 3 or (zero and vision_trains)
+    if waits and dist.get_world_size() > 1 and len(pictures) > 1:
+        ways = ["Use data of one kind."]
+        if vision_trains:
+            ways.insert(0, "Freeze the vision tower: --set train.freeze_vision=true")
+        if zero == 3:
+            ways.insert(0, "Use --set train.deepspeed.zero=2")
         raise RecipeError(
-            "ZeRO-3 over several processes cannot train on queries with and without pictures",
+            f"ZeRO-{zero} over several processes cannot train on queries with and without pictures",
             "a process without pictures would skip the vision tower that the others wait in",
-            "Use --set train.deepspeed.zero=2, or data of one kind.",
+            tuple(ways),
         )
 
 
@@ -264,6 +272,7 @@ def configuration(model: Any, settings: dict[str, Any]) -> dict[str, Any]:
         "managed_gradient_accumulation": False,
         "gradient_clipping": settings["clip"],
         "bf16": {"enabled": settings["dtype"] == "bfloat16"},
+        "data_types": {"grad_accum_dtype": "fp32"},
         "zero_optimization": zero,
         # torch's AdamW, on the CPU too: DeepSpeed's own would have to be compiled first.
         "zero_allow_untested_optimizer": True,

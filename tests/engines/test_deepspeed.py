@@ -2,6 +2,8 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +151,35 @@ def test_two_processes_train_as_one(
     two, facts = fit(zero, lora=lora)
     assert facts["losses"] == pytest.approx(expected["losses"], abs=2e-4)
     assert furthest(one, two) < CLOSE
+
+
+@pytest.mark.parametrize(
+    "zero,freeze,way", [(3, True, "zero=2"), (2, False, "freeze_vision=true"), (2, True, None)]
+)
+def test_what_would_wait_for_ever_is_refused(
+    policy: Path,
+    tmp_path: Path,
+    rows: list[TrainingRow],
+    monkeypatch: pytest.MonkeyPatch,
+    zero: int,
+    freeze: bool,
+    way: str | None,
+) -> None:
+    """Queries with and without pictures, over two processes: refused where one that has no picture
+    would leave the other waiting, trained where the vision tower is frozen under ZeRO-2."""
+    from si.adapters.deepspeed import DeepSpeedTrainer
+
+    monkeypatch.setenv("SICTL_TRAIN_PROCESSES", "2")
+    mixed = [*rows[:8], *(replace(row, images=()) for row in rows[8:16])]
+    deepspeed = SETTINGS["deepspeed"] | {"zero": zero}
+    settings = SETTINGS | {"steps": 2, "freeze_vision": freeze, "deepspeed": deepspeed}
+    train = partial(DeepSpeedTrainer().train, mixed, policy, policy, tmp_path, settings, 0)
+    if way is None:
+        assert train()["steps"] == 2
+        return
+    with pytest.raises(RecipeError, match="with and without pictures") as refused:
+        train()
+    assert way in refused.value.ways_out[0]
 
 
 def test_what_a_process_says_is_heard(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
