@@ -2,12 +2,14 @@
 
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from si.errors import SiError
 
-# What a pod's last words are read from; Kubernetes makes it, and keeps at most 4096 bytes of it.
+# What a pod's last words are read from; Kubernetes makes it, and keeps so many bytes of it.
 LAST_WORDS = Path("/dev/termination-log")
+MOST = 4096
 
 
 def emit(event: str, **fields: object) -> None:
@@ -24,10 +26,11 @@ def tell(error: SiError) -> None:
 
 def last_words(error: SiError) -> None:
     """In a pod, leave an error where the cluster shows it; nothing elsewhere."""
-    if LAST_WORDS.exists():
-        said = {
-            "headline": error.headline,
-            "detail": error.detail[:1000],
-            "ways_out": error.ways_out,
-        }
-        LAST_WORDS.write_text(json.dumps(said)[:4096])
+    with suppress(OSError):  # somebody else's pod may not let us
+        if not LAST_WORDS.exists():
+            return
+        said = {"headline": error.headline[:400], "detail": error.detail[:1000]}
+        text = json.dumps(said | {"ways_out": error.ways_out})
+        if len(text) > MOST:  # cut in the middle nobody could read it
+            text = json.dumps(said | {"detail": error.detail[:100], "ways_out": ()})
+        LAST_WORDS.write_text(text)

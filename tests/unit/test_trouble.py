@@ -3,7 +3,10 @@ cut to what matters; tests/cluster meets them alive."""
 
 import json
 
-from si.errors import RETRY, UNUSABLE
+import pytest
+
+from si import telling
+from si.errors import RETRY, UNUSABLE, SiError
 from si.trouble import failure, finished, last_words, stage_failed, troubles
 
 JOB = {"metadata": {"name": "si-r-it01-explore-1", "uid": "u"}, "spec": {"parallelism": 1}}
@@ -123,3 +126,18 @@ def test_last_words_may_be_anything():
     """A pod's last words that are no error of ours are left alone."""
     for message in ("", "Killed", "[1]", '{"headline": 1}', '{"headline": "a", "det'):
         assert last_words(ended(1, message)) is None
+
+
+@pytest.mark.parametrize("detail,ways", [("d", ("a", "b")), ("ü" * 5000, ("w" * 3000,) * 3)])
+def test_what_a_process_leaves_is_what_is_read(detail, ways, tmp_path, monkeypatch):
+    """An error's last words come back, however long it was; where there is no place for them
+    nothing is left."""
+    place = tmp_path / "termination-log"
+    monkeypatch.setattr(telling, "LAST_WORDS", place)
+    telling.last_words(SiError("é" * 300, detail, ways))
+    assert not place.exists()
+    place.touch()
+    telling.last_words(SiError("é" * 300, detail, ways))
+    message = place.read_bytes()[: telling.MOST].decode()
+    said = last_words(ended(3, message))
+    assert said["headline"] == "é" * 300 and detail.startswith(said["detail"])
