@@ -69,7 +69,7 @@ NODES, NODE, MASTER = "SICTL_TRAIN_NODES", "SICTL_TRAIN_NODE", "SICTL_TRAIN_MAST
 WHOLE = 100_000
 TAG = "state"  # DeepSpeed's folder within a checkpoint
 BUCKET = 50_000_000  # gradients that are sent at once
-PATIENCE = timedelta(hours=2)  # of those that wait while the first process writes the policy
+PATIENCE = timedelta(hours=6)  # of those that wait while the first process writes the policy
 
 
 class DeepSpeedTrainer:
@@ -147,7 +147,7 @@ def join_group() -> None:
     if not dist.is_initialized():
         backend = "nccl" if gpu else "gloo"
         if "WORLD_SIZE" in os.environ:
-            dist.init_process_group(backend, timeout=PATIENCE)
+            dist.init_process_group(backend)
         else:  # no port is opened
             os.environ.setdefault("LOCAL_RANK", "0")
             store = dist.HashStore()  # type: ignore[attr-defined]
@@ -191,9 +191,19 @@ def train(
         trained = open_policy(start, base, settings, torch.device("cpu"))
         fill(without_adapter(trained), state)
         export(trained, folder, out, settings)
-    dist.barrier()
+    wait_until_written()
     speed = summary(done, settings["dtype"], dist.get_world_size(), int(most))
     return facts(rows, examples, done, settings) | {"provenance": speed}
+
+
+def wait_until_written() -> None:
+    """Wait for the first process, which has written the policy when it comes here. By the group's
+    store: on GPUs a collective gives up after ten minutes, and a large policy may take longer."""
+    store = dist.distributed_c10d._get_default_store()
+    if dist.get_rank() == 0:
+        store.set("written", "yes")
+    else:
+        store.wait(["written"], PATIENCE)
 
 
 def measure_together(prompts: Prompts, queries: Sequence[Query]) -> list[tuple[int, int]]:
@@ -209,7 +219,7 @@ def measure_together(prompts: Prompts, queries: Sequence[Query]) -> list[tuple[i
 
 def _fit_for_all(examples: Sequence[Example], settings: dict[str, Any]) -> None:
     """Refuse what would make processes wait for each other for ever: all of them have to go through
-    the same modules under ZeRO-3, and through the same that train under ZeRO-1 and 2."""
+    the same modules under ZeRO-3, and through the same that train under ZeRO-2."""
     zero = settings["deepspeed"]["zero"]
     pictures = {bool(example.row.images) for example in examples}
     vision_trains = not (settings["lora"] or settings["freeze_vision"])
