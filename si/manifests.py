@@ -111,26 +111,20 @@ def stage_job(
         attempt: 1, or more where earlier Jobs of this stage have failed.
     """
     pods = pods_of(place, spec.stage)
-    iteration, stage = entry.split("/")
     job = _template(spec.stage)
-    name = job_name(place, run, generation, entry, attempt)
-    labels = {ITERATION: iteration.removeprefix("it"), STAGE: stage, ATTEMPT: str(attempt)}
-    _fill(job, place, pods, name, run, labels, owner)
-    job["metadata"].setdefault("annotations", {})[KEY] = spec.key
+    _fill_entry(job, place, pods, run, generation, entry, attempt, spec.key, owner)
     workers = min(pods.workers, spec.shards) if spec.stage in SHARDED else 1
     job["spec"]["completions"] = job["spec"]["parallelism"] = workers
     job["spec"]["backoffLimitPerIndex"] = place.retries
     if place.kubernetes.queue:
         job["metadata"]["labels"][QUEUE] = place.kubernetes.queue
     template = job["spec"]["template"]["spec"]
-    template["serviceAccountName"] = place.kubernetes.stage_account
     container = template["containers"][0]
     container["args"] = [
         f"--address={spec.address}",
         "--worker=$(JOB_COMPLETION_INDEX)",
         f"--workers={workers}",
     ]
-    container["env"] += _variables(place_environment(place))
     container["resources"] = dict(pods.resources)
     for volume in template["volumes"]:
         if volume["name"] == "shm":
@@ -159,20 +153,14 @@ def fetch_job(
         attempt: 1, or more where earlier such Jobs have failed.
     """
     kubernetes = place.kubernetes
-    job = _template("fetch")
-    iteration, stage = FETCH.split("/")
-    labels = {ITERATION: iteration.removeprefix("it"), STAGE: stage, ATTEMPT: str(attempt)}
-    name = job_name(place, run, generation, FETCH, attempt)
-    _fill(job, place, kubernetes.explore, name, run, labels, owner)
-    job["metadata"]["annotations"][KEY] = digest(wish)
+    job, pods = _template("fetch"), kubernetes.explore
+    _fill_entry(job, place, pods, run, generation, FETCH, attempt, digest(wish), owner)
     job["spec"]["backoffLimit"] = place.retries
     template = job["spec"]["template"]["spec"]
-    template["serviceAccountName"] = kubernetes.stage_account
     container = template["containers"][0]
     # JSON is YAML, which is what --set reads; `$(` would be Kubernetes' to fill in.
     given = [f"--set={k}={json.dumps(v)}".replace("$(", "$$(") for k, v in sorted(wish.items())]
     container["args"] = ["fetch", *given]
-    container["env"] += _variables(place_environment(place))
     if kubernetes.hub_secret:
         token = {"secretRef": {"name": kubernetes.hub_secret}}
         container["envFrom"] = [*container["envFrom"], token]
@@ -183,7 +171,7 @@ def fetch_job(
         container["volumeMounts"].append({"name": "cache", "mountPath": "/cache"})
     container["resources"] = {
         kind: {what: much for what, much in amounts.items() if "/" not in what}  # such as GPUs
-        for kind, amounts in kubernetes.explore.resources.items()
+        for kind, amounts in pods.resources.items()
     }
     return job
 
@@ -219,6 +207,29 @@ def _together(job: Manifest, place: Place) -> None:
         {"name": "SICTL_TRAIN_MASTER", "value": f"{name}-0.{release}-train:{MEETING_PORT}"},
     ]
     template["containers"][0]["args"][1] = "--worker=0"
+
+
+def _fill_entry(
+    job: Manifest,
+    place: Place,
+    pods: Pods,
+    run: str,
+    generation: int,
+    entry: str,
+    attempt: int,
+    key: str,
+    owner: Mapping[str, Any],
+) -> None:
+    """What every Job that works on an entry of a run has: `key` says on what, the environment where
+    the store is."""
+    iteration, stage = entry.split("/")
+    labels = {ITERATION: iteration.removeprefix("it"), STAGE: stage, ATTEMPT: str(attempt)}
+    name = job_name(place, run, generation, entry, attempt)
+    _fill(job, place, pods, name, run, labels, owner)
+    job["metadata"].setdefault("annotations", {})[KEY] = key
+    template = job["spec"]["template"]["spec"]
+    template["serviceAccountName"] = place.kubernetes.stage_account
+    template["containers"][0]["env"] += _variables(place_environment(place))
 
 
 def _fill(

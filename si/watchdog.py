@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -62,9 +62,15 @@ class Watchdog:
                         exit_code=RETRY,
                     )
                 )
-                for child in children(os.getpid()):
-                    os.kill(child, signal.SIGKILL)
+                end_children(os.getpid())
                 os._exit(RETRY)
+
+
+def end_children(process: int) -> None:
+    """Kill what a process has started, and what that has; some may be gone by themselves."""
+    for child in children(process):
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
 
 
 def children(process: int) -> list[int]:

@@ -34,7 +34,7 @@ from si.artifacts import Spec
 from si.config import Place, place_environment
 from si.errors import RETRY, UNUSABLE, RecipeError, RunBusy, SiError, StageFailed
 from si.ports import Event, Store
-from si.watchdog import children
+from si.watchdog import end_children
 from si.work import script
 
 TENSOR_PARALLEL = "SICTL_VLLM_TENSOR_PARALLEL_SIZE"
@@ -46,15 +46,8 @@ def _end_with_controller() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])
-        _end_children()
+        end_children(os.getpid())
         os._exit(RETRY)
-
-
-def _end_children() -> None:
-    """End what this process has started, and what that has."""
-    for child in children(os.getpid()):
-        with suppress(ProcessLookupError):
-            os.kill(child, signal.SIGKILL)
 
 
 def _worker(path: str, argv: list[str], env: dict[str, str], log: str, events: Connection) -> None:
@@ -69,7 +62,7 @@ def _worker(path: str, argv: list[str], env: dict[str, str], log: str, events: C
         runpy.run_path(path, run_name="__main__")
     except BaseException:
         # multiprocessing would wait for an engine's own process, which the exception keeps alive.
-        _end_children()
+        end_children(os.getpid())
         raise
 
 

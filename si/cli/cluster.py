@@ -176,14 +176,14 @@ def _plan(place: "Place", recipe: "Recipe", run: str, output: str | None) -> Non
     from si.artifacts import Spec
     from si.cli.screen import table
     from si.data import on_hub
-    from si.loop import READS, WISH
+    from si.loop import READS, WISHES
     from si.manifests import controller_job, fetch_job, run_object, stage_job
 
     owner = run_object(place, run, recipe)
     owner["metadata"]["uid"] = "00000000-0000-0000-0000-000000000000"
     jobs = [controller_job(place, run, 1, owner)]
     if on_hub(recipe):
-        jobs.append(fetch_job(place, run, 1, recipe.pick(*WISH, "model.source"), owner))
+        jobs.append(fetch_job(place, run, 1, recipe.pick(*WISHES), owner))
     shards = -(-recipe.data.slice_size // recipe.explore.shard_queries)
     for stage in (*READS, "report"):
         width = shards if stage in ("explore", "verify") else 1

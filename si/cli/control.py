@@ -19,7 +19,7 @@ def control(run: Annotated[str, typer.Argument(help="The run's name.")]) -> None
     from si.cli.screen import Screen
     from si.config import Place, Recipe
     from si.errors import RETRY, RunMissing, SiError, StageFailed
-    from si.loop import WISH, Run, begin, conclude
+    from si.loop import WISHES, Run, begin, conclude
     from si.manifests import RUN, state_of
     from si.progress import Journal
     from si.stopping import Budget
@@ -56,7 +56,7 @@ def control(run: Annotated[str, typer.Argument(help="The run's name.")]) -> None
                 journal.hear(event)
 
             with KubernetesCluster(cluster, place, run, generation, owner, store) as doing:
-                hub = ClusterHub(doing, recipe.pick(*WISH, "model.source"), hear)
+                hub = ClusterHub(doing, recipe.pick(*WISHES), hear)
                 budget = Budget.of(place)
                 at_work = Run(run, recipe, store, doing, generation, hear, budget=budget, hub=hub)
                 report = conclude(at_work)

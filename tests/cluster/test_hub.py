@@ -73,9 +73,8 @@ def _hub(lab: Lab) -> list[dict[str, Any]]:
 @pytest.fixture
 def with_hub(bare: Lab) -> Lab:
     """The chart, a hub, and a token for it."""
-    small = {"limits": {"memory": "4Gi", "nvidia.com/gpu": None}, "requests": {"cpu": "100m"}}
     env = {"HF_ENDPOINT": "http://hub:8080", "HF_HUB_DISABLE_XET": "1"}
-    bare.install(hub_secret="hub-token", explore={"resources": small, "env": env})
+    bare.install(hub_secret="hub-token", explore={"env": env})
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "hub-token"}}
     for made in (*_hub(bare), secret | {"stringData": {"HF_TOKEN": TOKEN}}):
         bare.kubectl("create", "-f", "-", text=json.dumps(made))
