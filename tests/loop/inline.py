@@ -1,0 +1,26 @@
+"""A cluster in this very process: for tests about the loop, storage or words, not about processes.
+
+The stage functions and the commit protocol are the real ones.
+"""
+
+import tempfile
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+from si.artifacts import Spec
+from si.job import Job
+from si.ports import Event, Store
+from si.work import do_shards
+
+
+class InlineCluster:
+    """Implements `si.ports.Cluster` by calling the stage function here."""
+
+    def __init__(self, store: Store):
+        self.store = store
+
+    def run(self, entry: str, spec: Spec, on_event: Callable[[Event], None]) -> None:
+        function = getattr(import_module(f"si.{spec.stage}"), spec.stage)
+        with tempfile.TemporaryDirectory() as scratch:
+            do_shards(self.store, Job(self.store, spec, Path(scratch)), function, 0, 1)
