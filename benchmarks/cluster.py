@@ -15,13 +15,13 @@ import sys
 import tempfile
 import time
 
-from si.adapters.kube import Cluster, KubernetesCluster
-from si.adapters.stores import open_store
-from si.artifacts import Spec
 from si.cli.cluster import find_run, place_from_outside
+from si.clusters.kubernetes.jobs import Cluster, KubernetesCluster
+from si.clusters.kubernetes.manifests import stage_job
 from si.config import Place
-from si.manifests import stage_job
-from si.status import entries
+from si.runs.status import entries
+from si.store.artifacts import Spec
+from si.store.open import open_store
 
 KUBECTL = os.environ.get("KUBECTL", "kubectl")
 ROUNDS = 7

@@ -20,17 +20,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from si.adapters.vllm import VllmSampler  # first: it sets what torch reads when it is loaded
+from si.engines.vllm import VllmSampler  # first: it sets what torch reads when it is loaded
 
 # isort: split
-from si.adapters.folder import FolderStore
-from si.adapters.transformers import pictures
-from si.artifacts import Artifact
 from si.config import Recipe
-from si.data import EMBEDDED_POLICY, synth
-from si.dataset import Dataset
+from si.datasets.dataset import Dataset
+from si.datasets.sources import EMBEDDED_POLICY, synth
+from si.engines.transformers import pictures
 from si.randomness import keyed_seed
 from si.records import Request
+from si.store.artifacts import Artifact
+from si.store.folder import FolderStore
 
 
 def requests(count: int, k: int) -> list[Request]:

@@ -15,8 +15,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from si.adapters.folder import FolderStore
-from si.status import status
+from si.runs.status import status
+from si.store.folder import FolderStore
 
 
 def working_seconds(folder: Path, run: str) -> tuple[float, float]:

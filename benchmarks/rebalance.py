@@ -25,12 +25,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from si.adapters.folder import FolderStore
-from si.artifacts import Output, Ref, Spec, announce, commit_shard, finish
-from si.job import Job
-from si.rebalance import WANTED, rebalance
 from si.records import KEY, LEVEL_TABLE, QUERIES, ROLLOUTS, VERDICTS, level
-from si.resample import resample
+from si.stages.job import Job
+from si.stages.rebalance import WANTED, rebalance
+from si.stages.resample import resample
+from si.store.artifacts import Output, Ref, Spec, announce, commit_shard, finish
+from si.store.folder import FolderStore
 
 K = 8
 SHARD = 500  # queries

@@ -29,14 +29,14 @@ import pyarrow.parquet as pq
 from PIL import Image
 from rebalance import SHARD, K, memory, responses, shards
 
-from si.adapters.folder import FolderStore
-from si.artifacts import Output, Ref, Spec, announce, commit_shard, finish
 from si.config import Recipe
-from si.evaluate import evaluate
-from si.job import Job
-from si.rebalance import rebalance
 from si.records import IMAGES, LEVEL_TABLE, QUERIES, level
-from si.report import report
+from si.stages.evaluate import evaluate
+from si.stages.job import Job
+from si.stages.rebalance import rebalance
+from si.stages.report import report
+from si.store.artifacts import Output, Ref, Spec, announce, commit_shard, finish
+from si.store.folder import FolderStore
 
 HELD_OUT = 2000  # queries
 PART = 2000  # queries of a part of the data set

@@ -25,9 +25,9 @@ from typing import Any
 
 import boto3
 
-from si.adapters.stores import open_store
-from si.artifacts import Artifact, Output, Spec, announce, commit_shard, finish
 from si.config import S3, Place
+from si.store.artifacts import Artifact, Output, Spec, announce, commit_shard, finish
+from si.store.open import open_store
 
 
 def digest(path: Path) -> str:

@@ -32,15 +32,15 @@ import transformers
 import trl
 from torch.utils.data import SequentialSampler
 
-from si.adapters.batches import batches, make_examples
-from si.adapters.folder import FolderStore
-from si.adapters.trainer import equip, fit, make_deterministic, open_policy
-from si.adapters.transformers import Prompts, pictures
-from si.artifacts import Artifact
 from si.config import Train
-from si.data import EMBEDDED_POLICY, synth
-from si.dataset import Dataset
+from si.datasets.dataset import Dataset
+from si.datasets.sources import EMBEDDED_POLICY, synth
+from si.engines.batches import batches, make_examples
+from si.engines.trainer import equip, fit, make_deterministic, open_policy
+from si.engines.transformers import Prompts, pictures
 from si.records import TrainingRow
+from si.store.artifacts import Artifact
+from si.store.folder import FolderStore
 
 SETTINGS = Train().model_dump(mode="json") | {"steps": None}
 

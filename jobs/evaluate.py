@@ -1,7 +1,7 @@
 """Evaluate: accuracy on held-out queries, by level."""
 
-from si.evaluate import evaluate
-from si.work import work
+from si.stages.evaluate import evaluate
+from si.stages.worker import work
 
 if __name__ == "__main__":
     work("evaluate", evaluate)

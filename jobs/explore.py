@@ -1,7 +1,7 @@
 """Explore: sample responses, a shard of queries at a time."""
 
-from si.explore import explore
-from si.work import work
+from si.stages.explore import explore
+from si.stages.worker import work
 
 if __name__ == "__main__":
     work("explore", explore)

@@ -1,7 +1,7 @@
 """Rebalance: training examples from successes, as the strategy reshapes them."""
 
-from si.rebalance import rebalance
-from si.work import work
+from si.stages.rebalance import rebalance
+from si.stages.worker import work
 
 if __name__ == "__main__":
     work("rebalance", rebalance)

@@ -1,7 +1,7 @@
 """Report: one self-contained page about the run."""
 
-from si.report import report
-from si.work import work
+from si.stages.report import report
+from si.stages.worker import work
 
 if __name__ == "__main__":
     work("report", report)

@@ -1,7 +1,7 @@
 """Resample: the second round's draws, as the strategy asks for them."""
 
-from si.resample import resample
-from si.work import work
+from si.stages.resample import resample
+from si.stages.worker import work
 
 if __name__ == "__main__":
     work("resample", resample)

@@ -1,7 +1,7 @@
 """Train: the next policy from the examples."""
 
-from si.train import train
-from si.work import work
+from si.stages.train import train
+from si.stages.worker import work
 
 if __name__ == "__main__":
     work("train", train)

@@ -11,8 +11,15 @@ from functools import cached_property, partial
 from itertools import count
 from typing import Any
 
-from si import data
-from si.artifacts import (
+from si.config import UNBOUND, Recipe
+from si.datasets import sources
+from si.datasets.dataset import Dataset
+from si.errors import DataError, NothingToTrain, RecipeError, RunChanged, StageFailed
+from si.plugins import fingerprint, is_own, label
+from si.ports import Cluster, Event, Hub, Store
+from si.runs.limits import NO_LIMIT, PATIENCE, Budget, LimitReached, Stop, out_of_patience, record
+from si.runs.usage import Ledger, Spent
+from si.store.artifacts import (
     Artifact,
     Manifest,
     Ref,
@@ -26,13 +33,6 @@ from si.artifacts import (
     sealed,
     settle,
 )
-from si.config import UNBOUND, Recipe
-from si.dataset import Dataset
-from si.errors import DataError, NothingToTrain, RecipeError, RunChanged, StageFailed
-from si.plugins import fingerprint, is_own, label
-from si.ports import Cluster, Event, Hub, Store
-from si.spending import Ledger, Spent
-from si.stopping import NO_LIMIT, PATIENCE, Budget, LimitReached, Stop, out_of_patience, record
 from si.strategies import rule_of
 
 
@@ -158,10 +158,10 @@ class Run:
         self.held_out_levels = self.levels(0, self._held_out())
 
     def _find_data(self) -> Manifest:
-        return data.dataset(self.store, self.recipe.pick(*WISH), self.hub, self._salt())
+        return sources.dataset(self.store, self.recipe.pick(*WISH), self.hub, self._salt())
 
     def _find_policy(self) -> Manifest:
-        return data.policy(self.store, self.recipe.model.source, self.hub, self._salt())
+        return sources.policy(self.store, self.recipe.model.source, self.hub, self._salt())
 
     def _check_data(self) -> None:
         """Refuse data that do not hold what the recipe asks of them."""

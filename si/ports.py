@@ -9,9 +9,9 @@ from si.errors import SiError
 from si.records import Request, Sampled, TrainingRow
 
 if TYPE_CHECKING:
-    from si.artifacts import Manifest, Spec
-    from si.checkpoints import Checkpoints
-    from si.tracking import Batch, Tracked
+    from si.runs.tracking import Batch, Tracked
+    from si.store.artifacts import Manifest, Spec
+    from si.store.checkpoints import Checkpoints
 
 
 def checked(address: str) -> str:

@@ -32,7 +32,7 @@ from si.cli import (
 )
 from si.cli.options import printable
 from si.errors import RETRY, SiError
-from si.telling import last_words
+from si.stages.events import last_words
 
 app = typer.Typer(
     name="si-ctl",

@@ -12,7 +12,7 @@ import typer
 from si.cli.options import NamespaceOption, ReleaseOption, printable
 
 if TYPE_CHECKING:
-    from si.adapters.kube import Cluster
+    from si.clusters.kubernetes.jobs import Cluster
     from si.config import Place, Recipe
 
 
@@ -37,8 +37,8 @@ def logs(
     release: ReleaseOption = None,
 ) -> None:
     """Show what the pods of a run on a cluster write."""
-    from si.adapters.kube import Cluster
-    from si.manifests import ITERATION, RUN, STAGE
+    from si.clusters.kubernetes.jobs import Cluster
+    from si.clusters.kubernetes.manifests import ITERATION, RUN, STAGE
 
     cluster = Cluster(namespace)
     owner = find_run(cluster, run, release)
@@ -83,7 +83,7 @@ def cancel(
     release: ReleaseOption = None,
 ) -> None:
     """Stop a run on a cluster and remove its Jobs; what is committed stays in the bucket."""
-    from si.adapters.kube import Cluster
+    from si.clusters.kubernetes.jobs import Cluster
 
     cluster = Cluster(namespace)
     owner = find_run(cluster, run, release)
@@ -109,10 +109,10 @@ def iterate(
     output: str | None,
 ) -> None:
     """`si-ctl iterate --on kubernetes`: have a controller do it, and watch it."""
-    from si.adapters.kube import Cluster
     from si.cli.iterate import run_name
     from si.cli.options import resolve
-    from si.stopping import LIMITS, LimitReached, Stop
+    from si.clusters.kubernetes.jobs import Cluster
+    from si.runs.limits import LIMITS, LimitReached, Stop
 
     cluster = Cluster(namespace)
     computed, place = resolve(recipe, settings, flags, find_place(cluster, release))
@@ -173,11 +173,11 @@ def _plan(place: "Place", recipe: "Recipe", run: str, output: str | None) -> Non
     """Print the objects of one iteration. Addresses follow from what is not computed yet."""
     import yaml
 
-    from si.artifacts import Spec
     from si.cli.screen import table
-    from si.data import on_hub
+    from si.clusters.kubernetes.manifests import controller_job, fetch_job, run_object, stage_job
+    from si.datasets.sources import on_hub
     from si.loop import READS, WISHES
-    from si.manifests import controller_job, fetch_job, run_object, stage_job
+    from si.store.artifacts import Spec
 
     owner = run_object(place, run, recipe)
     owner["metadata"]["uid"] = "00000000-0000-0000-0000-000000000000"
@@ -213,8 +213,8 @@ def place_from_outside(namespace: str | None, release: str | None) -> "Place":
     Raises:
         RecipeError: if the bucket's server has a name for the inside of the cluster only.
     """
-    from si.adapters.kube import Cluster
     from si.cli.options import resolve
+    from si.clusters.kubernetes.jobs import Cluster
     from si.errors import RecipeError
 
     place = resolve(None, None, {}, find_place(Cluster(namespace), release))[1]
@@ -238,8 +238,8 @@ def status(
     run: str | None, watch: bool, as_json: bool, namespace: str | None, release: str | None
 ) -> None:
     """`si-ctl status --on kubernetes`: what the runs' objects say."""
-    from si.adapters.kube import Cluster
     from si.cli.screen import table
+    from si.clusters.kubernetes.jobs import Cluster
 
     cluster = Cluster(namespace)
     objects = [find_run(cluster, run, release)] if run else run_objects(cluster, release)
@@ -275,7 +275,7 @@ def status(
 
 def _said(owner: Mapping[str, Any]) -> dict[str, Any]:
     """What a run's object says: the run's name, its recipe, the journal."""
-    from si.manifests import RUN, state_of
+    from si.clusters.kubernetes.manifests import RUN, state_of
 
     recipe = json.loads(owner["data"]["recipe"])
     return {"run": owner["metadata"]["labels"][RUN], "recipe": recipe} | state_of(owner)
@@ -283,8 +283,8 @@ def _said(owner: Mapping[str, Any]) -> dict[str, Any]:
 
 def _watch(cluster: "Cluster", owner: Mapping[str, Any]) -> None:
     """Show a run until it has ended or its object is gone; the API server tells of changes."""
-    from si.adapters.kube import Mirror
     from si.cli.tree import Shown, of_journal, watch
+    from si.clusters.kubernetes.jobs import Mirror
 
     name = owner["metadata"]["name"]
     changed = threading.Event()
@@ -353,8 +353,8 @@ def find_place(cluster: "Cluster", release: str | None) -> dict[str, Any]:
 
 def find_run(cluster: "Cluster", run: str, release: str | None) -> dict[str, Any]:
     """A run's object, by the run's name or by a strategy that only one run has."""
+    from si.clusters.kubernetes.manifests import RUN
     from si.errors import RunMissing
-    from si.manifests import RUN
 
     objects = run_objects(cluster, release)
     same = [each for each in objects if each["metadata"]["labels"][RUN] == run] or [
@@ -386,11 +386,11 @@ def begin(
         RunChanged: if the run was begun with another recipe.
         RunBusy: if a new generation, or another end, is wanted while a controller is at work.
     """
+    from si.clusters.kubernetes.diagnosis import finished
+    from si.clusters.kubernetes.manifests import controller_job, run_object, state_of
     from si.config import Place, Recipe, differences
     from si.errors import RunBusy
     from si.loop import changed_recipe
-    from si.manifests import controller_job, run_object, state_of
-    from si.trouble import finished
 
     token = str(time.time_ns()) if fresh else ""
     owner, made = cluster.create(run_object(place, run, recipe, token))
@@ -441,11 +441,11 @@ def attach(cluster: "Cluster", owner: Mapping[str, Any], controller: str) -> dic
     Raises:
         StageFailed: with what the controller said, if the run failed.
     """
-    from si.adapters.kube import Mirror
     from si.cli.screen import Screen
+    from si.clusters.kubernetes.diagnosis import failure, finished, stage_failed, troubles
+    from si.clusters.kubernetes.jobs import Mirror
+    from si.clusters.kubernetes.manifests import state_of
     from si.errors import StageFailed
-    from si.manifests import state_of
-    from si.trouble import failure, finished, stage_failed, troubles
 
     changed = threading.Event()
     name = owner["metadata"]["name"]

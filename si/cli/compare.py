@@ -30,9 +30,9 @@ def compare(
 
     Runs that differ in nothing but the seed are compared as a group.
     """
-    from si.pages.compare import Named, page
-    from si.pages.compare import compare as read
-    from si.status import report_inputs
+    from si.report.compare import Named, page
+    from si.report.compare import compare as read
+    from si.runs.status import report_inputs
 
     where = open_place(store)
     recipes = {name: _recipe(where, name) for wanted in runs for name in _named(where, wanted)}
@@ -71,7 +71,7 @@ def _recipe(where: "Store", name: str) -> "Recipe":
 def _named(where: "Store", wanted: str) -> list[str]:
     """A run by its name; or those of a strategy, if they differ in their seeds alone."""
     from si.config import differences
-    from si.status import find_run, runs
+    from si.runs.status import find_run, runs
 
     names = runs(where)
     recipes = {name: _recipe(where, name) for name in names} if wanted not in names else {}

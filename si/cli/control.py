@@ -13,16 +13,16 @@ def register(app: typer.Typer) -> None:
 
 def control(run: Annotated[str, typer.Argument(help="The run's name.")]) -> None:
     """Run the loop of a run's object, as the controller's pod does."""
-    from si.adapters.kube import Cluster, ClusterHub, KubernetesCluster, Lease
-    from si.adapters.stores import open_store
     from si.cli.iterate import match_steps
     from si.cli.screen import Screen
+    from si.clusters.kubernetes.jobs import Cluster, ClusterHub, KubernetesCluster, Lease
+    from si.clusters.kubernetes.manifests import RUN, state_of
     from si.config import Place, Recipe
     from si.errors import RETRY, RunMissing, SiError, StageFailed
     from si.loop import WISHES, Run, begin, conclude
-    from si.manifests import RUN, state_of
-    from si.progress import Journal
-    from si.stopping import Budget
+    from si.runs.journal import Journal
+    from si.runs.limits import Budget
+    from si.store.open import open_store
 
     cluster = Cluster()
     found = cluster.config_maps(f"app.kubernetes.io/component=run,{RUN}={run}")

@@ -10,7 +10,7 @@ import typer
 from si.cli.options import JsonOption, StoreOption, open_place
 
 if TYPE_CHECKING:
-    from si.intake.importing import Splits
+    from si.datasets.importing import Splits
 
 group = typer.Typer(no_args_is_help=True, help="Import, make and inspect data sets.")
 
@@ -27,7 +27,7 @@ def synth(
     store: StoreOption = None,
 ) -> None:
     """Make a synthetic data set in the store, and print its address."""
-    from si.data import synth as make
+    from si.datasets.sources import synth as make
 
     typer.echo(make(open_place(store), source).spec.address)
 
@@ -62,12 +62,12 @@ def import_(
 
     The same command again resumes: what is checked or committed is not done again.
     """
-    from si.adapters.hub import NAME, download
-    from si.adapters.local import local_folder
     from si.cli.screen import Counting
-    from si.intake.columns import parse_map
-    from si.intake.foreign import shown
-    from si.intake.importing import SHOWN, Source, Splits, import_data
+    from si.clusters.local import local_folder
+    from si.datasets.columns import parse_map
+    from si.datasets.hub import NAME, download
+    from si.datasets.importing import SHOWN, Source, Splits, import_data
+    from si.datasets.rows import shown
 
     where = open_place(store)
     mapped, splits = parse_map(columns), Splits.parse(split)
@@ -141,7 +141,7 @@ def _slug(name: str) -> str:
 
 def _words(facts: dict[str, Any], splits: "Splits", kept: bool) -> Iterator[str]:
     """What an import came to, in a few lines."""
-    from si.intake.importing import SHARES
+    from si.datasets.importing import SHARES
     from si.records import SPLITS
 
     counts = facts["splits"]
@@ -176,8 +176,8 @@ def inspect(
 ) -> None:
     """Count a data set's queries, and prove that its splits are disjoint by content."""
     from si.cli.screen import Counting, table
-    from si.data import synth_spec
-    from si.intake.inspecting import inspect as look
+    from si.datasets.inspecting import inspect as look
+    from si.datasets.sources import synth_spec
 
     where = open_place(store)
     address = (address or synth_spec("synth:embedded").address).strip("/")

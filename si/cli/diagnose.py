@@ -40,7 +40,7 @@ def diagnose(
     Rollouts of verl, TRL, NeMo-RL, OpenRLHF, lm-eval, lmms-eval and si-ctl are recognised by their
     columns; of others, name the columns with --map.
     """
-    from si.verbs import diagnose as look
+    from si.api import diagnose as look
 
     found = look(
         files, map=mapping(columns), threshold=threshold, k=k, skip_bad=skip_bad, store=store

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from si.config import Place, Recipe
     from si.costs.assumptions import Assumptions, Width
     from si.costs.estimate import Step, Total
-    from si.pages.tables import Table
+    from si.report.tables import Table
 
 
 def register(app: typer.Typer) -> None:
@@ -157,8 +157,8 @@ def matched(recipe: "Recipe", place: "Place") -> "Recipe":
     """With the steps of the run that train.match_steps names, if it names one."""
     if not isinstance(recipe.train.match_steps, str):
         return recipe
-    from si.adapters.stores import open_store
     from si.cli.iterate import match_steps
+    from si.store.open import open_store
 
     return match_steps(open_store(place), recipe)
 
@@ -171,13 +171,13 @@ def assumptions(
     Args:
         named: whether the user has named a GPU.
     """
-    from si.adapters.stores import open_store
     from si.costs.actual import config_of, sizes_of
     from si.costs.assumptions import published
+    from si.store.open import open_store
 
     if run is not None:
         from si.costs.calibration import calibrate
-        from si.status import find_run
+        from si.runs.status import find_run
 
         where = open_store(place)
         name = find_run(where, run)
@@ -216,7 +216,7 @@ def by_stage(
 ) -> "Table":
     """Stage by stage; iterations that take the same are one row a stage."""
     from si.costs.estimate import Total
-    from si.pages.tables import Table, number
+    from si.report.tables import Table, number
 
     rows: list[list[str]] = []
     iterations: dict[int, list[Step]] = {}
@@ -272,7 +272,7 @@ def alike(step: "Step") -> tuple[Any, ...]:
 
 def cells(step: "Step", place: "Place", assumed: "Assumptions") -> list[str]:
     from si.costs.assumptions import CPU
-    from si.pages.tables import number
+    from si.report.tables import number
 
     sampled = step.stage == "explore"
     trained = step.stage == "train"
@@ -296,7 +296,7 @@ def side_by_side(
     assumed: "Assumptions",
 ) -> "Table":
     """A row a run, and one for all of them in one store."""
-    from si.pages.tables import Table, number
+    from si.report.tables import Table, number
 
     first = totals[0]
 
@@ -343,7 +343,7 @@ def side_by_side(
 
 def assumptions_table(assumed: "Assumptions", width: "Width", place: "Place") -> "Table":
     """Everything that the estimate takes for granted."""
-    from si.pages.tables import Table
+    from si.report.tables import Table
 
     rows = [
         [row["name"], figure(row["value"]), row["source"]]

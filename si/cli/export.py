@@ -47,10 +47,10 @@ def export(
     Every file is checked by its hash on the way. Of a run on a cluster the bucket is read from
     here, with credentials of your own.
     """
-    from si.adapters.stores import open_store
-    from si.export import choose
-    from si.export import export as write
-    from si.status import find_run
+    from si.runs.export import choose
+    from si.runs.export import export as write
+    from si.runs.status import find_run
+    from si.store.open import open_store
 
     where = open_store(reading_place(store, on, namespace, release))
     policy = choose(where, find_run(where, run), iteration)
@@ -82,6 +82,6 @@ def export(
 
 def _merge(base: Path, adapter: Path, out: Path) -> None:
     # Loads torch and peft, which nothing else here needs.
-    from si.adapters.merging import merge
+    from si.engines.merging import merge
 
     merge(base, adapter, out)

@@ -16,7 +16,7 @@ from si.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from si.artifacts import Manifest
+    from si.store.artifacts import Manifest
 
 
 def register(app: typer.Typer) -> None:
@@ -39,12 +39,12 @@ def fetch(
     """
     import json
 
-    from si.adapters.hub import HuggingFace
-    from si.adapters.local import local_folder
-    from si.adapters.stores import open_store
     from si.cli.screen import Counting
-    from si.data import dataset, policy
+    from si.clusters.local import local_folder
+    from si.datasets.hub import HuggingFace
+    from si.datasets.sources import dataset, policy
     from si.loop import WISH
+    from si.store.open import open_store
 
     computed, place = resolve(recipe, settings, {"place.store": store})
     if on == "kubernetes":

@@ -21,7 +21,7 @@ from si.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from si.adapters.local import LocalCluster
+    from si.clusters.local import LocalCluster
     from si.config import Place, Recipe
     from si.loop import Run
     from si.ports import Store
@@ -96,7 +96,7 @@ def iterate(
         )
         return
     computed, place = resolve(recipe, settings, flags)
-    from si.adapters.stores import open_store
+    from si.store.open import open_store
 
     where = open_store(place)
     computed = match_steps(where, computed)
@@ -104,7 +104,7 @@ def iterate(
     if dry_run:
         _plan(where, computed, name, fresh)
         return
-    from si.adapters.local import exclusive
+    from si.clusters.local import exclusive
 
     with exclusive(where.url, name) as scratch:
         from si.loop import begin
@@ -116,13 +116,13 @@ def iterate(
 def _work(
     where: "Store", place: "Place", recipe: "Recipe", name: str, generation: int, scratch: Path
 ) -> None:
-    from si.adapters.hub import HuggingFace
-    from si.adapters.local import local_folder
-    from si.adapters.trackers import trackers
     from si.cli.screen import Screen
+    from si.clusters.local import local_folder
+    from si.datasets.hub import HuggingFace
     from si.loop import Run, conclude
-    from si.stopping import LIMITS, Budget, LimitReached
-    from si.tracking import Tracked, Tracking
+    from si.runs.limits import LIMITS, Budget, LimitReached
+    from si.runs.trackers import trackers
+    from si.runs.tracking import Tracked, Tracking
 
     started = time.monotonic()
     showing = trackers(place.trackers, local_folder(where))
@@ -168,11 +168,11 @@ def local_cluster(
     light: bool = False,
 ) -> "LocalCluster":
     """Processes on this machine, with the engine's libraries loaded once (unless `light`)."""
-    from si.adapters.local import LocalCluster, local_folder
+    from si.clusters.local import LocalCluster, local_folder
 
     engines = {recipe.sampling.engine, recipe.train.trainer}
     torch = "transformers" in engines and not light
-    preload = "si.adapters.preload" + ("_torch" if torch else "")
+    preload = "si.clusters.preload" + ("_torch" if torch else "")
     cluster = LocalCluster(place, local_folder(where) / "logs" / name, scratch, preload)
     cluster.warm_up()
     return cluster
@@ -180,9 +180,9 @@ def local_cluster(
 
 def write_report(run: "Run", address: str, place: "Place") -> Path:
     """Copy the report out of the store, to a path that a browser can open."""
-    from si.adapters.local import local_folder
-    from si.artifacts import Artifact
     from si.cli.report import write
+    from si.clusters.local import local_folder
+    from si.store.artifacts import Artifact
 
     page = local_folder(run.store) / "reports" / f"{run.name}.html"
     return write(run.store, run.name, Artifact.open(run.store, address), page, place)
@@ -216,7 +216,7 @@ def match_steps(where: "Store", recipe: "Recipe") -> "Recipe":
     named = recipe.train.match_steps
     if not isinstance(named, str):
         return recipe
-    from si.status import find_run, status
+    from si.runs.status import find_run, status
 
     tree = status(where, find_run(where, named))
     steps = [
@@ -233,7 +233,7 @@ def _plan(where: "Store", recipe: "Recipe", name: str, fresh: bool) -> None:
     from si.cli.screen import table
     from si.loop import begin
     from si.loop import iterate as loop
-    from si.plan import Overlay, Plan
+    from si.runs.dry_run import Overlay, Plan
 
     overlay = Overlay(where)
     generation = begin(overlay, name, recipe, fresh)

@@ -62,9 +62,9 @@ def recipe_file(name: str | None) -> Path | None:
         return None
     if name.endswith((".yaml", ".yml")) or "/" in name:
         return Path(name)
-    from si import bundle
+    from si import resources
 
-    recipes = bundle.folder("jobs") / "recipes"
+    recipes = resources.folder("jobs") / "recipes"
     shipped = {path.stem: path for path in recipes.glob("*.yaml")}
     if name not in shipped:
         raise RecipeError(
@@ -91,7 +91,7 @@ def resolve(
 
 def open_place(store: str | None) -> "Store":
     """The store that a reading verb looks into."""
-    from si.adapters.stores import open_store
+    from si.store.open import open_store
 
     return open_store(resolve(None, None, {"place.store": store})[1])
 

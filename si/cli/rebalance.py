@@ -43,7 +43,7 @@ def rebalance(
 
     Rows are for TRL, LLaMA-Factory or verl. ar and gr ask for samples: their draws are written.
     """
-    from si.verbs import rebalance as make
+    from si.api import rebalance as make
 
     made = make(
         files,

@@ -26,8 +26,8 @@ def replay(
 
     No GPU, nothing is sampled or committed: for ar and gr the draws they would ask for are shown.
     """
-    from si.replay import replay as again
-    from si.status import find_run
+    from si.runs.replay import replay as again
+    from si.runs.status import find_run
 
     where = open_place(store)
     with tempfile.TemporaryDirectory(prefix="si-replay-") as scratch:

@@ -17,10 +17,10 @@ from si.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from si.artifacts import Artifact
     from si.config import Place
     from si.ports import Store
-    from si.report import Section
+    from si.stages.report import Section
+    from si.store.artifacts import Artifact
 
 
 _OWN = ("report.", "place.")
@@ -47,14 +47,14 @@ def report(
     Of a run that is not at its end, the iterations that are done are shown. Of a run on a
     cluster the bucket is read from here, with credentials of your own.
     """
-    from si.adapters.local import exclusive, local_folder
-    from si.adapters.stores import open_store
-    from si.artifacts import Artifact
     from si.cli.iterate import local_cluster
+    from si.clusters.local import exclusive, local_folder
     from si.config import assignment
     from si.errors import RecipeError, RunMissing
     from si.loop import Run, generations, iterate, load_recipe
-    from si.status import find_run, report_inputs
+    from si.runs.status import find_run, report_inputs
+    from si.store.artifacts import Artifact
+    from si.store.open import open_store
 
     other = {name for name, _ in map(assignment, settings or ()) if not name.startswith(_OWN)}
     if other:
@@ -103,8 +103,8 @@ def write(where: "Store", name: str, artifact: "Artifact", page: Path, place: "P
     The copy also shows what is no part of the run's content, and so in no artefact: times, costs,
     and why the run ended early.
     """
-    from si.report import extended
-    from si.status import status
+    from si.runs.status import status
+    from si.stages.report import extended
 
     tree = status(where, name)
     page.parent.mkdir(parents=True, exist_ok=True)
@@ -118,7 +118,7 @@ def write(where: "Store", name: str, artifact: "Artifact", page: Path, place: "P
 def spending(where: "Store", tree: "dict[str, Any]", place: "Place") -> "Section":
     """Estimate against actual, and why the run ended early if it did."""
     from si.costs.actual import costs
-    from si.report import Section
+    from si.stages.report import Section
 
     found, stopped = costs(where, tree["run"], place, tree), tree["stopped"]
     said = f"{found.words} " + (f"The run ended early. {stopped['words']}." if stopped else "")
@@ -127,9 +127,9 @@ def spending(where: "Store", tree: "dict[str, Any]", place: "Place") -> "Section
 
 def times(tree: "dict[str, Any]") -> "Section":
     """Seconds of work by iteration and stage, repeated attempts included, from provenance."""
-    from si.artifacts import SCHEMA_VERSIONS
-    from si.pages.tables import Table, number
-    from si.report import Section
+    from si.report.tables import Table, number
+    from si.stages.report import Section
+    from si.store.artifacts import SCHEMA_VERSIONS
 
     iterations = tree["iterations"]
     took = {s["stage"] for it in iterations for s in it["stages"] if s["seconds"]}

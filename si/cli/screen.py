@@ -20,7 +20,7 @@ from rich.text import Text
 
 from si.cli.options import printable
 from si.ports import Event
-from si.progress import describe
+from si.runs.journal import describe
 
 
 def safe(text: str) -> Text:

@@ -45,8 +45,8 @@ def status(
 
         status_there(run, watch, as_json, namespace, release)
         return
-    from si.status import find_run, runs
-    from si.status import status as read
+    from si.runs.status import find_run, runs
+    from si.runs.status import status as read
 
     where = open_place(store)
     names = [find_run(where, run)] if run else runs(where)
@@ -58,8 +58,8 @@ def status(
     elif run:
         from rich.console import Console
 
-        from si.adapters.local import at_work
         from si.cli.tree import draw, of_store
+        from si.clusters.local import at_work
 
         shown = of_store(trees[0], at_work(where.url, names[0]))
         Console(highlight=False).print(draw(*shown), soft_wrap=True)
@@ -87,11 +87,11 @@ PAUSE = 2.0  # seconds between two looks at the store
 
 
 def _watch(where: "Store", name: str) -> None:
-    from si.adapters.local import at_work
     from si.cli.tree import Shown, of_store, watch
-    from si.spending import Ledger
-    from si.status import Known, ended
-    from si.status import status as read
+    from si.clusters.local import at_work
+    from si.runs.status import Known, ended
+    from si.runs.status import status as read
+    from si.runs.usage import Ledger
 
     known = Known(Ledger(where))
     seen = False

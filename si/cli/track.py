@@ -44,13 +44,13 @@ def track(
     What a tracker has already is not told twice. Of a run on a cluster the bucket is read from
     here, with credentials of your own.
     """
-    from si.adapters.local import local_folder
-    from si.adapters.stores import open_store
-    from si.adapters.trackers import trackers
+    from si.clusters.local import local_folder
     from si.loop import generations, load_recipe
-    from si.spending import Ledger
-    from si.status import Known, ended, find_run, status
-    from si.tracking import Backlog, Tracked
+    from si.runs.status import Known, ended, find_run, status
+    from si.runs.trackers import trackers
+    from si.runs.tracking import Backlog, Tracked
+    from si.runs.usage import Ledger
+    from si.store.open import open_store
 
     place = reading_place(store, on, namespace, release)
     where = open_store(place)
@@ -92,7 +92,7 @@ def track(
 def _speaking(tracker: str) -> Iterator[None]:
     """A foreign library's errors, in words."""
     from si.errors import SiError, TrackerFailed
-    from si.tracking import why
+    from si.runs.tracking import why
 
     try:
         yield

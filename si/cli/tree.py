@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from si.progress import describe
+from si.runs.journal import describe
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -23,7 +23,7 @@ Shown = tuple[str, list[Leaf], list[str]]  # head, stages, last lines
 
 
 def of_store(tree: dict[str, Any], process: int | None) -> Shown:
-    """What is shown of what `si.status.status` says; `process` works on the run."""
+    """What is shown of what `si.runs.status.status` says; `process` works on the run."""
     head = f"{tree['run']}: {tree['strategy']}, K={tree['k']}, seed {tree['seed']}"
     if tree["generation"] > 1:
         head += f", generation {tree['generation']}"
@@ -46,7 +46,7 @@ def of_store(tree: dict[str, Any], process: int | None) -> Shown:
 
 
 def of_journal(state: dict[str, Any], now: float) -> Shown:
-    """The same of what a controller's journal says (`si.progress.Journal`), with the run's name."""
+    """The same from a controller's journal (`si.runs.journal.Journal`), with the run's name."""
     head = f"{state['run']}: {state.get('phase', 'not begun')}"
     if state.get("generation", 1) > 1:
         head += f", generation {state['generation']}"

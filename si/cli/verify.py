@@ -36,8 +36,8 @@ def verify(
     Columns are recognised as `diagnose` does; of others, name response and answer with --map.
     """
     from si.cli.screen import Counting
-    from si.outside.answers import judge_file
-    from si.pages.tables import percent, percents
+    from si.report.tables import percent, percents
+    from si.rollouts.verify import judge_file
 
     with Counting() as counting:
         judged = judge_file(

@@ -10,18 +10,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from si.artifacts import Artifact
 from si.config import Place, Recipe
 from si.costs.assumptions import CPU, published, read_config, width_of
 from si.costs.estimate import Step, estimate
 from si.costs.throughput import gpu_of
-from si.data import EMBEDDED_POLICY, SLICES, dataset, policy
-from si.dataset import Dataset
+from si.datasets.dataset import Dataset
+from si.datasets.sources import EMBEDDED_POLICY, SLICES, dataset, policy
 from si.errors import DataError, RecipeError
 from si.loop import WISH, generations, load_recipe
-from si.pages.tables import Table, number
 from si.ports import Store
-from si.spending import HOUR
+from si.report.tables import Table, number
+from si.runs.usage import HOUR
+from si.store.artifacts import Artifact
 
 
 def config_of(store: Store, recipe: Recipe) -> Mapping[str, Any] | None:
@@ -128,7 +128,7 @@ def costs(store: Store, run: str, place: Place, tree: Mapping[str, Any]) -> Cost
     """What public figures say of as many iterations as are whole, and what they took.
 
     Args:
-        tree: what `si.status.status` says of the run.
+        tree: what `si.runs.status.status` says of the run.
     """
     recipe = load_recipe(store, run, generations(store, run)[-1])
     stages = [stage for it in tree["iterations"] for stage in it["stages"]]

@@ -13,15 +13,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from si.artifacts import Artifact, Manifest, Spec, load_manifest
 from si.config import Recipe
 from si.costs.assumptions import CPU, Assumptions
 from si.errors import DataError
 from si.loop import generations, load_recipe
 from si.ports import Store
 from si.records import outcomes
-from si.spending import Ledger, intervals
-from si.status import entries
+from si.runs.status import entries
+from si.runs.usage import Ledger, intervals
+from si.store.artifacts import Artifact, Manifest, Spec, load_manifest
 
 JUDGED = ["query_id", "prefix_id", "correct"]
 EVEN = 0.5  # cuts are spread evenly over a response

@@ -15,7 +15,7 @@ from si.config import Place, Recipe
 from si.costs.assumptions import BY_GPU, CPU, Assumptions, Width
 from si.randomness import keyed_rng
 from si.records import Draw, Outcome
-from si.spending import HOUR
+from si.runs.usage import HOUR
 from si.strategies import Strategy, by_name, rule_of
 
 POPULATION = 2000  # made-up queries that a strategy is asked about

@@ -14,14 +14,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from si import data
-from si.adapters.folder import FolderStore
-from si.adapters.local import LocalCluster
-from si.artifacts import Artifact
+from si.clusters.local import LocalCluster
 from si.config import Place, Recipe
-from si.dataset import Dataset
+from si.datasets import sources
+from si.datasets.dataset import Dataset
 from si.loop import Run
 from si.records import LEVEL_TABLE
+from si.store.artifacts import Artifact
+from si.store.folder import FolderStore
 
 
 def main() -> None:
@@ -34,11 +34,11 @@ def main() -> None:
         store = FolderStore(options.store or scratch / "store")
         place = Place(store=str(store.root), workers=options.workers)
         logs = scratch / "logs"
-        cluster = LocalCluster(place, logs, scratch / "work", "si.adapters.preload_torch")
+        cluster = LocalCluster(place, logs, scratch / "work", "si.engines.preload")
         run = Run("levels", Recipe(), store, cluster, on_event=lambda event: print(event))
-        made = data.synth(store, levels=False)
+        made = sources.synth(store, levels=False)
         dataset = Dataset(Artifact(store, made))
-        run.stages |= {"it00/data": made, "it00/policy": data.fetch(store, "embedded")}
+        run.stages |= {"it00/data": made, "it00/policy": sources.fetch(store, "embedded")}
         everything = [
             {"split": split, "start": 0, "stop": dataset.size(split)}
             for split in ("train", "dev", "test")
@@ -47,7 +47,7 @@ def main() -> None:
         table = Artifact.open(store, levels.ref).tables("levels.parquet")
     facts = {"policy": run.base.content, "k": str(run.recipe.levels.k)}
     table = pa.table(table.columns, schema=LEVEL_TABLE.remove_metadata().with_metadata(facts))
-    pq.write_table(table, data.EMBEDDED_LEVELS, compression="zstd")
+    pq.write_table(table, sources.EMBEDDED_LEVELS, compression="zstd")
     print(table.group_by("level").aggregate([("query_id", "count")]).to_pydict())
 
 

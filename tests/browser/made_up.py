@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from si.artifacts import Artifact, Output, Ref, Spec, canonical, commit_shard, finish, settle
 from si.config import Recipe
-from si.data import parts
+from si.datasets.sources import parts
 from si.embedded import families
-from si.evaluate import evaluate
-from si.job import Job
 from si.metrics import matthew, pass_rates
 from si.ports import Store
 from si.randomness import keyed_rng
 from si.records import EXAMPLES, LEVEL_TABLE, LEVELS, ROLLOUTS, VERDICTS, level
-from si.verify import verify
+from si.stages.evaluate import evaluate
+from si.stages.job import Job
+from si.stages.verify import verify
+from si.store.artifacts import Artifact, Output, Ref, Spec, canonical, commit_shard, finish, settle
 
 K = 8
 TRAIN = {(f, d): n for f in ("tiles", "cone") for d, n in enumerate((12, 9, 6, 4, 3), 1)}

@@ -9,11 +9,11 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 import si
-from si.adapters.folder import FolderStore
-from si.job import Job
-from si.pages.compare import Named, compare, page
-from si.pages.tables import Table
-from si.report import Section, extended, report
+from si.report.compare import Named, compare, page
+from si.report.tables import Table
+from si.stages.job import Job
+from si.stages.report import Section, extended, report
+from si.store.folder import FolderStore
 from tests.browser.made_up import make_run, report_spec
 from tests.browser.test_report import browser, pytestmark
 from tests.browser.test_samples import choose, ready

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from si.adapters.folder import FolderStore
-from si.job import Job
-from si.pages.compare import Named, compare, page
-from si.report import report
+from si.report.compare import Named, compare, page
+from si.stages.job import Job
+from si.stages.report import report
+from si.store.folder import FolderStore
 from tests.browser.made_up import HOSTILE, make_run, report_spec
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -11,13 +11,13 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-from si.adapters.folder import FolderStore
 from si.config import Report
-from si.job import Job
-from si.pages.lineage import lineage
-from si.pages.responses import GREEDY, GUIDED, Responses, gather
-from si.pages.summary import collect
-from si.report import page, report
+from si.report.lineage import lineage
+from si.report.samples import GREEDY, GUIDED, Responses, gather
+from si.report.summary import collect
+from si.stages.job import Job
+from si.stages.report import page, report
+from si.store.folder import FolderStore
 from tests.browser.made_up import HOSTILE, make_run, report_spec
 from tests.browser.test_report import browser, pytestmark
 

@@ -8,7 +8,7 @@ import time
 
 import yaml
 
-from si.status import status
+from si.runs.status import status
 from tests.cluster.conftest import SMALL, Lab
 from tests.loop.running import SI_CTL, artefacts, environment, read_artefacts, si_ctl
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from si.adapters.folder import FolderStore
-from si.artifacts import Artifact
 from si.config import Recipe
-from si.data import EMBEDDED_POLICY, synth
-from si.dataset import Dataset
+from si.datasets.dataset import Dataset
+from si.datasets.sources import EMBEDDED_POLICY, synth
 from si.records import Query, Request
+from si.store.artifacts import Artifact
+from si.store.folder import FolderStore
 
 SAMPLING = Recipe().sampling.model_dump(mode="json")
 

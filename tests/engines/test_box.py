@@ -16,14 +16,14 @@ pytestmark = [needs.vllm, pytest.mark.slow, pytest.mark.timeout(900)]
 STAGE = """
 import json, os, signal, sys
 from pathlib import Path
-from si.adapters.folder import FolderStore
-from si.adapters.local import LocalCluster
-from si.artifacts import Artifact
+from si.store.folder import FolderStore
+from si.clusters.local import LocalCluster
+from si.store.artifacts import Artifact
 from si.config import Place, Recipe
-from si.data import fetch, synth
-from si.dataset import Dataset
+from si.datasets.sources import fetch, synth
+from si.datasets.dataset import Dataset
 from si.loop import Run
-from si.watchdog import children
+from si.clusters.watchdog import children
 
 folder = Path(sys.argv[1])
 store = FolderStore(folder / "store")
@@ -31,7 +31,7 @@ recipe = Recipe.model_validate(
     {"sampling": {"engine": "vllm"}, "explore": {"shard_queries": 6}, "data": {"slice_size": 18}}
 )
 cluster = LocalCluster(
-    Place(store=str(store.root)), folder / "logs", folder / "scratch", "si.adapters.preload"
+    Place(store=str(store.root)), folder / "logs", folder / "scratch", "si.clusters.preload"
 )
 told = {"killed": [], "retries": 0, "workers": set()}
 

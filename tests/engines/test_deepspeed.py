@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from si.adapters.batches import Example, shares
-from si.adapters.trainer import TransformersTrainer
-from si.adapters.transformers import TransformersSampler, load_processor
 from si.config import Lora, Recipe, Train
+from si.engines.batches import Example, shares
+from si.engines.trainer import TransformersTrainer
+from si.engines.transformers import TransformersSampler, load_processor
 from si.errors import NothingToTrain, RecipeError, SiError
 from si.records import Request, TrainingRow
 from tests.engines import needs
@@ -58,7 +58,7 @@ def fit(policy: Path, tmp_path: Path, rows: list[TrainingRow]) -> Fit:
         settings = SETTINGS | more
         trainer: Any = TransformersTrainer()
         if zero is not None:
-            from si.adapters.deepspeed import DeepSpeedTrainer
+            from si.engines.deepspeed import DeepSpeedTrainer
 
             trainer = DeepSpeedTrainer()
             settings["deepspeed"] = settings["deepspeed"] | {"zero": zero}
@@ -167,7 +167,7 @@ def test_what_would_wait_for_ever_is_refused(
 ) -> None:
     """Queries with and without pictures, over two processes: refused where one that has no picture
     would leave the other waiting, trained where the vision tower is frozen under ZeRO-2."""
-    from si.adapters.deepspeed import DeepSpeedTrainer
+    from si.engines.deepspeed import DeepSpeedTrainer
 
     monkeypatch.setenv("SICTL_TRAIN_PROCESSES", "2")
     mixed = [*rows[:8], *(replace(row, images=()) for row in rows[8:16])]
@@ -209,7 +209,7 @@ def test_each_example_counts_once(
 
 def test_weights_gathered_wrongly_are_named(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
     """If a weight is not what its parts are together, nothing is written, and it is named."""
-    import si.adapters.deepspeed as adapter
+    import si.engines.deepspeed as adapter
 
     right = adapter._own_square
     monkeypatch.setattr(adapter, "_own_square", lambda p: right(p) / 2)
@@ -228,7 +228,7 @@ def test_zero_0_in_bfloat16_is_refused() -> None:
 @needs.vllm
 def test_vllm_samples_what_zero_3_wrote(fit: Fit, policy: Path, greedy: list[Request]) -> None:
     """A policy that was gathered from ZeRO-3 says in vLLM what it says in transformers."""
-    from si.adapters.vllm import VllmSampler
+    from si.engines.vllm import VllmSampler
 
     settings = {**SAMPLING, "temperature": 0.0, "max_new_tokens": 16}
     out, _ = fit(3)

@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from si.adapters.internvl_chat import convert
-from si.adapters.trainer import TransformersTrainer, tensor_names
-from si.adapters.transformers import Prompts, TransformersSampler, pictures
 from si.config import Lora, Recipe, Train
-from si.families import family_of
+from si.engines.convert_internvl import convert
+from si.engines.families import family_of
+from si.engines.trainer import TransformersTrainer, tensor_names
+from si.engines.transformers import Prompts, TransformersSampler, pictures
 from si.records import Request, TrainingRow
 from tests.engines import needs
 from tests.engines.test_deepspeed import CLOSE, furthest
@@ -59,7 +59,7 @@ def trained(made: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def train(made: dict[str, Path], folder: Path) -> None:
-    from si.adapters.deepspeed import DeepSpeedTrainer
+    from si.engines.deepspeed import DeepSpeedTrainer
 
     rows = [
         TrainingRow(f"Say {n % 3}", (tiny.picture(n % 4, 2 + n % 3),), (*range(n, n + 5), 40), 0)
@@ -76,7 +76,7 @@ def train(made: dict[str, Path], folder: Path) -> None:
 
 def both(policy: Path, base: Path, more: dict[str, Any]) -> tuple[list[Any], list[Any]]:
     """Greedy responses by vLLM and by transformers."""
-    from si.adapters.vllm import VllmSampler
+    from si.engines.vllm import VllmSampler
 
     theirs = [answers[0] for answers in TransformersSampler(policy, base, more).sample(ASKED)]
     ours = [answers[0] for answers in VllmSampler(policy, base, more).sample(ASKED)]
@@ -189,7 +189,7 @@ class InternVLChatConfig(PretrainedConfig):
 def test_converted_it_says_what_the_original_says(tmp_path: Path) -> None:
     """vLLM's own class for InternVL's first layout says of it, token by token, what transformers
     says after si-ctl's conversion: tiles, normalisation, projector and all."""
-    from si.adapters.vllm import LLM, SamplingParams
+    from si.engines.vllm import LLM, SamplingParams
 
     folder, _ = kin_chat.build(tmp_path / "chat", tmp_path / "twin")
     out = convert(folder, tmp_path / "out")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from si.adapters.trainer import TransformersTrainer
 from si.config import Train
+from si.engines.trainer import TransformersTrainer
 from si.errors import RecipeError
 from si.records import TrainingRow
 from tests.engines import needs
@@ -22,7 +22,7 @@ pytestmark = [needs.deepspeed, pytest.mark.slow, pytest.mark.timeout(600)]
 MACHINE = """
 import pickle, sys
 from pathlib import Path
-from si.adapters.deepspeed import DeepSpeedTrainer
+from si.engines.deepspeed import DeepSpeedTrainer
 arguments = pickle.loads(Path(sys.argv[1]).read_bytes())
 Path(sys.argv[2]).write_bytes(pickle.dumps(DeepSpeedTrainer().train(*arguments)))
 """
@@ -62,7 +62,7 @@ def test_two_machines_train_as_one(policy: Path, tmp_path: Path) -> None:
 
 def test_where_machines_meet() -> None:
     """One machine meets nobody; of several each says which it is, and where the first one is."""
-    from si.adapters.deepspeed import meeting
+    from si.engines.deepspeed import meeting
 
     assert meeting({}) == ["--standalone"]
     place = {"SICTL_TRAIN_NODES": "4", "SICTL_TRAIN_NODE": "3", "SICTL_TRAIN_MASTER": "a.b:29400"}

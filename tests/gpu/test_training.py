@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from si.config import Train
-from si.data import EMBEDDED_POLICY
+from si.datasets.sources import EMBEDDED_POLICY
 from tests.engines import needs
 from tests.gpu import architecture
 from tests.loop.running import si_ctl, wreck
@@ -37,7 +37,7 @@ def test_a_step_of_a_7b(seven: Path, tmp_path: Path, more: dict[str, bool]) -> N
 def test_other_ways_to_compute(tmp_path: Path, more: dict[str, bool]) -> None:
     """By the variable-length kernel, by Liger's, and with pictures kept, the embedded policy's
     losses in bfloat16 are the plain ones within 0.1."""
-    from si.adapters.trainer import TransformersTrainer
+    from si.engines.trainer import TransformersTrainer
     from tests.gpu import training
 
     if "liger" in more:

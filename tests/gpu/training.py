@@ -5,8 +5,8 @@ import random
 from pathlib import Path
 from typing import Any
 
-from si.adapters.transformers import load_processor
 from si.config import DeepSpeed, Lora, Train
+from si.engines.transformers import load_processor
 from si.records import TrainingRow
 from tests.gpu import architecture
 from tests.unit import tiny
@@ -45,7 +45,7 @@ def measure(
         deepspeed=DeepSpeed(zero=2),
         **more,
     ).model_dump(mode="json")
-    from si.adapters.deepspeed import DeepSpeedTrainer
+    from si.engines.deepspeed import DeepSpeedTrainer
 
     out.mkdir(parents=True)
     some = rows(policy, batch * steps, cells, tokens)

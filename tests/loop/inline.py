@@ -8,10 +8,10 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
-from si.artifacts import Spec
-from si.job import Job
 from si.ports import Event, Store
-from si.work import do_shards
+from si.stages.job import Job
+from si.stages.worker import do_shards
+from si.store.artifacts import Spec
 
 
 class InlineCluster:
@@ -21,6 +21,6 @@ class InlineCluster:
         self.store = store
 
     def run(self, entry: str, spec: Spec, on_event: Callable[[Event], None]) -> None:
-        function = getattr(import_module(f"si.{spec.stage}"), spec.stage)
+        function = getattr(import_module(f"si.stages.{spec.stage}"), spec.stage)
         with tempfile.TemporaryDirectory() as scratch:
             do_shards(self.store, Job(self.store, spec, Path(scratch)), function, 0, 1)

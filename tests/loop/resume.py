@@ -9,9 +9,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from si.adapters.folder import FolderStore
-from si.artifacts import Artifact
-from si.status import entries
+from si.runs.status import entries
+from si.store.artifacts import Artifact
+from si.store.folder import FolderStore
 from tests.loop.running import ROOT, environment, si_ctl
 
 RUN = "embedded-vanilla-k4-s0"

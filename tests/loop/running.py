@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from si.adapters.folder import FolderStore
-from si.status import status
+from si.runs.status import status
+from si.store.folder import FolderStore
 
 ROOT = Path(__file__).parents[2]
 SI_CTL = Path(sys.executable).with_name("si-ctl")

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from si.checkpoints import Checkpoints
 from si.randomness import keyed_rng
 from si.records import Request, Sampled, TrainingRow
+from si.store.checkpoints import Checkpoints
 
 END = 0  # token id of the end of a turn; all other ids are code points
 

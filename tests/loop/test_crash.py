@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from si.adapters.folder import FolderStore
 from si.errors import RETRY
+from si.store.folder import FolderStore
 from tests.loop.running import artefacts, environment, records, si_ctl, wreck
 from tests.loop.scripted import write_policy
 from tests.loop.tiny import tiny_data, tiny_recipe

@@ -4,16 +4,16 @@ import json
 
 import pytest
 
-from si import bundle
-from si.adapters.folder import FolderStore
+from si import resources
 from si.config import Place
 from si.costs.actual import costs
 from si.costs.calibration import calibrate
-from si.status import status
+from si.runs.status import status
+from si.store.folder import FolderStore
 from tests.loop.running import artefacts, si_ctl
 from tests.loop.tiny import tiny_data, tiny_recipe
 
-SHIPPED = sorted(path.stem for path in (bundle.folder("jobs") / "recipes").glob("*.yaml"))
+SHIPPED = sorted(path.stem for path in (resources.folder("jobs") / "recipes").glob("*.yaml"))
 RUNS = ("gr", "vanilla", "rp")
 
 

@@ -9,10 +9,10 @@ import pytest
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
-from si.adapters.folder import FolderStore
-from si.artifacts import Artifact, Ref
-from si.card import About, card
-from si.pages.summary import Iteration, RunSummary
+from si.report.summary import Iteration, RunSummary
+from si.runs.model_card import About, card
+from si.store.artifacts import Artifact, Ref
+from si.store.folder import FolderStore
 from tests.loop.running import ROOT, artefacts, environment, si_ctl
 from tests.loop.tiny import tiny_data, tiny_recipe
 
@@ -130,7 +130,7 @@ def test_damage_is_found_on_the_way(place, tmp_path):
 
 KILLED = """
 import os, signal, sys
-from si.artifacts import Artifact
+from si.store.artifacts import Artifact
 from si.cli import main
 
 def download(self, folder, shard=0):
@@ -191,9 +191,9 @@ def test_names_do_nothing_in_a_card():
 
 def test_an_adapter_names_the_base_that_came_from_the_hub(tmp_path):
     """Policy 0's name and commit on the hub go into the card and the adapter's config."""
-    from si.artifacts import Output, Spec
-    from si.data import commit
-    from si.export import _name_base, brought_as
+    from si.datasets.sources import commit
+    from si.runs.export import _name_base, brought_as
+    from si.store.artifacts import Output, Spec
 
     store = FolderStore(tmp_path / "store")
     base = commit(
@@ -253,7 +253,7 @@ def test_exports_say_what_the_run_said(tmp_path):
 
 def greedy(folder, t):
     """(question, images) -> what the policy of iteration t said to it."""
-    from si.dataset import Dataset
+    from si.datasets.dataset import Dataset
 
     store = FolderStore(folder / "si-runs")
     where = {entry: address for entry, (address, _) in artefacts(folder / "si-runs", "x").items()}

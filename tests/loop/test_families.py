@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from si.adapters.folder import FolderStore
-from si.artifacts import Artifact
-from si.dataset import Dataset
+from si.datasets.dataset import Dataset
+from si.store.artifacts import Artifact
+from si.store.folder import FolderStore
 from tests.loop.running import si_ctl
 from tests.loop.tiny import tiny_data
 from tests.unit import kin, tiny

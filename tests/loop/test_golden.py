@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from si.adapters.folder import FolderStore
 from si.config import load
-from si.data import fetch
+from si.datasets.sources import fetch
 from si.loop import Run, begin, conclude
+from si.store.folder import FolderStore
 from tests.loop.inline import InlineCluster
 from tests.loop.scripted import write_policy
 from tests.loop.tiny import tiny_data, tiny_recipe

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from si.adapters.folder import FolderStore
+from si.clusters.watchdog import children
 from si.errors import RecipeError
 from si.records import Request, Sampled
-from si.watchdog import children
+from si.store.folder import FolderStore
 from tests.loop.running import artefacts, si_ctl
 from tests.loop.scripted import ScriptedSampler, ScriptedTrainer
 from tests.loop.tiny import tiny_data, tiny_recipe

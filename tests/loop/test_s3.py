@@ -6,11 +6,11 @@ import uuid
 
 import pytest
 
-from si.adapters.folder import FolderStore
-from si.adapters.stores import open_store
-from si.artifacts import Artifact
 from si.config import S3, Place
-from si.status import status
+from si.runs.status import status
+from si.store.artifacts import Artifact
+from si.store.folder import FolderStore
+from si.store.open import open_store
 from tests.loop.running import artefacts, read_artefacts, si_ctl
 from tests.loop.tiny import tiny_data, tiny_recipe
 

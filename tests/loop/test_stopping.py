@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from si.adapters.folder import FolderStore
+from si.store.folder import FolderStore
 from tests.loop.running import artefacts, environment, records, si_ctl
 from tests.loop.tiny import tiny_data, tiny_recipe
 

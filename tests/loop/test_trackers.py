@@ -11,13 +11,13 @@ from mlflow.tracking import MlflowClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.proto.wandb_internal_pb2 import Record
 
-from si.adapters.folder import FolderStore
-from si.adapters.mlflow import MLflow
-from si.adapters.wandb import WandB
-from si.artifacts import Artifact
 from si.loop import load_recipe
-from si.status import ended, status
-from si.tracking import ITERATION, STEP, Backlog, Batch, Point, Reader, Tracked, Tracking, why
+from si.runs.status import ended, status
+from si.runs.trackers.mlflow import MLflow
+from si.runs.trackers.wandb import WandB
+from si.runs.tracking import ITERATION, STEP, Backlog, Batch, Point, Reader, Tracked, Tracking, why
+from si.store.artifacts import Artifact
+from si.store.folder import FolderStore
 from tests.loop.running import ROOT, artefacts, environment, si_ctl
 from tests.loop.tiny import tiny_data, tiny_recipe
 
@@ -104,7 +104,7 @@ def test_again_is_not_twice(place, expected):
 
 def test_another_stores_run_has_a_folder_of_its_own(place, tmp_path):
     """Runs of one name in two stores do not mix."""
-    from si.adapters.tensorboard import TensorBoard
+    from si.runs.trackers.tensorboard import TensorBoard
 
     tracked = [Tracked(RUN, RUN, key * 16, {}) for key in "ab"]
     for run in (*tracked, *tracked):
@@ -265,7 +265,7 @@ def test_nothing_of_a_tracker_is_computed_with(place, tmp_path):
 
 TRACKERS = """
 import time
-from si import tracking
+from si.runs import tracking
 
 tracking.PATIENCE = 1.0
 
@@ -371,7 +371,7 @@ def test_the_command_line_imports_no_tracker():
     import sys
 
     code = (
-        "import sys, si.cli.iterate, si.adapters.trackers as t, pathlib\n"
+        "import sys, si.cli.iterate, si.runs.trackers as t, pathlib\n"
         "t.trackers(['tensorboard', 'mlflow', 'wandb'], pathlib.Path('x'))['tensorboard']()\n"
         "print(*{'torch', 'mlflow', 'wandb', 'tensorboard', 'google'} & set(sys.modules))"
     )

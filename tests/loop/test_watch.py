@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from si.adapters.folder import FolderStore
-from si.status import runs
+from si.runs.status import runs
+from si.store.folder import FolderStore
 from tests.loop.running import SI_CTL, environment, si_ctl
 from tests.loop.tiny import tiny_data, tiny_recipe
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pyarrow as pa
 from PIL import Image
 
-from si.artifacts import Output, Spec
-from si.data import commit, fetch, parts
+from si.datasets.sources import commit, fetch, parts
 from si.embedded.families import content_id
 from si.ports import Store
 from si.records import LEVEL_TABLE, level
+from si.store.artifacts import Output, Spec
 from tests.loop.scripted import write_policy
 
 SIZES = {"train": 24, "dev": 8, "test": 8}

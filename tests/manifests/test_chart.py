@@ -446,7 +446,7 @@ def test_the_check_checks(render, s3_server, tmp_path):
 def test_a_server_that_overwrites_is_named(tmp_path):
     """The pod's command fails on a store that puts the same object twice."""
     source = (CHART / "files/check.py").read_text()
-    careless = "import si.adapters.folder as f; f.FolderStore.create = lambda *_: True\n"
+    careless = "import si.store.folder as f; f.FolderStore.create = lambda *_: True\n"
     (tmp_path / "place.yaml").write_text(f"place: {{store: {tmp_path / 'runs'}}}\n")
     done = subprocess.run(
         [sys.executable, "-c", careless + source, tmp_path / "place.yaml"],

@@ -8,9 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from si.artifacts import Spec
-from si.config import Kubernetes, Place, Pods, Recipe, assignment
-from si.manifests import (
+from si.clusters.kubernetes.manifests import (
     KEY,
     LONGEST,
     controller_job,
@@ -20,7 +18,9 @@ from si.manifests import (
     short,
     stage_job,
 )
-from si.work import STAGES
+from si.config import Kubernetes, Place, Pods, Recipe, assignment
+from si.stages.worker import STAGES
+from si.store.artifacts import Spec
 
 K8S = Path(__file__).parents[2] / "k8s"
 OWNER = {"metadata": {"name": "si-run-r", "uid": "u-1", "labels": {}}}

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from si.errors import DataError, RecipeError
-from si.outside.answers import judge_file, understand
+from si.rollouts.verify import judge_file, understand
 from tests.loop.running import si_ctl
 from tests.unit import rollout_files
 

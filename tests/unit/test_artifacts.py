@@ -17,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import si
-from si.adapters.folder import FolderStore
-from si.artifacts import (
+from si.config import Place, load
+from si.errors import ArtifactDamaged, ArtifactMissing
+from si.store.artifacts import (
     Artifact,
     Blob,
     Manifest,
@@ -36,8 +37,7 @@ from si.artifacts import (
     settle,
     shard_address,
 )
-from si.config import Place, load
-from si.errors import ArtifactDamaged, ArtifactMissing
+from si.store.folder import FolderStore
 
 SPEC = Spec(
     stage="explore",
@@ -159,7 +159,7 @@ def test_a_schema_version_makes_the_key(monkeypatch: pytest.MonkeyPatch) -> None
     before = SPEC.key
     monkeypatch.setattr(si, "__version__", "99", raising=False)
     assert SPEC.key == before
-    monkeypatch.setitem(si.artifacts.SCHEMA_VERSIONS, SPEC.stage, 2)
+    monkeypatch.setitem(si.store.artifacts.SCHEMA_VERSIONS, SPEC.stage, 2)
     assert replace(SPEC, schema=0).key != before
 
 
@@ -167,7 +167,7 @@ def test_an_artefact_outlives_its_schema_version(
     monkeypatch: pytest.MonkeyPatch, store: FolderStore, whole: Artifact
 ) -> None:
     """What was committed under an earlier number is read as what it is, at the address it has."""
-    monkeypatch.setitem(si.artifacts.SCHEMA_VERSIONS, SPEC.stage, 2)
+    monkeypatch.setitem(si.store.artifacts.SCHEMA_VERSIONS, SPEC.stage, 2)
     kept = Artifact.open(store, whole.manifest.ref)
     assert kept.manifest.spec == whole.manifest.spec
 
@@ -279,7 +279,7 @@ def test_a_record_cut_short_by_kill_never_wins(store: FolderStore) -> None:
     """kill -9 in the middle of writing a shard record: the shard is open, the next attempt wins."""
     code = (
         "import os, sys\nfrom pathlib import Path\n"
-        "from si.adapters.folder import FolderStore\nfrom tests.unit.test_artifacts import *\n"
+        "from si.store.folder import FolderStore\nfrom tests.unit.test_artifacts import *\n"
         "class Dying(FolderStore):\n"
         "    def create(self, address, data):\n"
         "        os.fsync = lambda _: os.kill(os.getpid(), 9)\n"

@@ -29,14 +29,14 @@ def test_controller_needs_no_torch():
     """The loop, its stages and the verbs' code run without torch, transformers or boto3."""
     stages = "explore verify levels resample rebalance train evaluate report data"
     stages = [*stages.split(), "intake.importing", "intake.inspecting"]
-    code = "import si.loop, si.status, si.plan, si.work, si.adapters.local\n"
+    code = "import si.loop, si.runs.status, si.runs.dry_run, si.stages.worker, si.clusters.local\n"
     code += "\n".join(f"import si.{stage}" for stage in stages)
     assert not loaded_after(code) & {"torch", "transformers", "peft", "boto3", "botocore"}
 
 
 def test_stage_scripts_are_found_in_a_checkout():
     """Every stage's script is found beside the package in a checkout."""
-    from si.work import STAGES, script
+    from si.stages.worker import STAGES, script
 
     for stage in STAGES:
         assert script(stage) == ROOT / "jobs" / f"{stage}.py"
@@ -49,7 +49,7 @@ def test_stage_scripts_are_found_where_installed(layout, tmp_path):
     package = tmp_path / ("lib/python/site-packages" if layout == "wheel" else "opt/si") / "si"
     shutil.copytree(ROOT / "si", package, ignore=shutil.ignore_patterns("embedded", "_bundle"))
     shutil.copytree(ROOT / "jobs", package / "_bundle" / "jobs")
-    code = "from si.work import STAGES, script\nfor stage in STAGES: print(script(stage))"
+    code = "from si.stages.worker import STAGES, script\nfor stage in STAGES: print(script(stage))"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,
@@ -67,7 +67,7 @@ def test_missing_scripts_are_named(tmp_path):
     """An installation without its scripts says so, and where it looked."""
     package = tmp_path / "si"
     shutil.copytree(ROOT / "si", package, ignore=shutil.ignore_patterns("embedded", "_bundle"))
-    code = "from si.work import script\nscript('verify')"
+    code = "from si.stages.worker import script\nscript('verify')"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,

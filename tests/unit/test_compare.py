@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from si.adapters.folder import FolderStore
-from si.pages.compare import Comparison, Named, compare, page
-from si.pages.groups import Group, differences
-from si.pages.summary import Iteration, RunSummary
 from si.records import HEAD, LEVELS
+from si.report.compare import Comparison, Named, compare, page
+from si.report.groups import Group, differences
+from si.report.summary import Iteration, RunSummary
+from si.store.folder import FolderStore
 from tests.browser.made_up import make_run, settings
 
 N = 240

@@ -20,13 +20,13 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import si
+from si.api import rollouts
 from si.cli import app
 from si.errors import DataError, RunMissing, SiError
-from si.outside.diagnose import diagnose, pass_at_k
-from si.outside.rollouts import Groups, group, judge
 from si.records import LEVELS, level
+from si.rollouts.diagnose import diagnose, pass_at_k
+from si.rollouts.table import Groups, group, judge
 from si.strategies import by_name
-from si.verbs import rollouts
 from tests.browser.made_up import HOSTILE
 from tests.unit.rollout_files import ANSWERS, LAYOUTS, RIGHT, K, lines, plain, verl
 
@@ -221,7 +221,7 @@ def test_a_later_row_may_be_written_otherwise(
 ) -> None:
     """Where Arrow meets a row unlike the first ones, reading goes on row by row from there, and
     both readings agree."""
-    monkeypatch.setattr("si.outside.files.BLOCK", 2000)
+    monkeypatch.setattr("si.rollouts.files.BLOCK", 2000)
     made = [row | {"response": f"r{i}"} for i, row in enumerate(rows({"a": (300, 150)}))]
     made[250]["reward"] = "1.0"
     lines(tmp_path / "x.jsonl", made)
@@ -408,10 +408,10 @@ import si
 assert not {"pyarrow", "numpy", "typer", "torch", "boto3"} & set(sys.modules)
 rows = [{"query_id": "a", "prompt": "p", "response": "r", "reward": j % 2} for j in range(4)]
 assert si.rebalance(rows, "rp").rows == 4
-import si.rebalance, si.outside.diagnose
+import si.stages.rebalance, si.rollouts.diagnose
 assert si.rebalance(rows, "rp").rows == 4
 assert si.diagnose(rows).figures["right"] == 2
-assert si.rebalance.uses
+assert si.stages.rebalance.uses
 assert not {"torch", "boto3", "matplotlib"} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -8,9 +8,9 @@ import pytest
 from typer.main import get_command
 
 from si import records
-from si.artifacts import SCHEMA_VERSIONS, Manifest, ShardRecord, Spec
 from si.cli import app
 from si.config import STRATEGIES, Place, Recipe, keys
+from si.store.artifacts import SCHEMA_VERSIONS, Manifest, ShardRecord, Spec
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

@@ -7,10 +7,10 @@ import pytest
 
 from si.config import Recipe
 from si.errors import RecipeError
-from si.explore import ENGINES
 from si.loop import Run
 from si.plugins import load
-from si.train import TRAINERS
+from si.stages.explore import ENGINES
+from si.stages.train import TRAINERS
 
 
 def settings(**train: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from si import gpus
+from si.clusters import gpus
 from si.config import Place, Recipe, load
 from si.costs import throughput
 from si.costs.assumptions import Assumptions, Width, published, width_of
@@ -17,8 +17,8 @@ from si.costs.throughput import published as config_named
 from si.errors import RecipeError
 from si.randomness import keyed_rng
 from si.records import Outcome
+from si.stages.worker import held
 from si.strategies import by_name
-from si.work import held
 
 QWEN = {
     "name": "qwen",

@@ -6,8 +6,8 @@ import pyarrow as pa
 import pytest
 
 from si.errors import DataError
-from si.evaluate import best, score, summarise
 from si.records import SCORES
+from si.stages.evaluate import best, score, summarise
 
 QUERIES = pa.Table.from_pylist(
     [

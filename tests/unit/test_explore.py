@@ -14,16 +14,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from si.adapters import transformers as adapter
-from si.adapters.folder import FolderStore
-from si.adapters.transformers import GumbelNoise, TransformersSampler, collate, decode, nucleus
-from si.artifacts import Output, Ref, Spec, announce, commit_shard, encode_table, finish
+from si.engines import transformers as adapter
+from si.engines.transformers import GumbelNoise, TransformersSampler, collate, decode, nucleus
 from si.errors import RecipeError, SiError
-from si.explore import explore, shard_count, shard_draws
-from si.job import Job
 from si.plugins import load
 from si.randomness import keyed_seed
 from si.records import DRAWS, IMAGES, QUERIES, ROLLOUTS, Draw, Request, Sampled
+from si.stages.explore import explore, shard_count, shard_draws
+from si.stages.job import Job
+from si.store.artifacts import Output, Ref, Spec, announce, commit_shard, encode_table, finish
+from si.store.folder import FolderStore
 from tests.unit import tiny
 
 SAMPLING: dict[str, Any] = {
@@ -545,7 +545,7 @@ def test_unknown_engines_are_named() -> None:
     with pytest.raises(RecipeError, match="no engine 'vlllm'"):
         load("engine", "vlllm", {"transformers": "x:Y"})
     with pytest.raises(RecipeError, match="cannot be imported"):
-        load("engine", "si.explore:Nothing", {})
+        load("engine", "si.stages.explore:Nothing", {})
 
 
 def test_the_stage_runs_on_the_tiny_model(

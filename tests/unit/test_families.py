@@ -12,17 +12,17 @@ import torch
 import transformers
 from PIL import Image
 
-from si.adapters.trainer import TransformersTrainer, language_parameters, tensor_names
-from si.adapters.transformers import (
+from si.config import Lora, Recipe, Train
+from si.engines.families import FAMILIES, Family, family_of
+from si.engines.trainer import TransformersTrainer, language_parameters, tensor_names
+from si.engines.transformers import (
     Prompts,
     TransformersSampler,
     collate,
     load_model,
     load_processor,
 )
-from si.config import Lora, Recipe, Train
 from si.errors import RecipeError, SiError
-from si.families import FAMILIES, Family, family_of
 from si.records import Request, TrainingRow
 from tests.unit import kin, tiny
 
@@ -228,7 +228,7 @@ def test_a_template_of_another_age_is_named(
 
 
 MINE = """
-from si.families import Family
+from si.engines.families import Family
 
 class Mine(Family):
     name = "mine"
@@ -259,4 +259,4 @@ def test_a_family_of_ones_own(
 def test_each_type_has_one_family() -> None:
     """No model_type is claimed by two families, or both claimed and refused."""
     kinds = [kind for family in FAMILIES for kind in (*family.model_types, *family.foreign_types)]
-    assert len(kinds) == len(set(kinds)) and family_of.__module__ == "si.families"
+    assert len(kinds) == len(set(kinds)) and family_of.__module__ == "si.engines.families"

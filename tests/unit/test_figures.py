@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from si.adapters import figures, trainer
-from si.adapters.batches import make_batch, make_examples, summed_loss
-from si.adapters.figures import Cost, Step, peak, summary
-from si.adapters.transformers import Prompts, load_processor
 from si.config import Lora, Train
+from si.engines import speed, trainer
+from si.engines.batches import make_batch, make_examples, summed_loss
+from si.engines.speed import Cost, Step, peak, summary
+from si.engines.transformers import Prompts, load_processor
 from si.records import TrainingRow
 from tests.unit import tiny
 
@@ -56,7 +56,7 @@ def test_a_device_is_known_by_its_name() -> None:
 def test_the_share_of_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     """MFU is the FLOPs of all steps over what all devices could have done in their seconds."""
     steps = [Step(1.0, 0.1, 1.0, 2.0, 300, 1e12), Step(1.0, 0.1, 1.0, 1.0, 300, 2e12)]
-    monkeypatch.setattr(figures, "peak", lambda device, dtype: 1e12)
+    monkeypatch.setattr(speed, "peak", lambda device, dtype: 1e12)
     said = summary(steps, "bfloat16", devices=2, most=7)
     assert said["mfu"] == 0.5
     assert said["tokens_per_second"] == 200

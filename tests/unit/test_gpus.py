@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from si import gpus
-from si.adapters.local import LocalCluster
-from si.artifacts import Spec
+from si.clusters import gpus
+from si.clusters.local import LocalCluster
 from si.config import Place, place_environment
 from si.errors import RecipeError
+from si.store.artifacts import Spec
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def spec(stage: str, engine: str = "vllm", shards: int = 10) -> Spec:
 
 
 def cluster(folder: Path, **place: object) -> LocalCluster:
-    return LocalCluster(Place(**place), folder / "logs", folder / "scratch", "si.adapters.preload")
+    return LocalCluster(Place(**place), folder / "logs", folder / "scratch", "si.clusters.preload")
 
 
 def masks(crew: list[dict[str, str]]) -> list[str | None]:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from si.adapters.folder import FolderStore
-from si.adapters.stores import open_store
-from si.artifacts import Artifact
 from si.config import S3, Place
+from si.datasets.importing import Source, Splits, import_data
+from si.datasets.inspecting import inspect
 from si.errors import DataError, RecipeError
-from si.intake.importing import Source, Splits, import_data
-from si.intake.inspecting import inspect
+from si.store.artifacts import Artifact
+from si.store.folder import FolderStore
+from si.store.open import open_store
 from tests.conftest import BUCKET
 from tests.loop.running import artefacts, environment, records, si_ctl, wreck
 from tests.loop.tiny import tiny_recipe
@@ -112,13 +112,13 @@ def test_mended_files_are_seen(tmp_path):
 
 def test_shards_are_bounded(tmp_path, monkeypatch):
     """Shards hold one split each, and no more than the limits of rows and bytes."""
-    import si.intake.importing
+    import si.datasets.importing
 
-    monkeypatch.setattr(si.intake.importing, "SHARD_ROWS", 16)
+    monkeypatch.setattr(si.datasets.importing, "SHARD_ROWS", 16)
     _, imported = bring(tmp_path, hub_parquet(tmp_path / "s", SPLITS))
     shards = [(s.facts["split"], s.rows) for s in imported.manifest.shards]
     assert shards == [("train", 16), ("train", 16), ("train", 8), ("dev", 10), ("test", 10)]
-    monkeypatch.setattr(si.intake.importing, "SHARD_BYTES", 300)
+    monkeypatch.setattr(si.datasets.importing, "SHARD_BYTES", 300)
     source = json_lines(tmp_path / "t" / "train.jsonl", rows(range(12)))
     _, imported = bring(tmp_path, source)
     assert len(imported.manifest.shards) > 2

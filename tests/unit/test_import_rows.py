@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from si.datasets.columns import BadRow, recognise, understand
+from si.datasets.images import fit, header, pixels
+from si.datasets.rows import find
 from si.errors import DataError
-from si.intake.columns import BadRow, recognise, understand
-from si.intake.foreign import find
-from si.intake.pictures import fit, header, pixels
 from tests.unit.layouts import picture
 
 

@@ -8,12 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from si.adapters.folder import FolderStore
-from si.artifacts import Artifact
-from si.dataset import Dataset
+from si.datasets.columns import NAMES, parse_map
+from si.datasets.dataset import Dataset
+from si.datasets.importing import Source, Splits, import_data
 from si.errors import DataError, RecipeError
-from si.intake.columns import NAMES, parse_map
-from si.intake.importing import Source, Splits, import_data
+from si.store.artifacts import Artifact
+from si.store.folder import FolderStore
 from tests.unit.layouts import (
     hub_parquet,
     json_lines,

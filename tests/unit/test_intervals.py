@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from si.pages.intervals import crossed, paired, wilson
+from si.report.intervals import crossed, paired, wilson
 
 
 def test_wilson_by_hand() -> None:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from si.adapters.folder import FolderStore
-from si.artifacts import Artifact, Spec
-from si.pages.lineage import BEGINNING, STEPS, lineage
+from si.report.lineage import BEGINNING, STEPS, lineage
+from si.store.artifacts import Artifact, Spec
+from si.store.folder import FolderStore
 from tests.browser.made_up import make_run
 
 

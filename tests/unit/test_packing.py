@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from si.adapters import packing, trainer, vision
-from si.adapters.batches import Batch, make_batch, make_examples, summed_loss
-from si.adapters.trainer import TransformersTrainer
-from si.adapters.transformers import Prompts, load_processor
 from si.config import Lora, Train
-from si.data import EMBEDDED_POLICY
+from si.datasets.sources import EMBEDDED_POLICY
+from si.engines import packing, trainer, vision
+from si.engines.batches import Batch, make_batch, make_examples, summed_loss
+from si.engines.trainer import TransformersTrainer
+from si.engines.transformers import Prompts, load_processor
 from si.errors import RecipeError
 from si.records import TrainingRow
 from tests.unit import kin, tiny

@@ -5,14 +5,14 @@ import sys
 import pytest
 from pydantic import ValidationError
 
-from si.adapters.folder import FolderStore
 from si.config import Recipe
 from si.errors import RecipeError
 from si.loop import Run
 from si.plugins import fingerprint, load
 from si.records import Outcome
+from si.stages.verify import Judgement, own_judge
+from si.store.folder import FolderStore
 from si.strategies import Strategy, by_name, rule_of
-from si.verify import Judgement, own_judge
 
 MINE = """
 from si.records import Draw

@@ -3,7 +3,7 @@
 import json
 
 from si.errors import DataError
-from si.progress import LAST_FAILURES, Journal
+from si.runs.journal import LAST_FAILURES, Journal
 
 
 def journal(state=None):

@@ -13,16 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from si import rebalance as rebalance_module
-from si.adapters.folder import FolderStore
-from si.artifacts import Artifact, Output, Ref, Spec, announce, commit_shard, finish
 from si.errors import DataError
-from si.job import Job, StageFunction
-from si.levels import levels
 from si.randomness import keyed_rng
-from si.rebalance import rebalance, uses
 from si.records import DRAWS, EXAMPLES, LEVEL_TABLE, QUERIES, ROLLOUTS, VERDICTS
-from si.resample import resample
+from si.stages import rebalance as rebalance_module
+from si.stages.job import Job, StageFunction
+from si.stages.levels import levels
+from si.stages.rebalance import rebalance, uses
+from si.stages.resample import resample
+from si.store.artifacts import Artifact, Output, Ref, Spec, announce, commit_shard, finish
+from si.store.folder import FolderStore
 from si.strategies import by_name
 
 END = 0

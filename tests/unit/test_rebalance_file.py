@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import si
 from si.cli import app
 from si.errors import DataError, RecipeError, SiError
-from si.outside.layouts import SUFFIXES, conversation
+from si.rollouts.layouts import SUFFIXES, conversation
 from tests.unit.rollout_files import ANSWERS, LAYOUTS, QUESTIONS, RIGHT, K, lines, plain, trl, verl
 
 SOLVED = sum(right > 0 for counts in RIGHT.values() for right in counts)

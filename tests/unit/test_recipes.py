@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 from si.cli import app
 from si.cli.options import resolve
 from si.config import IMAGES, Place, Recipe, differences
-from si.intake.columns import parse_map
-from si.intake.importing import Splits
+from si.datasets.columns import parse_map
+from si.datasets.importing import Splits
 
 ROOT = Path(__file__).parents[2]
 NAMES = sorted(p.stem for p in (ROOT / "jobs/recipes").glob("*-k*.yaml"))

@@ -8,14 +8,14 @@ import pytest
 from typer.testing import CliRunner
 
 import si
-from si.adapters.folder import FolderStore
-from si.artifacts import Artifact
+from si.api import rollouts
 from si.cli import app
 from si.errors import RecipeError
-from si.outside.rows import rebalance
 from si.records import LEVELS
-from si.replay import replay
-from si.verbs import rollouts
+from si.rollouts.rebalance import rebalance
+from si.runs.replay import replay
+from si.store.artifacts import Artifact
+from si.store.folder import FolderStore
 from tests.loop.running import artefacts, records, si_ctl
 from tests.loop.tiny import tiny_data, tiny_recipe
 

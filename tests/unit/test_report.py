@@ -15,18 +15,18 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from si.adapters.folder import FolderStore
-from si.artifacts import Artifact
 from si.errors import DataError
-from si.job import Job
-from si.pages.compare import Named, compare, page
-from si.pages.findings import Change, changed, matthew, progress, rebalanced
-from si.pages.intervals import wilson
-from si.pages.responses import PIXELS, embed
-from si.pages.summary import Iteration, RunSummary, collect
-from si.pages.tables import Table, percent, percents, points
 from si.records import LEVELS
-from si.report import Section, extended, report
+from si.report.compare import Named, compare, page
+from si.report.findings import Change, changed, matthew, progress, rebalanced
+from si.report.intervals import wilson
+from si.report.samples import PIXELS, embed
+from si.report.summary import Iteration, RunSummary, collect
+from si.report.tables import Table, percent, percents, points
+from si.stages.job import Job
+from si.stages.report import Section, extended, report
+from si.store.artifacts import Artifact
+from si.store.folder import FolderStore
 from tests.browser.made_up import HOSTILE, make_run, report_spec
 
 ROOT = Path(__file__).parents[2]
@@ -303,7 +303,7 @@ def test_plots_ignore_the_machines_settings(tmp_path: Path) -> None:
         "lines.linewidth: 9\naxes.facecolor: red\nsvg.fonttype: path"
     )
     code = (
-        "from si.pages.plots import *;"
+        "from si.report.plots import *;"
         "print(lines('a', 'A <b> & $x$', [0, 1],"
         " [Line('L1', [0.1, None], 'L1'), Line('U', [0.2, 0.4], 'U')]))"
     )
@@ -348,7 +348,7 @@ def test_only_pixels_pass() -> None:
 def test_matplotlib_is_left_alone_until_a_page_is_made() -> None:
     """Importing the stages costs no matplotlib, no math-verify and no browser's worth of jinja."""
     code = (
-        "import sys, si.verify, si.evaluate, si.report, si.pages.compare;"
+        "import sys, si.stages.verify, si.stages.evaluate, si.stages.report, si.report.compare;"
         "print([m for m in ('matplotlib', 'sympy', 'math_verify', 'PIL') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-import si.pages.responses
-from si.adapters.folder import FolderStore
-from si.artifacts import Artifact, Ref
-from si.pages.responses import GREEDY, GUIDED, Responses, gather, pack
+import si.report.samples
 from si.records import KEY
+from si.report.samples import GREEDY, GUIDED, Responses, gather, pack
+from si.store.artifacts import Artifact, Ref
+from si.store.folder import FolderStore
 from tests.browser.made_up import make_run
 
 
@@ -74,7 +74,7 @@ def test_text_is_what_was_sampled(store: FolderStore, refs: Any, tmp_path: Path)
     }
     seen = 0
     for response in shown.responses:
-        if response.t != 2 or response.how in (GREEDY, si.pages.responses.FIRST):
+        if response.t != 2 or response.how in (GREEDY, si.report.samples.FIRST):
             continue
         query = shown.queries[response.query].query_id
         row = stored[query, 2, response.prefix_id, response.sample]
@@ -143,7 +143,7 @@ def test_of_large_data_some_parts_are_read(
     """Where the images are too many to read, queries are chosen from some parts of the data, of
     each split at least one."""
     whole = found(store, refs, tmp_path / "a")
-    monkeypatch.setattr(si.pages.responses, "READ", 1)
+    monkeypatch.setattr(si.report.samples, "READ", 1)
     some = found(store, refs, tmp_path / "b")
     assert {q.split for q in some.queries} == {q.split for q in whole.queries}
     assert some.total == whole.total
@@ -176,7 +176,7 @@ def test_long_texts_are_cut_and_counted(
     store: FolderStore, refs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A response longer than a page shows says how much is missing."""
-    monkeypatch.setattr(si.pages.responses, "LONGEST", 20)
+    monkeypatch.setattr(si.report.samples, "LONGEST", 20)
     shown = found(store, refs, tmp_path)
     whole = {len(row["text"]) for row in rows(store, refs, "explore-1", "rollouts.parquet")}
     lengths = {len(r.given) + len(r.text) + r.more for r in shown.responses if r.t == 1}

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from si.adapters.folder import FolderStore
-from si.artifacts import Artifact
 from si.config import Recipe
-from si.data import dataset, policy
+from si.datasets.sources import dataset, policy
 from si.errors import RecipeError
 from si.loop import LATER, READS, WISH, Run
+from si.store.artifacts import Artifact
+from si.store.folder import FolderStore
 from tests.loop.running import artefacts, si_ctl
 from tests.loop.scripted import write_policy
 from tests.unit import kin_chat
@@ -220,5 +220,5 @@ def test_later_settings_are_in_keys_where_they_are_set():
     template = {"sampling": {"prompt_template": "{question} Think.", "image_tokens": 500}}
     assert settings("explore", **template)["sampling"]["image_tokens"] == 500
     assert settings("train", **template)["sampling.prompt_template"] == "{question} Think."
-    own = settings("explore", model={"family": "si.families.internvl:InternVL"})
+    own = settings("explore", model={"family": "si.engines.families.internvl:InternVL"})
     assert own["model.family"] and own["code"]

@@ -6,16 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from si.adapters.folder import FolderStore
-from si.adapters.kube import KubernetesCluster
-from si.artifacts import Output, Spec, announce, commit_shard, finish
 from si.cli.cluster import begin
 from si.cli.tree import of_journal
+from si.clusters.kubernetes.jobs import KubernetesCluster
 from si.config import Place, Recipe, differences, load
 from si.errors import RecipeError, RunBusy
-from si.progress import Journal
-from si.spending import Ledger, Spent, union
-from si.stopping import Budget, LimitReached, Stop, out_of_patience, record, recorded
+from si.runs.journal import Journal
+from si.runs.limits import Budget, LimitReached, Stop, out_of_patience, record, recorded
+from si.runs.usage import Ledger, Spent, union
+from si.store.artifacts import Output, Spec, announce, commit_shard, finish
+from si.store.folder import FolderStore
 
 accuracies = st.lists(st.integers(0, 8).map(lambda n: n / 8), min_size=1, max_size=12)
 
@@ -154,7 +154,7 @@ def test_unreadable_provenance_is_no_error(tmp_path):
 
 
 class FakeApi:
-    """Stands in for `si.adapters.kube.Cluster`: keeps what is created, and says what is deleted."""
+    """Stands in for the API client: keeps what is created, and records what is deleted."""
 
     namespace = "lab"
 

@@ -24,12 +24,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import si
-from si.adapters.folder import FolderStore
-from si.adapters.stores import open_store
-from si.artifacts import Artifact, Output, Spec, announce, commit_shard, committed, finish, settle
 from si.config import S3, Place
 from si.errors import ArtifactDamaged, ArtifactMissing, RecipeError, SiError, StoreUnavailable
 from si.ports import Store, checked
+from si.store.artifacts import (
+    Artifact,
+    Output,
+    Spec,
+    announce,
+    commit_shard,
+    committed,
+    finish,
+    settle,
+)
+from si.store.folder import FolderStore
+from si.store.open import open_store
 
 REAL = os.environ.get("SI_TEST_S3_ENDPOINT")
 MISSING_REAL = pytest.mark.skipif(not REAL, reason="SI_TEST_S3_ENDPOINT names no server")
@@ -62,7 +71,7 @@ def store(place: Place) -> Store:
 def python(code: str, place: Place, *arguments: str) -> subprocess.Popen[str]:
     """A process that runs `code` with `store` open."""
     start = (
-        "import sys\nfrom si.adapters.stores import open_store\nfrom si.config import Place\n"
+        "import sys\nfrom si.store.open import open_store\nfrom si.config import Place\n"
         "store = open_store(Place.model_validate_json(sys.argv[1]))\n"
     )
     return subprocess.Popen(
@@ -556,7 +565,7 @@ def test_nobody_there_is_said_at_once() -> None:
 
 def test_a_silent_endpoint_is_said_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """An address that swallows connections is named after two attempts: 15 s at most."""
-    from si.adapters.s3 import S3Store
+    from si.store.s3 import S3Store
 
     assert 3 * S3Store.connect_timeout <= 15
     monkeypatch.setattr(S3Store, "connect_timeout", 1.5)

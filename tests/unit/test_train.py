@@ -14,18 +14,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from si.adapters import trainer as adapter
-from si.adapters.batches import make_batch, make_examples, shuffled, summed_loss
-from si.adapters.folder import FolderStore
-from si.adapters.trainer import TransformersTrainer, learning_rate
-from si.adapters.transformers import TransformersSampler, is_adapter, load_processor
-from si.artifacts import Output, Ref, Spec, announce, commit_shard, finish
-from si.checkpoints import Checkpoints
 from si.config import Lora, Recipe, Train
+from si.engines import trainer as adapter
+from si.engines.batches import make_batch, make_examples, shuffled, summed_loss
+from si.engines.trainer import TransformersTrainer, learning_rate
+from si.engines.transformers import TransformersSampler, is_adapter, load_processor
 from si.errors import NothingToTrain, RecipeError, SiError
-from si.job import Job
 from si.records import EXAMPLES, IMAGES, QUERIES, Request, TrainingRow
-from si.train import train
+from si.stages.job import Job
+from si.stages.train import train
+from si.store.artifacts import Output, Ref, Spec, announce, commit_shard, finish
+from si.store.checkpoints import Checkpoints
+from si.store.folder import FolderStore
 from tests.unit import tiny
 
 SETTINGS: dict[str, Any] = {

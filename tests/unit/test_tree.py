@@ -6,14 +6,14 @@ import time
 import pytest
 from rich.console import Console
 
-from si.adapters.folder import FolderStore
-from si.adapters.local import at_work, exclusive
-from si.artifacts import Output, Spec, announce, canonical, commit_shard, finish, sealed
 from si.cli.tree import Leaf, draw, of_journal, of_store, span, watch
+from si.clusters.local import at_work, exclusive
 from si.config import Recipe
 from si.loop import begin
-from si.spending import Ledger
-from si.status import Known, ended, status
+from si.runs.status import Known, ended, status
+from si.runs.usage import Ledger
+from si.store.artifacts import Output, Spec, announce, canonical, commit_shard, finish, sealed
+from si.store.folder import FolderStore
 
 NOW = 1_800_000_000.0
 
@@ -46,7 +46,7 @@ class Runs:
         self.store.put(f"runs/x/{entry}.json", canonical(pointer))
 
     def left(self, entry, monkeypatch, now=NOW):
-        monkeypatch.setattr("si.status.time.time", lambda: now)
+        monkeypatch.setattr("si.runs.status.time.time", lambda: now)
         tree = status(self.store, "x")
         stages = [stage for part in tree["iterations"] for stage in part["stages"]]
         return next(stage["seconds_left"] for stage in stages if stage["entry"] == entry)
@@ -147,7 +147,7 @@ def test_a_tree_of_a_run(runs, monkeypatch):
     runs.stage("it01/explore", shards=2, again=1)
     runs.stage("it01/evaluate")
     runs.stage("it02/explore", shards=4, done=1)
-    monkeypatch.setattr("si.status.time.time", lambda: NOW)
+    monkeypatch.setattr("si.runs.status.time.time", lambda: NOW)
     tree = status(runs.store, "x")
     text = shown(draw(*of_store(tree, 77)))
     assert "process 77 is at work" in text

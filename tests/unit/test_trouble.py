@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from si import telling
+from si.clusters.kubernetes.diagnosis import failure, finished, last_words, stage_failed, troubles
 from si.errors import RETRY, UNUSABLE, SiError
-from si.trouble import failure, finished, last_words, stage_failed, troubles
+from si.stages import events
 
 JOB = {"metadata": {"name": "si-r-it01-explore-1", "uid": "u"}, "spec": {"parallelism": 1}}
 
@@ -133,11 +133,11 @@ def test_what_a_process_leaves_is_what_is_read(detail, ways, tmp_path, monkeypat
     """An error's last words come back, however long it was; where there is no place for them
     nothing is left."""
     place = tmp_path / "termination-log"
-    monkeypatch.setattr(telling, "LAST_WORDS", place)
-    telling.last_words(SiError("é" * 300, detail, ways))
+    monkeypatch.setattr(events, "LAST_WORDS", place)
+    events.last_words(SiError("é" * 300, detail, ways))
     assert not place.exists()
     place.touch()
-    telling.last_words(SiError("é" * 300, detail, ways))
-    message = place.read_bytes()[: telling.MOST].decode()
+    events.last_words(SiError("é" * 300, detail, ways))
+    message = place.read_bytes()[: events.MOST].decode()
     said = last_words(ended(3, message))
     assert said["headline"] == "é" * 300 and detail.startswith(said["detail"])

@@ -11,14 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from si import verify
-from si.adapters.folder import FolderStore
-from si.artifacts import Output, Ref, Spec, canonical, commit_shard, finish, settle
-from si.data import parts
+from si.datasets.sources import parts
 from si.errors import DataError
-from si.job import Job
 from si.records import ROLLOUTS, VERDICTS
-from si.verify import (
+from si.stages import verify
+from si.stages.job import Job
+from si.stages.verify import (
     Judgement,
     MathPool,
     choice,
@@ -29,6 +27,8 @@ from si.verify import (
     number,
     said,
 )
+from si.store.artifacts import Output, Ref, Spec, canonical, commit_shard, finish, settle
+from si.store.folder import FolderStore
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,9 @@
 import sys
 from pathlib import Path
 
-from si.adapters.stores import open_store
 from si.config import load
 from si.errors import SiError
+from si.store.open import open_store
 
 # One object, always the same, however often this is run.
 ADDRESS, DATA = "checks/conditional-put", b"si-ctl: this was put here once\n"

@@ -1,0 +1,179 @@
+"""What `import si` offers: anybody's rollouts diagnosed and re-balanced, in one call each."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from si.config import load
+from si.errors import RunMissing
+from si.ports import Store
+from si.rollouts.diagnose import diagnose as diagnosed
+from si.rollouts.diagnosis import Diagnosis
+from si.rollouts.files import FileSource
+from si.rollouts.rebalance import Rebalanced
+from si.rollouts.rebalance import rebalance as rebalanced
+from si.rollouts.table import Rollouts, RunSource, levelled, read
+from si.runs.status import find_run, report_inputs
+from si.store.artifacts import Spec
+from si.store.open import open_store
+
+
+def diagnose(
+    source: Any,
+    *,
+    map: Mapping[str, str] | None = None,
+    threshold: float | None = None,
+    k: int | None = None,
+    skip_bad: bool = False,
+    store: str | None = None,
+) -> Diagnosis:
+    """Whom training on these rollouts favours, and what each strategy would change.
+
+        found = si.diagnose("rollouts/")
+        print(dict(found.words)["Matthew effect"])
+        found.figures["successes"]["share_by_level"]["L1"]   # a share, 0 to 1
+
+    Args:
+        source: a file (JSONL, JSON, Parquet), several, or a folder; rows (mappings, one a
+            sample); a pyarrow or polars table, a pandas DataFrame; the name of a run of ours, or
+            the folder of one of its verify artefacts.
+        map: what a field is called, before what is recognised: `{"query_id": "uid"}`. Fields are
+            query_id, prompt, response, messages, reward, step, tokens, images; values are columns
+            or paths into them (`"extra.uid"`).
+        threshold: lowest reward of a right answer. By default the higher of two rewards seen; 1
+            where there are more than two and they reach it.
+        k: samples a query, as the strategies count them. By default the most common number.
+        skip_bad: leave out rows that cannot be used, instead of refusing; they are listed in
+            `figures["source"]["skipped_rows"]`.
+        store: where a run lies; a folder or `s3://bucket/prefix`.
+
+    Returns:
+        `figures` (JSON-serialisable; shares and rates from 0 to 1, lengths in
+        `figures["length_unit"]`, None for what does not exist; docs/diagnose.md), `words`
+        (heading, sentences), `tables`, `page()` (self-contained HTML).
+
+    Raises:
+        si.errors.DataError: if the columns do not tell what is what, rows are bad, or it cannot
+            be told which rewards are a success; its text names file, row, field, and ways out.
+        si.errors.RunMissing: if there is neither a file nor a run of that name.
+
+    Sources: strategies and shares by level arXiv 2510.26474; unbiased pass@k Chen et al. 2021
+    (arXiv 2107.03374); Gini coefficient and entropy as in docs/method.md.
+    """
+    return diagnosed(rollouts(source, map, skip_bad, store), threshold, k)
+
+
+def rebalance(
+    source: Any,
+    strategy: str = "rp",
+    out: str | Path | None = None,
+    *,
+    format: str = "trl",
+    seed: int = 0,
+    map: Mapping[str, str] | None = None,
+    threshold: float | None = None,
+    k: int | None = None,
+    skip_bad: bool = False,
+    force: bool = False,
+    store: str | None = None,
+) -> Rebalanced:
+    """Training rows of what a strategy makes of these rollouts, or the draws that it asks for.
+
+        si.rebalance("rollouts.jsonl", "rp", out="train.jsonl")
+        si.rebalance(rows, "gr").table               # query_id, n, prefix ...
+
+    Args:
+        source, map, threshold, k, skip_bad, store: as in `diagnose`.
+        strategy: vanilla, tc or rp make examples; ar and gr draws to sample, and so do
+            compositions such as gr+tc.
+        out: the file to write, whole or not at all; its suffix says JSONL, JSON or Parquet.
+            Without it the rows come back as a table.
+        format: trl, sharegpt (LLaMA-Factory), verl, or jsonl. Draws are plain rows in each.
+        seed: key of the random choices, as a recipe's: equal arguments give equal bytes.
+        force: replace a file that is there.
+
+    Returns:
+        `kind` (examples or draws), `rows`, `samples` (that draws ask for), `successes`,
+        `queries`, `path` or `table`, `notes`.
+
+    Raises:
+        si.errors.DataError: as `diagnose`; if `out` is there; if there is nothing to write.
+        si.errors.RecipeError: for an unknown strategy or format, or an `out` that does not fit it.
+
+    Source: the strategies of arXiv 2510.26474, as in docs/method.md.
+    """
+    given = rollouts(source, map, skip_bad, store)
+    path = None if out is None else Path(out)
+    return rebalanced(given, strategy, format, path, seed, threshold, k, force)
+
+
+def rollouts(
+    source: Any,
+    mapping: Mapping[str, str] | None = None,
+    skip_bad: bool = False,
+    store: str | None = None,
+) -> Rollouts:
+    """Rollouts from wherever they are, as numbers."""
+    if isinstance(source, str | Path):
+        source = [source]
+    if not isinstance(source, pa.Table) and hasattr(source, "to_arrow"):
+        source = source.to_arrow()
+    elif type(source).__module__.startswith("pandas"):
+        source = pa.Table.from_pandas(source, preserve_index=False)
+    if isinstance(source, pa.Table):
+        return read(FileSource([("the table", source)], mapping), skip_bad)
+    parts = list(source) if isinstance(source, Iterable) else [source]
+    if not parts or isinstance(parts[0], Mapping):
+        return read(FileSource([("the rows", parts)] if parts else [], mapping), skip_bad)
+    return _of_places(parts, mapping, skip_bad, store)
+
+
+def _of_places(
+    places: Sequence[str | Path],
+    mapping: Mapping[str, str] | None,
+    skip_bad: bool,
+    store: str | None,
+) -> Rollouts:
+    paths = [Path(place) for place in places]
+    if len(paths) == 1:
+        if (paths[0] / "spec.json").exists() and (paths[0] / "manifest.json").exists():
+            return _of_artifact(paths[0].resolve())
+        if not paths[0].exists() and not paths[0].suffix and len(paths[0].parts) == 1:
+            return _of_run(_store(store), str(places[0]))
+    return read(FileSource.of_paths(paths, mapping), skip_bad)
+
+
+def _store(store: str | None) -> Store:
+    return open_store(load(None, {} if store is None else {"place.store": store})[1])
+
+
+def _of_run(store: Store, name: str) -> Rollouts:
+    """A run's first rounds, with the levels that it was counted by."""
+    try:
+        run = find_run(store, name)
+    except RunMissing as error:
+        ways = ("Name a file, a folder, or a run: si-ctl status", *error.ways_out)
+        raise RunMissing(
+            f"{error.headline}, nor is there such a file", error.detail, ways
+        ) from error
+    refs = report_inputs(store, run)
+    rounds = {int(r.rpartition("-")[2]): ref for r, ref in refs.items() if r.startswith("verify-")}
+    source = RunSource(store, f"run {run}", sorted(rounds.items()))
+    found = replace(read(source), k=source.k)
+    examples = [ref for role, ref in refs.items() if role.startswith("examples-")]
+    known = {f"examples-{t}" for t in rounds} <= refs.keys()
+    return levelled(found, examples, store) if known else found
+
+
+def _of_artifact(folder: Path) -> Rollouts:
+    """One verify artefact in `<store>/pool/verify/`; its levels are told from its samples."""
+    store = _store(str(folder.parents[2]))
+    address = folder.relative_to(folder.parents[2]).as_posix()
+    spec = Spec.load(store, address)
+    made = spec.inputs.get("rollouts")
+    t = Spec.load(store, made.address).params["iteration"] if made else 0
+    source = RunSource(store, address, [(t, address)])
+    return replace(read(source), k=source.k or None)

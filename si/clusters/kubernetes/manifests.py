@@ -1,0 +1,290 @@
+"""What is submitted to a cluster: the files of `k8s/`, filled with what the run and the Place say.
+
+Pure functions over plain dicts, the form that YAML has and the API takes. Jobs are
+created, never applied: all that a Job's pods do follows from its stage key.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import yaml
+
+from si import resources
+from si.config import Place, Pods, Recipe, place_environment
+from si.store.artifacts import Spec, digest
+
+Manifest = dict[str, Any]
+
+KEY = "si-ctl/stage-key"
+RUN, ITERATION, STAGE, ATTEMPT = "si-ctl/run", "si-ctl/iteration", "si-ctl/stage", "si-ctl/attempt"
+QUEUE = "kueue.x-k8s.io/queue-name"
+LONGEST = 52  # of a Job's name: its pods add an index and a suffix
+MEETING_PORT = 29400  # where the pods of one training meet
+SHARDED = ("explore", "verify")  # the stages that several pods share
+FETCH = "it00/fetch"  # entry of the Job that reaches the model hub
+
+
+def short(release: str, run: str, rest: str, longest: int = LONGEST) -> str:
+    """`<release>-<run>-<rest>`; a run's name that does not fit gives way to its digest."""
+    room = longest - len(release) - len(rest) - 2
+    if len(run) > room:
+        run = f"{run[: room - 6].rstrip('-')}-{hashlib.sha256(run.encode()).hexdigest()[:5]}"
+    return f"{release}-{run}-{rest}"
+
+
+def run_name(place: Place, run: str) -> str:
+    """Name of the run's object."""
+    return f"{place.kubernetes.release}-run-{run}"
+
+
+def job_name(place: Place, run: str, generation: int, entry: str, attempt: int) -> str:
+    """Name of a stage's Job, the same whoever makes it."""
+    salt = f"g{generation}-" if generation > 1 else ""
+    return short(
+        place.kubernetes.release, run, f"{salt}{entry.replace('/', '-')}-{attempt}".lower()
+    )
+
+
+def pods_of(place: Place, stage: str) -> Pods:
+    """How the pods of a stage run: those of exploration, of training, or without a GPU."""
+    kubernetes = place.kubernetes
+    return {"explore": kubernetes.explore, "train": kubernetes.train}.get(stage, kubernetes.verify)
+
+
+def run_object(place: Place, run: str, recipe: Recipe, fresh: str = "") -> Manifest:
+    """The run's object: what is to be computed and where. It owns everything of the run.
+
+    Args:
+        fresh: a token that names the wish for a new generation, empty for none.
+    """
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {
+            "name": run_name(place, run),
+            "labels": {
+                "app.kubernetes.io/name": "si-ctl",
+                "app.kubernetes.io/part-of": "si-ctl",
+                "app.kubernetes.io/instance": place.kubernetes.release,
+                "app.kubernetes.io/component": "run",
+                RUN: run,
+            },
+        },
+        "data": {
+            "recipe": recipe.model_dump_json(),
+            "place": place.model_dump_json(),
+            "fresh": fresh,
+            "state": "{}",
+        },
+    }
+
+
+def controller_job(place: Place, run: str, attempt: int, owner: Mapping[str, Any]) -> Manifest:
+    """The controller's Job; `owner` is the run's object as the cluster has it."""
+    job = _template("controller")
+    name = short(place.kubernetes.release, run, f"controller-{attempt}")
+    _fill(job, place, place.kubernetes.verify, name, run, {ATTEMPT: str(attempt)}, owner)
+    container = job["spec"]["template"]["spec"]["containers"][0]
+    container["args"] = [run]
+    # Its work is waiting: what verification asks for would be wasted on it.
+    job["spec"]["template"]["spec"]["serviceAccountName"] = place.kubernetes.controller_account
+    return job
+
+
+def stage_job(
+    place: Place,
+    run: str,
+    generation: int,
+    entry: str,
+    spec: Spec,
+    owner: Mapping[str, Any],
+    attempt: int = 1,
+) -> Manifest:
+    """A stage's Job: an indexed pod for each worker, all of one stage key.
+
+    Args:
+        entry: the stage's entry in the run, `it01/explore`.
+        owner: the run's object as the cluster has it.
+        attempt: 1, or more where earlier Jobs of this stage have failed.
+    """
+    pods = pods_of(place, spec.stage)
+    job = _template(spec.stage)
+    _fill_entry(job, place, pods, run, generation, entry, attempt, spec.key, owner)
+    workers = min(pods.workers, spec.shards) if spec.stage in SHARDED else 1
+    job["spec"]["completions"] = job["spec"]["parallelism"] = workers
+    job["spec"]["backoffLimitPerIndex"] = place.retries
+    if place.kubernetes.queue:
+        job["metadata"]["labels"][QUEUE] = place.kubernetes.queue
+    template = job["spec"]["template"]["spec"]
+    container = template["containers"][0]
+    container["args"] = [
+        f"--address={spec.address}",
+        "--worker=$(JOB_COMPLETION_INDEX)",
+        f"--workers={workers}",
+    ]
+    container["resources"] = dict(pods.resources)
+    for volume in template["volumes"]:
+        if volume["name"] == "shm":
+            volume["emptyDir"]["sizeLimit"] = pods.shared_memory
+    if trains_together(place, spec):
+        _together(job, place)
+    return job
+
+
+def fetch_job(
+    place: Place,
+    run: str,
+    generation: int,
+    wish: Mapping[str, Any],
+    owner: Mapping[str, Any],
+    attempt: int = 1,
+) -> Manifest:
+    """The Job that brings from the model hub what a run needs of it, and alone may reach it.
+
+    It runs where exploration does, in the same image (converting a checkpoint takes its libraries),
+    without asking for a GPU.
+
+    Args:
+        wish: recipe fields by dotted name.
+        owner: the run's object as the cluster has it.
+        attempt: 1, or more where earlier such Jobs have failed.
+    """
+    kubernetes = place.kubernetes
+    job, pods = _template("fetch"), kubernetes.explore
+    _fill_entry(job, place, pods, run, generation, FETCH, attempt, digest(wish), owner)
+    job["spec"]["backoffLimit"] = place.retries
+    template = job["spec"]["template"]["spec"]
+    container = template["containers"][0]
+    # JSON is YAML, which is what --set reads; `$(` would be Kubernetes' to fill in.
+    given = [f"--set={k}={json.dumps(v)}".replace("$(", "$$(") for k, v in sorted(wish.items())]
+    container["args"] = ["fetch", *given]
+    if kubernetes.hub_secret:
+        token = {"secretRef": {"name": kubernetes.hub_secret}}
+        container["envFrom"] = [*container["envFrom"], token]
+    if kubernetes.cache_claim:
+        container["env"] += _variables({"HF_HOME": "/cache/huggingface"})
+        claim = {"claimName": kubernetes.cache_claim}
+        template["volumes"].append({"name": "cache", "persistentVolumeClaim": claim})
+        container["volumeMounts"].append({"name": "cache", "mountPath": "/cache"})
+    container["resources"] = {
+        kind: {what: much for what, much in amounts.items() if "/" not in what}  # such as GPUs
+        for kind, amounts in pods.resources.items()
+    }
+    return job
+
+
+def _variables(given: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"name": name, "value": value} for name, value in given.items()]
+
+
+def trains_together(place: Place, spec: Spec) -> bool:
+    """Whether a stage is a training of several pods, which begin, end and fail as one."""
+    return spec.stage == "train" and place.kubernetes.train.workers > 1
+
+
+def _together(job: Manifest, place: Place) -> None:
+    """Make a Job one of pods that do its only shard together and find each other by name.
+
+    When one of them fails, the others wait for it in vain. So the whole Job fails then, and the
+    controller makes the next: pods that Kubernetes starts again one by one would never meet.
+    """
+    name, release = job["metadata"]["name"], place.kubernetes.release
+    pods = place.kubernetes.train.workers
+    job["spec"]["completions"] = job["spec"]["parallelism"] = pods
+    del job["spec"]["backoffLimitPerIndex"]
+    job["spec"]["backoffLimit"] = 0
+    rules = job["spec"]["podFailurePolicy"]["rules"]
+    job["spec"]["podFailurePolicy"]["rules"] = [r for r in rules if r["action"] != "FailIndex"]
+    template = job["spec"]["template"]["spec"]
+    template["subdomain"] = f"{release}-train"
+    index = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
+    template["containers"][0]["env"] += [
+        {"name": "SICTL_TRAIN_NODES", "value": str(pods)},
+        {"name": "SICTL_TRAIN_NODE", "valueFrom": {"fieldRef": {"fieldPath": index}}},
+        {"name": "SICTL_TRAIN_MASTER", "value": f"{name}-0.{release}-train:{MEETING_PORT}"},
+    ]
+    template["containers"][0]["args"][1] = "--worker=0"
+
+
+def _fill_entry(
+    job: Manifest,
+    place: Place,
+    pods: Pods,
+    run: str,
+    generation: int,
+    entry: str,
+    attempt: int,
+    key: str,
+    owner: Mapping[str, Any],
+) -> None:
+    """What every Job that works on an entry of a run has: `key` says on what, the environment where
+    the store is."""
+    iteration, stage = entry.split("/")
+    labels = {ITERATION: iteration.removeprefix("it"), STAGE: stage, ATTEMPT: str(attempt)}
+    name = job_name(place, run, generation, entry, attempt)
+    _fill(job, place, pods, name, run, labels, owner)
+    job["metadata"].setdefault("annotations", {})[KEY] = key
+    template = job["spec"]["template"]["spec"]
+    template["serviceAccountName"] = place.kubernetes.stage_account
+    template["containers"][0]["env"] += _variables(place_environment(place))
+
+
+def _fill(
+    job: Manifest,
+    place: Place,
+    pods: Pods,
+    name: str,
+    run: str,
+    labels: Mapping[str, str],
+    owner: Mapping[str, Any],
+) -> None:
+    """What every Job of a run has of the Place."""
+    kubernetes = place.kubernetes
+    labels = {"app.kubernetes.io/instance": kubernetes.release, RUN: run, **labels}
+    job["metadata"]["name"] = name
+    job["metadata"]["labels"] |= labels
+    job["metadata"]["ownerReferences"] = [
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "name": owner["metadata"]["name"],
+            "uid": owner["metadata"]["uid"],
+        }
+    ]
+    job["spec"]["ttlSecondsAfterFinished"] = kubernetes.keep_finished
+    job["spec"]["template"]["metadata"]["labels"] |= labels
+    template = job["spec"]["template"]["spec"]
+    for field, value in (
+        ("nodeSelector", pods.node_selector),
+        ("tolerations", pods.tolerations),
+        ("priorityClassName", pods.priority_class),
+        ("imagePullSecrets", [{"name": secret} for secret in kubernetes.pull_secrets]),
+    ):
+        if value:
+            template[field] = value
+    container = template["containers"][0]
+    container["image"] = pods.image
+    template["terminationGracePeriodSeconds"] = pods.grace_seconds
+    container["imagePullPolicy"] = kubernetes.pull_policy
+    container["env"] += _variables(pods.env)
+    if kubernetes.secret:
+        container["envFrom"] = [{"secretRef": {"name": kubernetes.secret}}]
+
+
+@cache
+def _text(stage: str) -> str:
+    return (resources.folder("k8s") / f"{stage}.yaml").read_text()
+
+
+def _template(stage: str) -> Manifest:
+    job: Manifest = yaml.safe_load(_text(stage))
+    return job
+
+
+def state_of(run: Mapping[str, Any]) -> dict[str, Any]:
+    """What the controller last wrote into a run's object."""
+    state: dict[str, Any] = json.loads(run["data"].get("state") or "{}")
+    return state

@@ -1,0 +1,403 @@
+"""Runs side by side: what each came to, and what is different.
+
+Runs that differ in nothing but the seed are one group (`groups.py`), and groups are compared: each
+with the first.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from si.ports import Store
+from si.records import HEAD, LEVELS, TAIL
+from si.report.findings import matthew, moved, progress, to_json
+from si.report.groups import Difference, Group, Named, Runs, differences, grouped, mean
+from si.report.intervals import crossed
+from si.report.summary import SPENT, Iteration, RunSummary
+from si.report.tables import Table, number, percent, percents, point_range, points, probability
+
+__all__ = ["Comparison", "Named", "compare", "page"]
+
+FEW_SEEDS = 5  # with fewer, an interval over seeds is too narrow, and words say so
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs side by side: the groups that they form, words (heading, sentences), and tables (for a
+    terminal or a page)."""
+
+    groups: list[Group]
+
+    @property
+    def runs(self) -> Runs:
+        return [each for group in self.groups for each in group.runs]
+
+    @cached_property
+    def differences(self) -> list[Difference]:
+        """Of every group to the first."""
+        first, *others = self.groups
+        return [
+            found
+            for which in ("best", "last")
+            for group in others
+            for found in differences(group, first, which, which)
+        ]
+
+    @cached_property
+    def gains(self) -> list[Difference]:
+        """Of every group's runs to their own policy 0."""
+        return [
+            found
+            for which in ("best", "last")
+            for group in self.groups
+            for found in differences(group, group, which, "zero")
+        ]
+
+    @cached_property
+    def words(self) -> list[tuple[str, str]]:
+        return _words(self)
+
+    @cached_property
+    def tables(self) -> list[Table]:
+        runs = self.runs
+        return [
+            _accuracy(runs, "best"),
+            _accuracy(runs, "last"),
+            *([_seeds(self)] if any(len(group.runs) > 1 for group in self.groups) else []),
+            *([_paired(self)] if len(self.groups) > 1 else []),
+            *(_shares(runs, what) for what in ("successes", "examples")),
+            _spent(runs),
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "words": dict(self.words),
+            "tables": [table._asdict() for table in self.tables],
+            "groups": [
+                {"name": g.name, "runs": [name for name, _ in g.runs], "seeds": list(g.seeds)}
+                for g in self.groups
+            ],
+            "differences": [found.to_json() for found in self.differences],
+            "gains": [found.to_json() for found in self.gains],
+            "runs": {name: to_json(run) for name, run in self.runs},
+        }
+
+
+def compare(store: Store, runs: Sequence[Named]) -> Comparison:
+    """Compare runs, or groups of runs that differ in their seeds, with the first of them."""
+    return Comparison(grouped(store, runs))
+
+
+# --- words ---------------------------------------------------------------------------------
+
+
+def _words(found: Comparison) -> list[tuple[str, str]]:
+    words = [(name, f"{progress(run)} {matthew(run).words}") for name, run in found.runs]
+    for group in found.groups:
+        if len(group.runs) > 1:
+            words.append((group.name, _over_seeds(group, found.gains)))
+    first = found.groups[0]
+    for group in found.groups[1:]:
+        told = f"{_apart(group, first)} {_gain(group, found.differences)}"
+        words.append((f"{group.name} against {first.name}", told.strip()))
+    return words
+
+
+def _over_seeds(group: Group, gains: Sequence[Difference]) -> str:
+    seen = [matthew(run).seen for _, run in group.runs]
+    said = ", ".join(
+        f"{seen.count(kind)} {kind}" for kind in ("yes", "partly", "no", "unknown") if kind in seen
+    )
+    return (
+        f"{len(group.runs)} runs that differ in their seeds: "
+        f"{', '.join(map(str, group.seeds))}. {_gain(group, gains)} "
+        f"The Matthew effect shows: {said}."
+    )
+
+
+def _apart(group: Group, first: Group) -> str:
+    """What is different in the shares of successes, at the last iteration that all share."""
+    runs = [run for _, run in (*group.runs, *first.runs)]
+    shared = min(len(run.trained) for run in runs)
+    if shared < 2 or len({run.data for run in runs}) > 1:
+        why = "They used different data" if shared >= 2 else "They share too few iterations"
+        return f"{why}: what re-balancing changed cannot be told."
+    here, there = ([run.trained[shared - 1] for _, run in side.runs] for side in (group, first))
+    gaps = [_share(here, levels) - _share(there, levels) for levels in (HEAD, TAIL)]
+    told = (
+        f"at iteration {shared} the head's share of successes is {_gap(gaps[0])}, the tail's "
+        f"{_gap(gaps[1])}"
+    )
+    if len(runs) > 2:
+        return f"Over seeds, {told}."
+    head, tail = (moved(there[0], here[0], levels) for levels in (HEAD, TAIL))
+    if head < 0 < tail:
+        verdict = "Less of its successes are head, more are tail"
+    elif tail < 0 < head:
+        verdict = "More of its successes are head, less are tail"
+    elif head == tail == 0:
+        verdict = "The shares of its successes differ no more than by chance"
+    else:
+        verdict = "The shares of its successes differ, head and tail not both clearly"
+    return f"{verdict}: {told}. {_effects(*first.runs[0], *group.runs[0])}".strip()
+
+
+def _share(iterations: Sequence[Iteration], levels: Sequence[str]) -> float:
+    """Mean share of these levels among the successes."""
+    shares = [it.share("successes", levels) or 0.0 for it in iterations]
+    return sum(shares) / len(shares)
+
+
+def _effects(first_name: str, first: RunSummary, name: str, run: RunSummary) -> str:
+    """What the two verdicts on the Matthew effect, side by side, come to."""
+    theirs, ours = matthew(first).seen, matthew(run).seen
+    if theirs in ("yes", "partly") and ours == "no":
+        return f"{first_name} shows the Matthew effect, {name} does not: it was counteracted."
+    if theirs == "no" and ours in ("yes", "partly"):
+        return f"{name} shows the Matthew effect, {first_name} does not."
+    if theirs == ours == "no":
+        return "Neither shows the Matthew effect, so there was none to counteract."
+    if "unknown" in (theirs, ours):
+        return ""
+    return "Both show the Matthew effect, at least in part."
+
+
+def _gain(group: Group, differences: Sequence[Difference]) -> str:
+    """The group's difference in test accuracy, best iterations by dev, and that of the tail."""
+    mine = {d.queries: d for d in differences if (d.group, d.which) == (group.name, "best")}
+    if "all" not in mine:
+        return ""
+    whole = mine["all"]
+    seeds = max(whole.seeds, whole.against_seeds)
+    over = "queries" if seeds == 1 else "seeds and queries"
+    against = "over policy 0" if whole.against == "policy 0" else f"against {whole.against}"
+    told = [
+        f"On test, best by dev, {against}: {points(whole.value)} "
+        f"(95 % interval {point_range(whole.interval)}, bootstrap over {over})"
+    ]
+    if "tail" in mine:
+        tail = mine["tail"]
+        told.append(f"on the tail {points(tail.value)} ({point_range(tail.interval)})")
+    ends = [f"{whole.change.words[0].upper()}{whole.change.words[1:]}."] if whole.change else []
+    if 1 < seeds < FEW_SEEDS or (seeds > 1 and 1 in (whole.seeds, whole.against_seeds)):
+        ends.append("With so few seeds the interval is too narrow.")
+    return " ".join([f"{'; '.join(told)}.", *ends])
+
+
+def _gap(gap: float) -> str:
+    """-0.07 -> `7.0 points lower`."""
+    return f"{abs(round(100 * gap, 9)):.1f} points {'higher' if gap > 0 else 'lower'}"
+
+
+# --- tables --------------------------------------------------------------------------------
+
+
+def _accuracy(runs: Runs, which: str) -> Table:
+    title = {
+        "best": "Test accuracy, best iteration by dev",
+        "last": "Test accuracy, last iteration",
+    }[which]
+    rows = []
+    for name, run in runs:
+        t = run.best if which == "best" else run.last
+        it = None if t is None else run.iterations[t]
+        cells = [it.accuracy("test", level) if it else None for level in (None, *LEVELS)]
+        rows.append([name, "–" if t is None else str(t), *map(percent, cells)])
+    return Table(
+        title,
+        ["run", "iteration", "all", *LEVELS],
+        rows,
+        "Levels are pass rates under policy 0: L1 easiest (head), L5 and U hardest (tail).",
+    )
+
+
+def _seeds(found: Comparison) -> Table:
+    rows = []
+    for group in found.groups:
+        for which, label in _WHICH.items():
+            answers = group.answers(which)
+            ids = sorted(set.intersection(*map(set, answers))) if answers else []
+            if not ids:
+                continue
+            right = [[answer[q] for q in ids] for answer in answers]
+            # Against nothing right at all: the interval of the accuracy itself.
+            interval = crossed(right, [[False] * len(ids)], False, "seeds", group.name, which)
+            each = sorted(sum(row) / len(row) for row in right)
+            spread = f"{percent(each[0])} to {percent(each[-1])}" if len(each) > 1 else "–"
+            cells = [percent(mean(right)), percents(interval), spread]
+            rows.append([group.name, label, str(len(each)), *cells])
+    return Table(
+        "Test accuracy over seeds",
+        ["group", "iteration", "seeds", "mean", "95 % interval", "lowest to highest seed"],
+        rows,
+        "Interval: bootstrap over seeds and queries, drawn independently; too narrow with fewer "
+        f"than {FEW_SEEDS} seeds.",
+    )
+
+
+_WHICH = {"best": "best by dev", "last": "last"}
+
+
+def _paired(found: Comparison) -> Table:
+    rows = []
+    for each in found.differences:
+        change = each.change
+        seeds = f"{each.seeds}" if each.seeds == each.against_seeds else "{} to {}"
+        rows.append(
+            [
+                each.group,
+                _WHICH[each.which],
+                each.queries,
+                str(each.n),
+                seeds.format(each.seeds, each.against_seeds),
+                points(each.value),
+                point_range(each.interval),
+                str(change.wins) if change else "–",
+                str(change.losses) if change else "–",
+                probability(change.p) if change else "–",
+            ]
+        )
+    columns = ["group", "iteration", "queries", "number", "seeds", "difference", "95 % interval"]
+    return Table(
+        f"Query by query against {found.groups[0].name}, on test",
+        [*columns, "won", "lost", "p"],
+        rows,
+        "Head = L1, tail = L5 and U. Interval: paired bootstrap over queries, and over seeds where "
+        "there are several. Won: right here, wrong there. p: exact two-sided sign test on won "
+        "against lost.",
+    )
+
+
+def _shares(runs: Runs, what: str) -> Table:
+    rows = []
+    for name, run in runs:
+        for it in run.trained:
+            shares = [it.share(what, [level]) for level in LEVELS]
+            figures = (it.metrics or {})[what]
+            rows.append(
+                [
+                    name,
+                    str(it.t),
+                    *map(percent, shares),
+                    number(figures.get("head_tail_ratio")),
+                    number(figures.get("gini"), 3),
+                ]
+            )
+    return Table(
+        f"Shares of {what} by level",
+        ["run", "iteration", *LEVELS, "head/tail", "Gini"],
+        rows,
+        "head/tail: L1 over L5 and U. Gini: 0 if all queries contribute alike, 1 if one does all.",
+    )
+
+
+def _spent(runs: Runs) -> Table:
+    rows = []
+    for name, run in runs:
+        total = {key: sum((it.spent or {}).get(key, 0) for it in run.trained) for key in SPENT}
+        total["samples"] += total["samples_2"]
+        rows.append([name, str(len(run.trained)), *(number(total[key]) for key in SPENT)])
+    return Table(
+        "Spent, over all iterations",
+        ["run", "iterations", *SPENT.values()],
+        rows,
+        "Samples count both rounds; without the levels' and the evaluations'. Dropped: examples "
+        "too long to train on.",
+    )
+
+
+# --- the page ------------------------------------------------------------------------------
+
+
+def page(found: Comparison) -> str:
+    """The comparison as one self-contained HTML page."""
+    from si.report.plots import SERIES
+    from si.report.templates import render
+
+    names = [group.name for group in found.groups]
+    colours = {name: SERIES[i % len(SERIES)] for i, name in enumerate(names)}
+    legend = [
+        (g.name + (f", {len(g.runs)} seeds" if len(g.runs) > 1 else ""), colours[g.name])
+        for g in found.groups
+    ]
+    return render(
+        "compare.html",
+        title=" · ".join(names),
+        words=found.words,
+        tables=found.tables,
+        drawn=_plots(found, colours),
+        legend=legend,
+    )
+
+
+def _plots(found: Comparison, colours: Mapping[str, str]) -> dict[str, list[Any]]:
+    from markupsafe import Markup
+
+    from si.report.plots import Line, Plot, bars, lines, spans
+
+    last = max(run.last for _, run in found.runs)
+
+    def over(first: int, value: Any) -> list[Line]:
+        series = []
+        for group in found.groups:
+            for _, run in group.runs:
+                values = [value(it) for it in run.iterations[first:]]
+                values += [None] * (last + 1 - first - len(values))
+                series.append(Line("", values, colours[group.name]))
+        return series
+
+    def by_level(group: Group, level: str) -> float | None:
+        known = [value for it in group.picked("best") if (value := it.accuracy("test", level))]
+        return sum(known) / len(known) if known else None
+
+    drawn = [
+        (
+            lines("accuracy", "Test accuracy", range(last + 1), over(0, _on_test), close=True),
+            "Which line ends higher, and by more than lines move from iteration to iteration?",
+        ),
+        (
+            bars(
+                "levels",
+                "Test accuracy by level, best by dev",
+                LEVELS,
+                [
+                    Line(g.name, [by_level(g, v) for v in LEVELS], colours[g.name])
+                    for g in found.groups
+                ],
+                share=True,
+            ),
+            "Where is the gain: among the easy queries on the left, or among the hard ones?",
+        ),
+    ]
+    best = [each for each in found.differences if each.which == "best"]
+    if best:
+        rows = [(each.queries, each.value, each.interval, colours[each.group]) for each in best]
+        look = (
+            f"To {found.groups[0].name}, best iterations by dev. A bar is a 95 % interval; one "
+            "that crosses zero may be chance."
+        )
+        drawn.insert(1, (spans("differences", "Difference on test", rows), look))
+    shares = []
+    for (label, what), look in _LOOK.items():
+        levels = HEAD if label == "Head" else TAIL
+        series = over(1, lambda it, w=what, ls=levels: it.share(w, ls))
+        name, title = f"{label}-{what}".lower(), f"{label}'s share of {what}"
+        shares.append((lines(name, title, range(1, last + 1), series), look))
+    # Our own SVG; matplotlib escapes the text in it.
+    return {
+        section: [Plot(Markup(svg), look) for svg, look in plots]  # noqa: S704
+        for section, plots in (("accuracy", drawn), ("shares", shares))
+    }
+
+
+def _on_test(it: Iteration) -> float | None:
+    return it.accuracy("test")
+
+
+_LOOK = {
+    ("Head", "successes"): "A rising line is one half of the Matthew effect.",
+    ("Tail", "successes"): "A falling line is the other half.",
+    ("Head", "examples"): "What re-balancing leaves of the head for training.",
+    ("Tail", "examples"): "What it makes of the tail.",
+}

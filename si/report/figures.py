@@ -1,0 +1,217 @@
+"""A run's plots, each with a sentence on what to look for and one on what it shows here."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from si.records import HEAD, LEVELS, TAIL
+from si.report.findings import counted
+from si.report.intervals import wilson
+from si.report.plots import SERIES, Line, Plot, lines, stacked
+from si.report.summary import Iteration, RunSummary
+from si.report.tables import number, percent, points
+
+LOSSES = 150  # points of a loss curve that are drawn
+
+
+def draw(run: RunSummary) -> dict[str, list[Plot]]:
+    """The plots by section: accuracy, shares, lengths, spent."""
+    trained = run.trained
+    return {
+        "accuracy": _accuracy(run),
+        "shares": _shares(trained) if trained else [],
+        "lengths": _lengths(trained) if trained else [],
+        "spent": _spent(trained) if trained else [],
+    }
+
+
+def _plot(svg: str, look: str, here: str) -> Plot:
+    # Our own SVG; matplotlib escapes the text in it.
+    return Plot(Markup(svg), look, here)  # noqa: S704
+
+
+def _accuracy(run: RunSummary) -> list[Plot]:
+    every = [it.t for it in run.iterations]
+    splits = [s for s in ("test", "dev") if s in run.iterations[0].scores]
+    best = {} if run.best is None else dict.fromkeys(splits, run.best)
+    series = []
+    for split, colour in zip(splits, SERIES, strict=False):
+        values = [it.accuracy(split) for it in run.iterations]
+        parts = [it.scores[split] for it in run.iterations]
+        # One band: two would hide one another.
+        band = [wilson(p["correct"], p["n"]) for p in parts] if split == splits[0] else ()
+        series.append(Line(split, values, colour, band))
+    ring = "" if run.best is None else " and the ring the best iteration on dev"
+    drawn = [
+        _plot(
+            lines("accuracy", "Accuracy", every, series, marks=best, close=True),
+            "Do the lines rise, and rise together? "
+            + f"The band is the 95 % interval of {splits[0]}{ring}."
+            if splits
+            else "",
+            "; ".join(f"{s.label} {_from_to(s.values, percent)}" for s in series) + ".",
+        )
+    ]
+    for split in splits:
+        by_level = [Line(v, [it.accuracy(split, v) for it in run.iterations], v) for v in LEVELS]
+        drawn.append(
+            _plot(
+                lines(f"accuracy-{split}", f"Accuracy on {split} by level", every, by_level),
+                "Do the lower lines, the tail, rise without the upper ones, the head, falling?",
+                _head_and_tail(run, split),
+            )
+        )
+    return drawn
+
+
+def _head_and_tail(run: RunSummary, split: str) -> str:
+    said = []
+    for name, levels in (("tail", TAIL), ("head", HEAD)):
+        ends = [counted(it, split, levels) for it in (run.iterations[0], run.iterations[-1])]
+        if all(n for _, n in ends):
+            shares = [correct / n for correct, n in ends]
+            said.append(f"{name} ({ends[0][1]} queries) {_from_to(shares, percent)}")
+    return f"{'; '.join(said)}." if said else "There are no head and tail queries."
+
+
+def _shares(trained: Sequence[Iteration]) -> list[Plot]:
+    xs = [it.t for it in trained]
+
+    def moved(what: str) -> str:
+        return "; ".join(
+            f"{name} {_from_to([it.share(what, levels) for it in trained], percent)}"
+            for name, levels in (("head", HEAD), ("tail", TAIL))
+        )
+
+    def stack(what: str) -> str:
+        layers = [Line(v, [it.share(what, [v]) for it in trained], v) for v in LEVELS]
+        return stacked(what, f"Shares of {what}", xs, layers)
+
+    rates = [Line(v, [it.pass_rate(v) for it in trained], v) for v in LEVELS]
+    gaps = []
+    for levels in (HEAD, TAIL):
+        pairs = [(it.share("examples", levels), it.share("successes", levels)) for it in trained]
+        known = [new - old for new, old in pairs if new is not None and old is not None]
+        gaps.append(sum(known) / len(known) if known else None)
+    return [
+        _plot(
+            stack("successes"),
+            "Does the bottom layer, the head, grow from bar to bar while the top ones, the tail, "
+            "shrink? That is the Matthew effect.",
+            f"{moved('successes')}.",
+        ),
+        _plot(
+            stack("examples"),
+            "Beside the right answers: is less of the training head, and more of it tail?",
+            f"re-balancing moved the head's share by {points(gaps[0])} and the tail's by "
+            f"{points(gaps[1])} (means over iterations).",
+        ),
+        _plot(
+            lines("pass", "First-round pass rate by level", xs, rates),
+            "How often samples are right before any re-balancing. Do the lower lines rise?",
+            "; ".join(
+                f"{line.label} {_from_to(line.values, percent)}"
+                for line in (rates[0], rates[-2])
+                if any(value is not None for value in line.values)
+            )
+            + ".",
+        ),
+    ]
+
+
+def _lengths(trained: Sequence[Iteration]) -> list[Plot]:
+    xs = [it.t for it in trained]
+    drawn = []
+    for unit, look in (
+        ("tokens", "Do answers to hard queries stay long? Shrinking ones skip their reasoning."),
+        ("steps", "The same in steps: where one family's steps vanish, so does its reasoning."),
+    ):
+        by_level = [
+            Line(v, [it.figure("successes", f"{unit}_by_level", v) for it in trained], v)
+            for v in LEVELS
+        ]
+        title = f"Length of right answers in {unit}"
+        means = [it.figure("successes", f"{unit}_mean") for it in trained]
+        drawn.append(
+            _plot(
+                lines(f"length-{unit}", title, xs, by_level, share=False),
+                look,
+                f"the mean over all levels {_from_to(means, lambda v: number(v, 1))} {unit}.",
+            )
+        )
+    return drawn
+
+
+def _spent(trained: Sequence[Iteration]) -> list[Plot]:
+    xs = [it.t for it in trained]
+    spent = [it.spent or {} for it in trained]
+    total = {key: sum(part.get(key, 0) for part in spent) for key in spent[0]}
+    rounds = [
+        Line("round 1", [part["samples"] for part in spent], "s1"),
+        Line("round 2", [part["samples_2"] for part in spent], "s2"),
+    ]
+    first, second = (number(total[key]) for key in ("samples", "samples_2"))
+
+    def bar(key: str, title: str) -> str:
+        return stacked(key, title, xs, [Line(title, [part[key] for part in spent], "s1")], False)
+
+    return [
+        _plot(
+            stacked("samples", "Samples: round 1, and round 2 above", xs, rounds, share=False),
+            "What resampling asks for on top of the K samples of each query. Where the policy "
+            "improves, it shrinks.",
+            f"{first} in the first round, {second} in the second.",
+        ),
+        _plot(
+            bar("tokens", "Tokens sampled"),
+            "What exploration costs, both rounds.",
+            f"{number(total['tokens'])} tokens in all.",
+        ),
+        _plot(
+            bar("steps", "Gradient steps"),
+            "Strategies that make more examples also train more steps: is a gain more than that?",
+            f"{number(total['steps'])} steps in all.",
+        ),
+        _losses(trained),
+    ]
+
+
+def _losses(trained: Sequence[Iteration]) -> Plot:
+    longest = max((len(it.losses) for it in trained), default=0)
+    width = max(1, -(-longest // LOSSES))
+    starts = range(0, longest, width)
+    series = []
+    for it in trained:
+        means = [it.losses[i : i + width] for i in starts]
+        values = [sum(part) / len(part) if part else None for part in means]
+        series.append(Line(f"it. {it.t}", values, SERIES[(it.t - 1) % len(SERIES)]))
+    firsts, lasts = ([it.losses[i] for it in trained if it.losses] for i in (0, -1))
+    return _plot(
+        lines(
+            "losses",
+            "Training loss",
+            [i + 1 for i in starts],
+            series,
+            False,
+            "gradient step",
+            points=False,
+        ),
+        "A training that learns falls; one that begins low has seen such answers before.",
+        f"from iteration to iteration the first step's loss is {_from_to(firsts, _loss)}, the last "
+        f"step's {_from_to(lasts, _loss)}."
+        if firsts
+        else "no losses were kept.",
+    )
+
+
+def _loss(value: float) -> str:
+    return number(value, 3)
+
+
+def _from_to(values: Sequence[float | None], show: Any) -> str:
+    """`41.0 % to 43.5 %`: the first and the last that are known."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "–"
+    return show(known[0]) if len(known) == 1 else f"{show(known[0])} to {show(known[-1])}"

@@ -1,0 +1,102 @@
+"""Where a run's artefacts come from: all that its report rests on, and what each was made of."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from si.ports import Store
+from si.store.artifacts import Artifact, Ref
+
+THREADS = 8  # records read at once, where a bucket answers slowly
+# What an artefact may be in an iteration, in the order in which things happen.
+STEPS = (
+    "explore",
+    "verify",
+    "resample",
+    "explore-2",
+    "verify-2",
+    "rebalance",
+    "train",
+    "evaluate-explore",
+    "evaluate-verify",
+    "evaluate",
+)
+BEGINNING = ("data", "policy", "levels-explore", "levels-verify", "levels")
+
+
+class Node(NamedTuple):
+    """An artefact of a run.
+
+    Attributes:
+        t: the first iteration that it has a part in.
+        place: which part: one of `BEGINNING` or `STEPS`.
+        inputs: role -> address.
+    """
+
+    address: str
+    content: str
+    t: int
+    place: str
+    rows: int
+    size: int
+    inputs: Mapping[str, str]
+
+    @property
+    def anchor(self) -> str:
+        """Its name within a page, by the key at its address's end."""
+        return f"a-{self.address.rpartition('-')[2]}"
+
+
+def lineage(store: Store, refs: Mapping[str, Ref]) -> list[Node]:
+    """All artefacts behind `refs` (the report stage's inputs by role), by iteration and place."""
+    by_iteration = defaultdict(list)
+    for role, ref in sorted(refs.items()):
+        name, _, number = role.rpartition("-")
+        by_iteration[int(number) if name else 0].append((_PLACES.get(name, role), ref))
+    found: dict[str, Node] = {}
+    with ThreadPoolExecutor(THREADS) as pool:
+        for t, waiting in sorted(by_iteration.items()):
+            while waiting:
+                new: dict[str, tuple[str, Ref]] = {}
+                for place, ref in waiting:
+                    if ref.address not in found:
+                        new.setdefault(ref.address, (place, ref))
+                opened = pool.map(lambda each: Artifact.open(store, each[1]), new.values())
+                waiting = []
+                for (place, ref), artifact in zip(new.values(), opened, strict=True):
+                    inputs = sorted(artifact.manifest.spec.inputs.items())
+                    found[ref.address] = Node(
+                        ref.address,
+                        ref.content,
+                        t,
+                        place,
+                        artifact.manifest.rows,
+                        sum(blob.size for blob in artifact.blobs()),
+                        {role: each.address for role, each in inputs},
+                    )
+                    waiting += [(_place(role, place), each) for role, each in inputs]
+    order = {place: i for i, place in enumerate((*BEGINNING, *STEPS))}
+    return sorted(found.values(), key=lambda n: (n.t, order.get(n.place, len(order)), n.address))
+
+
+# Role among the report's inputs -> step of the iteration.
+_PLACES = {
+    "explore": "explore",
+    "verify": "verify",
+    "explore2": "explore-2",
+    "verify2": "verify-2",
+    "examples": "rebalance",
+    "policy": "train",
+    "scores": "evaluate",
+}
+
+
+def _place(role: str, above: str) -> str:
+    """What an input is in the run, by its role in what it is an input of."""
+    kind = role.partition("-")[0]
+    if kind in ("rollouts", "verdicts"):
+        step = "explore" if kind == "rollouts" else "verify"
+        scope = above.partition("-")[0]
+        return f"{scope}-{step}" if scope in ("evaluate", "levels") else step
+    return {"draws": "resample", "base": "policy", "start": "policy"}.get(kind, kind)

@@ -1,0 +1,497 @@
+"""Responses of a run for its page: which are shown, and the block that the page's browser reads.
+
+A run may have hundreds of thousands of responses. Queries are chosen by their own keyed numbers,
+in turn from each level of each exploration, and then all responses of a chosen query are shown,
+so that its story can be followed. Until that choice is made only ids are read; afterwards the
+shards with chosen queries, one at a time.
+
+The block is JSON, compressed, in base64: letters and digits, which nothing in it can leave.
+"""
+
+import base64
+import hashlib
+import io
+import json
+import warnings
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from si.datasets.dataset import IMAGES_FILE, QUERIES_FILE, Dataset
+from si.errors import DataError
+from si.ports import Store
+from si.randomness import keyed_rng, keyed_seed
+from si.records import KEY, LEVELS
+from si.store.artifacts import Artifact, Ref, Spec
+
+LONGEST = 3000  # characters of a response or question that are shown
+SHORT = 300  # of an answer
+PIXELS = 320  # longest side of a shown image
+HEAVY = 30_000  # bytes of a shown PNG; heavier pictures are shown as JPEG
+IMAGES = 4  # images shown of one query
+READ = 256 << 20  # bytes of images among whose queries the choice is made
+THREADS = 8  # shards read at once, where a bucket answers slowly
+MEGABYTE = 1_000_000
+BASE64 = 4 / 3  # its length over that of the bytes
+
+# How a response was drawn.
+GREEDY, FIRST, PLAIN, GUIDED = "greedy", "first", "plain", "guided"
+
+
+class Source(NamedTuple):
+    """An exploration of the run: in iteration `t`, greedy or not, with its verdicts."""
+
+    t: int
+    greedy: bool
+    rollouts: Artifact
+    verdicts: Artifact
+
+
+class Query(NamedTuple):
+    """A query as the page shows it; `images` are positions in `Responses.images`."""
+
+    query_id: str
+    split: str
+    family: str
+    level: str
+    difficulty: int
+    question: str
+    answer: str
+    images: list[int]
+    images_left_out: int
+
+
+class Response(NamedTuple):
+    """A response as the page shows it.
+
+    Attributes:
+        query: position in `Responses.queries`.
+        t: iteration. Its explorations ask the policy of the iteration before, its evaluation (how
+            is `greedy`) the one that it trained.
+        how: greedy, first (round), plain or guided (second round).
+        given: what was given to the policy, before `text`, which it wrote.
+        more: characters that are left out behind `text`.
+        copies: how often it is an example of iteration t's training.
+    """
+
+    query: int
+    t: int
+    how: str
+    prefix_id: str
+    sample: int
+    given: str
+    text: str
+    more: int
+    correct: bool
+    extracted: str | None
+    method: str
+    finish_reason: str
+    tokens: int
+    tokens_given: int
+    copies: int
+
+
+class Responses(NamedTuple):
+    """What the page shows, and of how much it is a part.
+
+    Attributes:
+        queries: in the order of the data.
+        responses: training's before evaluation's, by iteration, query, round, prefix and sample.
+        images: data URIs, each once.
+        total: responses of the run (those that measured levels not counted).
+        total_queries: queries that they answer.
+    """
+
+    queries: list[Query]
+    responses: list[Response]
+    images: list[str]
+    total: int
+    total_queries: int
+
+
+def gather(
+    store: Store,
+    refs: Mapping[str, Ref],
+    scratch: Path,
+    seed: int,
+    samples: int,
+    text_mb: float,
+    images_mb: float,
+) -> Responses:
+    """Choose and read.
+
+    Args:
+        refs: the report stage's inputs by role.
+        samples, text_mb, images_mb: how much at most, as `report` in the recipe says.
+    """
+    found = list(_sources(store, refs))
+    data = Dataset(Artifact.open(store, refs["data"]))
+    with ThreadPoolExecutor(THREADS) as pool:
+        within = _candidates(data, seed)
+        counted = _counted(found, within, pool.map)
+        levels = _levels(store, refs, counted)
+        chosen = _chosen(counted, levels, seed, samples)
+        rows = _read(found, chosen, pool.map)
+    _count_copies(store, refs, scratch, rows)
+    order = _fitting(chosen, rows, text_mb * MEGABYTE)
+    asked = _queries(data, order)
+    images, shown = _images(data, order, asked, images_mb * MEGABYTE)
+    place = {query_id: i for i, query_id in enumerate(asked)}
+    queries = [
+        Query(
+            query_id,
+            row["split"],
+            row["family"][:SHORT],
+            levels.get(query_id, "?"),
+            row["difficulty"],
+            row["question"][:LONGEST],
+            row["answer"][:SHORT],
+            *shown[query_id],
+        )
+        for query_id, row in asked.items()
+    ]
+    responses = [
+        _response(place[row["query_id"]], row) for query_id in asked for row in rows[query_id]
+    ]
+    responses.sort(key=lambda r: (r.how == GREEDY, r.t, r.query))  # the rest is in order
+    total = sum(source.rollouts.manifest.rows for source in found)
+    everybody = len(counted) if within is None else data.artifact.manifest.rows
+    return Responses(queries, responses, images, total, everybody)
+
+
+# --- which ---------------------------------------------------------------------------------
+
+
+def _sources(store: Store, refs: Mapping[str, Ref]) -> Iterator[Source]:
+    t = 0
+    while f"scores-{t}" in refs:
+        for number in ("", "2"):
+            if f"explore{number}-{t}" in refs and f"verify{number}-{t}" in refs:
+                rollouts, verdicts = (
+                    refs[f"{stage}{number}-{t}"] for stage in ("explore", "verify")
+                )
+                yield Source(t, False, *(Artifact.open(store, r) for r in (rollouts, verdicts)))
+        scored = Spec.load(store, refs[f"scores-{t}"].address).inputs
+        pair = (scored[role] for role in ("rollouts", "verdicts"))
+        yield Source(t, True, *(Artifact.open(store, ref) for ref in pair))
+        t += 1
+
+
+def _candidates(data: Dataset, seed: int) -> pa.Array | None:
+    """Ids of the queries to choose from: those in some parts of a large data set, so that not all
+    of its images have to be read. None for all."""
+    parts = defaultdict(list)
+    for record in data.artifact.manifest.shards:
+        if "split" in record.facts:
+            size = sum(blob.size for blob in record.blobs if blob.name == IMAGES_FILE)
+            parts[record.facts["split"]].append((record.shard, size))
+    if sum(size for split in parts.values() for _, size in split) <= READ:
+        return None
+    ids = []
+    for split in parts.values():
+        split.sort(key=lambda part: keyed_seed("report", seed, "part", part[0]))
+        left = READ // len(parts)
+        for number, (shard, size) in enumerate(split):
+            left -= size
+            if left < 0 and number:
+                break
+            ids.append(data.artifact.table(QUERIES_FILE, shard, ["query_id"])["query_id"])
+    return pa.chunked_array([chunk for column in ids for chunk in column.chunks]).combine_chunks()
+
+
+class _Count(NamedTuple):
+    """How many responses a query has, and the first exploration that asked it."""
+
+    n: int
+    first: int
+    shards: list[tuple[int, int]]
+
+
+def _counted(
+    found: Sequence[Source], within: pa.Array | None, each: Callable[..., Iterator[Any]]
+) -> dict[str, _Count]:
+    """All queries that were asked and are in `within`, by id; of verdicts only the ids are read."""
+
+    def ids(task: tuple[int, int]) -> list[dict[str, Any]]:
+        number, shard = task
+        column = found[number].verdicts.table("verdicts.parquet", shard, ["query_id"])["query_id"]
+        if within is not None:
+            column = column.filter(pc.is_in(column, within))
+        values: list[dict[str, Any]] = column.value_counts().to_pylist()
+        return values
+
+    tasks = [
+        (number, record.shard)
+        for number, source in enumerate(found)
+        for record in source.verdicts.manifest.shards
+    ]
+    counted: dict[str, _Count] = {}
+    for task, values in zip(tasks, each(ids, tasks), strict=True):
+        for value in values:
+            old = counted.get(value["values"]) or _Count(0, task[0], [])
+            old.shards.append(task)
+            counted[value["values"]] = old._replace(n=old.n + value["counts"])
+    return counted
+
+
+def _levels(store: Store, refs: Mapping[str, Ref], wanted: Iterable[str]) -> dict[str, str]:
+    """Level by query id, from all artefacts that the run's levels lie in."""
+    places = {refs["levels"]}
+    for role, ref in refs.items():
+        if role.startswith("examples-"):
+            places.add(Spec.load(store, ref.address).inputs["levels"])
+    ids = pa.array(list(wanted), pa.string())
+    level: dict[str, str] = {}
+    for ref in sorted(places, key=lambda ref: ref.address):
+        table = Artifact.open(store, ref).tables("levels.parquet", ["query_id", "level"])
+        table = table.filter(pc.is_in(table["query_id"], ids))
+        level |= zip(*(table[name].to_pylist() for name in ("query_id", "level")), strict=True)
+    return level
+
+
+def _chosen(
+    counted: Mapping[str, _Count], levels: Mapping[str, str], seed: int, most: int
+) -> dict[str, _Count]:
+    """Queries whose responses are at most so many altogether, dealt in turn from every level of
+    every exploration, within these in a keyed order."""
+    strata = defaultdict(list)
+    for query_id, count in counted.items():
+        strata[count.first, levels.get(query_id, "?")].append(query_id)
+    for ids in strata.values():
+        ids.sort(key=lambda query_id: keyed_seed("report", seed, query_id), reverse=True)
+    chosen: dict[str, _Count] = {}
+    waiting = [strata[key] for key in sorted(strata)]
+    while waiting:
+        for ids in waiting:
+            count = counted[ids[-1]]
+            if count.n > most:
+                ids.clear()
+                continue
+            most -= count.n
+            chosen[ids.pop()] = count
+        waiting = [ids for ids in waiting if ids]
+    return chosen
+
+
+# --- reading -------------------------------------------------------------------------------
+
+
+_ROLLOUT = [*KEY, "text", "token_ends", "prefix_len", "finish_reason"]
+_VERDICT = [*KEY, "correct", "extracted", "method"]
+
+
+def _read(
+    found: Sequence[Source], chosen: Mapping[str, _Count], each: Callable[..., Iterator[Any]]
+) -> dict[str, list[dict[str, Any]]]:
+    """The chosen queries' responses with their verdicts, by query id."""
+    ids = pa.array(list(chosen), pa.string())
+
+    def rows(task: tuple[int, int]) -> list[dict[str, Any]]:
+        source, shard = found[task[0]], task[1]
+        rollouts = source.rollouts.table("rollouts.parquet", shard, _ROLLOUT)
+        verdicts = source.verdicts.table("verdicts.parquet", shard, _VERDICT)
+        if not rollouts.select(KEY).equals(verdicts.select(KEY)):
+            raise DataError(
+                "Rollouts and verdicts are not about the same samples",
+                f"shard {shard} of {source.rollouts.address} and {source.verdicts.address}",
+            )
+        mask = pc.is_in(rollouts["query_id"], ids)
+        pairs = zip(
+            rollouts.filter(mask).to_pylist(), verdicts.filter(mask).to_pylist(), strict=True
+        )
+        return [
+            rollout | verdict | {"t": source.t, "greedy": source.greedy, "copies": 0}
+            for rollout, verdict in pairs
+        ]
+
+    tasks = sorted({task for count in chosen.values() for task in count.shards})
+    by_query = defaultdict(list)
+    for part in each(rows, tasks):
+        for row in part:
+            by_query[row["query_id"]].append(row)
+    return by_query
+
+
+def _count_copies(
+    store: Store,
+    refs: Mapping[str, Ref],
+    scratch: Path,
+    by_query: Mapping[str, Sequence[dict[str, Any]]],
+) -> None:
+    """Fill in how often each response is an example of its iteration's training."""
+    rows = {
+        (row["t"], *(row[name] for name in KEY)): row
+        for rows in by_query.values()
+        for row in rows
+        if not row["greedy"]
+    }
+    for role, ref in refs.items():
+        name, _, t = role.rpartition("-")
+        if name != "examples":
+            continue
+        # Examples may be many, with their tokens and texts: from a file only the ids are read.
+        folder = Artifact.open(store, ref).download(scratch / role)
+        path = folder / "examples.parquet"
+        used = pq.read_table(path, columns=KEY, filters=pc.field("query_id").isin(list(by_query)))
+        path.unlink()
+        counts = used.group_by(KEY).aggregate([([], "count_all")])
+        for value in counts.to_pylist():
+            row = rows.get((int(t), *(value[name] for name in KEY)))
+            if row is not None:
+                row["copies"] = value["count_all"]
+
+
+def _fitting(
+    chosen: Iterable[str], rows: Mapping[str, Sequence[Mapping[str, Any]]], most: float
+) -> list[str]:
+    """Of the chosen queries, in their order, as many as the page has room for."""
+    kept = []
+    for query_id in chosen:
+        # What a query's responses add to the block, compressed for themselves: a little too much.
+        text = "\n".join(row["text"][:LONGEST] + str(row["extracted"]) for row in rows[query_id])
+        most -= BASE64 * (len(zlib.compress(text.encode("utf-8", "replace"))) + len(rows[query_id]))
+        if most < 0:
+            break
+        kept.append(query_id)
+    return kept
+
+
+def _queries(data: Dataset, order: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Rows of these queries by id, in the data's order."""
+    table = data.table(
+        columns=["query_id", "family", "difficulty", "question", "answer"],
+    )
+    table = table.filter(pc.is_in(table["query_id"], pa.array(order, pa.string())))
+    return {row["query_id"]: row for row in table.to_pylist()}
+
+
+def _images(
+    data: Dataset, order: Sequence[str], asked: Iterable[str], most: float
+) -> tuple[list[str], dict[str, tuple[list[int], int]]]:
+    """Images as data URIs, each once, in the order of choice until there is no more room; and by
+    query id their positions, and how many are left out."""
+    encoded = data.images(asked) if most else {}
+    place: dict[str, int | None] = {}
+    uris: list[str] = []
+    shown: dict[str, tuple[list[int], int]] = dict.fromkeys(asked, ([], 0))
+    full = False
+    for query_id in order:
+        images = encoded.get(query_id, ())
+        places: list[int] = []
+        for image in images[:IMAGES]:
+            name = hashlib.sha256(image).hexdigest()
+            if name not in place and not full:
+                picture = embed(image)
+                place[name] = None
+                if picture is not None and len(picture.uri) <= most:
+                    most -= len(picture.uri)
+                    place[name] = len(uris)
+                    uris.append(picture.uri)
+                full = picture is not None and place[name] is None
+            number = place.get(name)
+            if number is not None:
+                places.append(number)
+        shown[query_id] = (places, len(images) - len(places))
+    return uris, shown
+
+
+def _response(query: int, row: Mapping[str, Any]) -> Response:
+    text, given, ends = row["text"], row["prefix_len"], row["token_ends"]
+    cut = ends[given - 1] if given else 0
+    second = PLAIN if not row["prefix_id"] else GUIDED
+    return Response(
+        query,
+        row["t"],
+        GREEDY if row["greedy"] else FIRST if row["round"] == 1 else second,
+        row["prefix_id"][:SHORT],
+        row["sample"],
+        text[:cut][:LONGEST],
+        text[cut:LONGEST],
+        max(0, len(text) - LONGEST),
+        row["correct"],
+        None if row["extracted"] is None else row["extracted"][:SHORT],
+        row["method"],
+        row["finish_reason"],
+        len(ends),
+        given,
+        row["copies"],
+    )
+
+
+class Picture(NamedTuple):
+    """An image as a page holds it: a data URI, and its width in pixels."""
+
+    uri: str
+    width: int
+
+
+def embed(image: bytes) -> Picture | None:
+    """An image as a data URI, decoded and encoded anew; None if it is no PNG or JPEG.
+
+    The bytes come from a data set that anybody may have made: only pixels pass.
+    """
+    from PIL import Image
+
+    broken = (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Warning)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            opened = Image.open(io.BytesIO(image), formats=("PNG", "JPEG"))
+            photo = opened.format == "JPEG"
+            opened.thumbnail((PIXELS, PIXELS))
+            picture = opened.convert("RGB")
+    except broken:
+        return None
+    file, kind = io.BytesIO(), "png"
+    if not photo:
+        picture.save(file, "PNG", compress_level=6)
+    if photo or file.tell() > HEAVY:
+        file, kind = io.BytesIO(), "jpeg"
+        picture.save(file, "JPEG", quality=78)
+    uri = f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+    return Picture(uri, picture.width)
+
+
+# --- what the page gets --------------------------------------------------------------------
+
+
+def few(found: Responses, t: int, seed: int) -> list[tuple[Query, Response]]:
+    """Of iteration t's training a right and a wrong response for each level, and two guided."""
+    groups: dict[tuple[str, bool], list[Response]] = defaultdict(list)
+    for response in found.responses:
+        if response.t == t and response.how != GREEDY:
+            level = found.queries[response.query].level
+            group = GUIDED if response.how == GUIDED else level
+            groups[group, response.correct].append(response)
+    picked = []
+    for group in (*LEVELS, GUIDED):
+        for correct in (True, False):
+            some = groups[group, correct]
+            if some:
+                rng = keyed_rng("report", seed, t, group, int(correct))
+                response = some[int(rng.random() * len(some))]
+                picked.append((found.queries[response.query], response))
+    return picked
+
+
+def pack(found: Responses) -> str:
+    """The block: an object of columns, `queries` and `responses`, and the list `images`."""
+    block = {
+        "levels": LEVELS,
+        "images": found.images,
+        "queries": _columns(Query, found.queries),
+        "responses": _columns(Response, found.responses),
+    }
+    text = json.dumps(block, separators=(",", ":"))
+    return base64.b64encode(zlib.compress(text.encode())).decode()
+
+
+def _columns(kind: Any, rows: Sequence[Any]) -> dict[str, list[Any]]:
+    return {name: [row[i] for row in rows] for i, name in enumerate(kind._fields)}

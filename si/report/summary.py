@@ -1,0 +1,186 @@
+"""What a run came to, in numbers: read once from its committed artefacts, for every page."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from si.errors import DataError
+from si.ports import Store
+from si.store.artifacts import Artifact, Ref, Spec
+
+SOURCES = ("own", "earlier", "reference", "plain")
+SPENT = {  # an iteration's `spent` -> what a column of it is called
+    "samples": "samples",
+    "samples_2": "of round 2",
+    "tokens": "sampled tokens",
+    "examples": "examples",
+    "train_tokens": "trained tokens",
+    "steps": "gradient steps",
+    "dropped": "dropped",
+}
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """One iteration's figures. Iteration 0 is policy 0: it has scores and nothing else.
+
+    Attributes:
+        scores: what `evaluate` wrote, by split.
+        right: split -> query id -> whether the greedy response is right.
+        metrics: what `rebalance` wrote: `successes` and `examples`, each with the shares by
+            level and the Matthew metrics; `accuracy_by_level`, `queries_by_level`.
+        spent: samples, samples_2 (second round), tokens (sampled), examples, train_tokens,
+            steps, dropped (examples too long to train on).
+        losses: training loss, one a gradient step.
+        identical: share (0 to 1) of the successes whose text another one of the same query has.
+        sources: second-round samples by where their prefix came from: own, earlier, reference
+            or plain (no prefix).
+    """
+
+    t: int
+    scores: Mapping[str, Any]
+    right: Mapping[str, Mapping[str, bool]]
+    metrics: Mapping[str, Any] | None = None
+    spent: Mapping[str, int] | None = None
+    losses: Sequence[float] = ()
+    identical: float | None = None
+    sources: Mapping[str, int] = field(default_factory=dict)
+
+    def share(self, what: str, levels: Sequence[str]) -> float | None:
+        """Share (0 to 1) of these levels among `successes` or `examples`; None without any."""
+        shares = self.metrics[what]["share_by_level"] if self.metrics else {}
+        known = [shares[level] for level in levels if shares.get(level) is not None]
+        return sum(known) if known else None
+
+    def figure(self, what: str, name: str, level: str | None = None) -> Any:
+        """A figure of `successes` or `examples`, or a level's part of it; None where none is."""
+        value = (self.metrics or {}).get(what, {}).get(name)
+        return value.get(level) if level is not None and value is not None else value
+
+    def pass_rate(self, level: str) -> float | None:
+        """Share (0 to 1) of right samples in the first round of a level's queries."""
+        rates: Mapping[str, float | None] = (self.metrics or {}).get("accuracy_by_level", {})
+        return rates.get(level)
+
+    def accuracy(self, split: str, level: str | None = None) -> float | None:
+        """Accuracy (0 to 1) on a split, or on its queries of one level; None without any."""
+        part = self.scores.get(split)
+        if part is not None and level is not None:
+            part = part["by_level"].get(level)
+        return None if part is None else part["accuracy"]
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """A run's iterations from 0 on, and the three that matter: best (chosen on dev), last, and
+    oracle (best on test, which nobody could have known). None where the split was not scored.
+
+    `levels`: of the held-out queries, by id.
+    """
+
+    strategy: str
+    k: int
+    data: str
+    iterations: tuple[Iteration, ...]
+    levels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def last(self) -> int:
+        return len(self.iterations) - 1
+
+    @property
+    def best(self) -> int | None:
+        return best([it.scores for it in self.iterations], "dev")
+
+    @property
+    def oracle(self) -> int | None:
+        return best([it.scores for it in self.iterations], "test")
+
+    @property
+    def trained(self) -> tuple[Iteration, ...]:
+        """The iterations with exploration and training: all but policy 0's."""
+        return tuple(it for it in self.iterations if it.metrics is not None)
+
+
+def best(scores: Sequence[Mapping[str, Any]], split: str = "dev") -> int | None:
+    """The iteration with the highest accuracy on `split`, the earliest of equals.
+
+    Args:
+        scores: the scores.json of every iteration from 0.
+        split: dev to choose a policy; test only for what is then called the oracle.
+
+    Returns:
+        None if the split was not scored.
+    """
+    if not scores or any(split not in part for part in scores):
+        return None
+    return max(range(len(scores)), key=lambda t: (scores[t][split]["accuracy"], -t))
+
+
+# --- reading a run -------------------------------------------------------------------------
+
+
+def collect(store: Store, refs: Mapping[str, Ref]) -> RunSummary:
+    """Read what a run has made.
+
+    Args:
+        refs: the report stage's inputs by role: `data`, `scores-0..`, and per iteration from 1
+            `examples-t`, `policy-t`, `explore-t`, `verify-t`, perhaps `explore2-t`, `verify2-t`.
+
+    Raises:
+        DataError: if not even policy 0 has scores.
+    """
+    if "scores-0" not in refs:
+        raise DataError("This run has no scores yet", "not even of policy 0", "Let it go on first.")
+    iterations: list[Iteration] = []
+    while f"scores-{len(iterations)}" in refs:
+        iterations.append(_iteration(store, refs, len(iterations)))
+    rules, k = set(), 0
+    for role, ref in sorted(refs.items()):
+        name = role.rsplit("-", 1)[0]
+        if name == "examples":
+            rules.add(Spec.load(store, ref.address).settings.get("strategy", "vanilla"))
+        elif name == "explore":
+            k = Spec.load(store, ref.address).params["k"]
+        elif name == "explore2":
+            draws = Spec.load(store, ref.address).inputs["draws"]
+            rules.add(Spec.load(store, draws.address).settings["strategy"])
+    rules -= {"vanilla"}
+    strategy = "+".join(sorted(rules, key=lambda rule: rule not in ("ar", "gr"))) or "vanilla"
+    scored = Artifact.open(store, refs["scores-0"])
+    ids, levels = scored.table("scores.parquet", 0, ["query_id", "level"]).to_pydict().values()
+    level_of = dict(zip(ids, levels, strict=True))
+    return RunSummary(strategy, k, refs["data"].address, tuple(iterations), level_of)
+
+
+def _iteration(store: Store, refs: Mapping[str, Ref], t: int) -> Iteration:
+    scored = Artifact.open(store, refs[f"scores-{t}"])
+    right: dict[str, dict[str, bool]] = {}
+    for row in scored.table("scores.parquet", 0, ["query_id", "split", "correct"]).to_pylist():
+        right.setdefault(row["split"], {})[row["query_id"]] = row["correct"]
+    scores = scored.json("scores.json")
+    if t == 0 or f"examples-{t}" not in refs:
+        return Iteration(t, scores, right)
+    facts = {
+        name: Artifact.open(store, refs[f"{name}-{t}"]).manifest.facts
+        if f"{name}-{t}" in refs
+        else {}
+        for name in ("explore", "explore2", "examples", "policy")
+    }
+    spent = {
+        "samples": facts["explore"].get("samples", 0),
+        "samples_2": facts["explore2"].get("samples", 0),
+        "tokens": facts["explore"].get("tokens", 0) + facts["explore2"].get("tokens", 0),
+        "examples": facts["examples"].get("examples", 0),
+        "train_tokens": facts["policy"].get("tokens", 0),
+        "steps": facts["policy"].get("steps", 0),
+        "dropped": facts["policy"].get("dropped", 0),
+    }
+    sources = {}
+    if f"explore2-{t}" in refs:
+        draws = Spec.load(store, refs[f"explore2-{t}"].address).inputs["draws"]
+        asked = Artifact.open(store, draws).manifest.facts
+        sources = {name: asked.get(f"samples_{name}", 0) for name in SOURCES}
+    metrics = Artifact.open(store, refs[f"examples-{t}"]).json("metrics.json")
+    losses, identical = facts["policy"].get("losses", ()), facts["examples"].get("identical")
+    return Iteration(t, scores, right, metrics, spent, losses, identical, sources)

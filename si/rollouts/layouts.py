@@ -1,0 +1,275 @@
+"""Training rows in the layouts that other tools read, as their documentation has them.
+
+- trl: `prompt` and `completion`, as messages where the prompt is known as messages
+  (conversational prompt-completion), else as text; `images` where there are any
+- sharegpt (LLaMA-Factory): `conversations` of `from` and `value`, `images` as paths, an `<image>`
+  in the text for each
+- verl: `messages` of `role` and `content`, `images`; Parquet (its multi-turn SFT data set)
+- jsonl: `query_id`, `step`, `prompt`, `response`, `copy`
+"""
+
+import json
+import os
+import re
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
+from hashlib import sha256
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from si.errors import DataError, SiError
+from si.rollouts.table import PICTURES
+
+MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
+TURN = pa.struct([("from", pa.string()), ("value", pa.string())])
+SUFFIXES = {
+    "trl": (".jsonl", ".json", ".parquet"),
+    "sharegpt": (".json", ".jsonl"),
+    "verl": (".parquet",),
+    "jsonl": (".jsonl",),
+}
+PIECE = 10_000  # rows that are written at a time
+
+Prompt = str | list[dict[str, str]]
+
+
+class TrainingRows:
+    """Turns a sample into a row of one layout.
+
+    Args:
+        out: where the rows will lie; images that are bytes go beside a file of JSON.
+        notes: hears of what was done to prompts and images.
+    """
+
+    def __init__(self, name: str, out: Path | None, source: str, notes: list[str]):
+        self.name, self.out, self.source, self.notes = name, out, source, notes
+        self.make = {
+            "trl": self._trl,
+            "sharegpt": self._sharegpt,
+            "verl": self._verl,
+            "jsonl": self._plain,
+        }[name]
+
+    def row(self, sample: Mapping[str, Any], copy: int) -> dict[str, Any]:
+        """The row of a sample's copy number `copy`."""
+        made = self.make(sample)
+        return made | {"copy": copy} if self.name == "jsonl" else made
+
+    def schema(self, first: Mapping[str, Any]) -> pa.Schema:
+        """The rows' columns, as the first row has them."""
+        kinds: dict[str, pa.DataType] = {"images": PICTURES}
+        for name, value in first.items():
+            if isinstance(value, list):
+                inner = TURN if value and "from" in value[0] else MESSAGE
+                kinds.setdefault(name, pa.list_(inner))
+            else:
+                kinds.setdefault(name, pa.int64() if isinstance(value, int) else pa.string())
+        return pa.schema([(name, kinds[name]) for name in first])
+
+    def _plain(self, sample: Mapping[str, Any]) -> dict[str, Any]:
+        wanted = ("query_id", "step", "prompt", "response")
+        return {name: sample[name] for name in wanted if name in sample}
+
+    def _trl(self, sample: Mapping[str, Any]) -> dict[str, Any]:
+        prompt = self._prompt(sample)
+        images = self._images(sample)
+        if isinstance(prompt, str):
+            return {"prompt": prompt, "completion": sample["response"], **images}
+        answer = [{"role": "assistant", "content": sample["response"]}]
+        return {"prompt": prompt, "completion": answer, **images}
+
+    def _verl(self, sample: Mapping[str, Any]) -> dict[str, Any]:
+        return {"messages": self._messages(sample), **self._images(sample)}
+
+    def _sharegpt(self, sample: Mapping[str, Any]) -> dict[str, Any]:
+        names = {"user": "human", "assistant": "gpt"}
+        turns = [
+            {"from": names.get(turn["role"], turn["role"]), "value": turn["content"]}
+            for turn in self._messages(sample)
+        ]
+        return {"conversations": turns, **self._images(sample)}
+
+    def _messages(self, sample: Mapping[str, Any]) -> list[dict[str, str]]:
+        """The whole conversation, with an `<image>` in the user's words for each image."""
+        prompt = self._prompt(sample)
+        turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+        pictures = sample.get("images") or []
+        missing = len(pictures) - sum(turn["content"].count("<image>") for turn in turns)
+        if missing > 0:
+            last = max((i for i, t in enumerate(turns) if t["role"] == "user"), default=0)
+            turns[last] = turns[last] | {"content": "<image>" * missing + turns[last]["content"]}
+        return [*turns, {"role": "assistant", "content": sample["response"]}]
+
+    def _prompt(self, sample: Mapping[str, Any]) -> Prompt:
+        if sample.get("prompt") is None:
+            raise DataError(
+                f"{sample['query_id']} has no prompt",
+                f"the layout {self.name} needs one",
+                "Say where it is: --map prompt=COLUMN",
+            )
+        stripped = self.source == "verl"
+        whole = stripped or self.name in ("sharegpt", "verl")
+        # A run of ours knows the question as it was asked, before any chat template.
+        if self.source == "si-ctl":
+            return [{"role": "user", "content": sample["prompt"]}]
+        prompt = conversation(sample["prompt"], stripped, whole)
+        if isinstance(prompt, str) and whole:
+            self._note("Prompts are not known as messages: each is written as one of the user's.")
+        return prompt
+
+    def _images(self, sample: Mapping[str, Any]) -> dict[str, Any]:
+        pictures = sample.get("images") or []
+        if not pictures:
+            return {}
+        if self.out is None or self.out.suffix == ".parquet":
+            return {"images": pictures}
+        folder = self.out.with_name(f"{self.out.stem}-images")
+        paths = []
+        for picture in pictures:
+            if not picture["bytes"]:
+                paths.append(picture["path"])
+                continue
+            kind = "jpg" if picture["bytes"][:2] == b"\xff\xd8" else "png"
+            path = folder / f"{sha256(picture['bytes']).hexdigest()[:16]}.{kind}"
+            if not path.exists():
+                folder.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(picture["bytes"])
+                self._note(f"Images lie in {folder}.")
+            paths.append(f"{folder.name}/{path.name}")
+        return {"images": paths}
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
+
+
+_CHATML = re.compile(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>\n?", re.DOTALL)
+_STRIPPED = re.compile(r"(?:system\n(.*?)\n)?user\n(.*)\nassistant\n?", re.DOTALL)
+
+
+@lru_cache(maxsize=1024)
+def conversation(prompt: str, stripped: bool = False, whole: bool = True) -> Prompt:
+    """A prompt as messages if it can be told which they are, else as it is.
+
+    Args:
+        stripped: the chat template's special tokens were left out when it was written (verl), so
+            that `user\\nWhy?\\nassistant\\n` is one message of the user's.
+        whole: text with ChatML's tokens is taken apart, too.
+    """
+    if prompt.startswith("[{"):
+        try:
+            turns = json.loads(prompt)
+        except ValueError:
+            return prompt
+        if all(isinstance(turn, dict) and "role" in turn for turn in turns):
+            return [{"role": str(t["role"]), "content": _said(t.get("content"))} for t in turns]
+        return prompt
+    if whole and prompt.startswith("<|im_start|>"):
+        found = _CHATML.findall(prompt)
+        rest = _CHATML.sub("", prompt).strip()
+        if found and rest in ("", "<|im_start|>assistant"):
+            return [{"role": role, "content": content} for role, content in found]
+    one = _STRIPPED.fullmatch(prompt) if stripped else None
+    if one and "\nassistant\n" not in one[2]:
+        system = [{"role": "system", "content": one[1]}] if one[1] is not None else []
+        return [*system, {"role": "user", "content": one[2]}]
+    return prompt
+
+
+def _said(content: Any) -> str:
+    """A message's words; of parts the text, with an `<image>` for each image."""
+    if isinstance(content, list):
+        return "".join(
+            "<image>" if part.get("type") in ("image", "image_url") else part.get("text") or ""
+            for part in content
+            if isinstance(part, Mapping)
+        )
+    return "" if content is None else str(content)
+
+
+# --- files ---------------------------------------------------------------------------------
+
+
+def write(
+    rows: Iterator[dict[str, Any]],
+    schema: Callable[[Mapping[str, Any]], pa.Schema],
+    out: Path | None,
+    force: bool,
+) -> tuple[int, pa.Table | None]:
+    """Rows to a file, all of it or none; to a table if there is none."""
+    first = next(rows, None)
+    columns = schema(first or {})
+    pieces = _pieces(rows if first is None else chain([first], rows))
+    if out is None:
+        tables = [pa.Table.from_pylist(piece, columns) for piece in pieces]
+        table = pa.concat_tables(tables) if tables else columns.empty_table()
+        return len(table), table
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        with part.open("wb") as file:
+            count = _FILES[out.suffix](pieces, columns, file)
+            file.flush()
+            os.fsync(file.fileno())
+        if force:
+            part.replace(out)
+        else:
+            out.hardlink_to(part)  # fails if it is there by now
+    except FileExistsError as error:
+        raise there(out) from error
+    except OSError as error:
+        raise SiError(f"{out} cannot be written", str(error)) from error
+    finally:
+        part.unlink(missing_ok=True)
+    return count, None
+
+
+def _pieces(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    while piece := list(islice(rows, PIECE)):
+        yield piece
+
+
+def _parquet(pieces: Iterator[list[dict[str, Any]]], schema: pa.Schema, file: Any) -> int:
+    count = 0
+    with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        for piece in pieces:
+            writer.write_table(pa.Table.from_pylist(piece, schema))
+            count += len(piece)
+    return count
+
+
+def _jsonl(pieces: Iterator[list[dict[str, Any]]], _: pa.Schema, file: Any) -> int:
+    return _joined(pieces, file, "", "\n", "\n")
+
+
+def _json(pieces: Iterator[list[dict[str, Any]]], _: pa.Schema, file: Any) -> int:
+    return _joined(pieces, file, "[\n", ",\n", "\n]\n")
+
+
+def _joined(
+    pieces: Iterator[list[dict[str, Any]]], file: Any, begin: str, between: str, end: str
+) -> int:
+    count = 0
+    file.write(begin.encode())
+    for piece in pieces:
+        text = between.join(json.dumps(row, ensure_ascii=False) for row in piece)
+        file.write(((between if count else "") + text).encode("utf-8", "replace"))
+        count += len(piece)
+    file.write((end if count or begin else "").encode())
+    return count
+
+
+_FILES = {".parquet": _parquet, ".jsonl": _jsonl, ".json": _json}
+
+
+def there(out: Path) -> DataError:
+    return DataError(
+        f"{out} is there already",
+        "nothing was written",
+        ("Replace it: --force", "Name another file: --out"),
+    )

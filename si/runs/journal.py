@@ -1,0 +1,133 @@
+"""How far a run is, as it happens: the controller's journal, and stages in a few words.
+
+The journal is what a run's object on a cluster says of the run: small, whole at any
+moment, written anew after every change.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from si.errors import SiError
+from si.ports import Event
+from si.runs.limits import LIMITS
+
+LAST_FAILURES = 10  # kept per stage; the count goes on
+
+
+class Journal:
+    """A run's state, kept by hearing the loop's events.
+
+    Attributes:
+        state: `phase` (running, done, stopped at a limit, failed), `generation`, `starts` (of the
+            controller), `stopped` (why it ended early: a `Stop`, or None), `stages` in
+            the order of their beginning; of a stage `entry`, `state` (running or done), `shards`,
+            `committed`, `words`, `seconds`, `attempts` (Jobs made), `failures` (the last ones: pod,
+            why, when), `failed` (their number), `problem` (what it waits for, or None).
+    """
+
+    def __init__(self, state: dict[str, Any], save: Callable[[dict[str, Any]], None]):
+        self.state: dict[str, Any] = {"stages": [], "starts": 0} | state
+        self.save = save
+
+    def start(self, **facts: Any) -> None:
+        """A controller begins, or begins again; `facts` go into the state."""
+        self.state |= facts
+        self.state |= {"phase": "running", "starts": self.state["starts"] + 1}
+        self.state |= {"error": None, "stopped": None}
+        self.save(self.state)
+
+    def end(self, error: SiError | None = None, **facts: Any) -> None:
+        """The loop has ended: well, by a limit of the user's, or with an error."""
+        limited = (facts.get("stopped") or {}).get("rule") in LIMITS
+        self.state |= facts | {"phase": "failed" if error else "stopped" if limited else "done"}
+        if error:
+            self.state["error"] = said(error)
+        self.save(self.state)
+
+    def hear(self, event: Event) -> None:
+        """Take in one event of `si.loop.Run` or of a cluster."""
+        stage = self._stage(event["entry"])
+        match event["event"]:
+            case "begin":
+                stage |= {"state": "running", "shards": event["shards"], "began": time.time()}
+            case "job":
+                stage["attempts"] = event["attempt"]
+            case "shards":
+                stage["committed"] = event["committed"]
+            case "problem":
+                stage["problem"] = {k: event[k] for k in ("headline", "detail", "ways_out")}
+            case "solved":
+                stage["problem"] = None
+            case "failure":
+                stage["failed"] += 1
+                failure = {"pod": event["pod"], "why": event["why"], "when": time.time()}
+                stage["failures"] = [*stage["failures"], failure][-LAST_FAILURES:]
+            case "done" if stage["state"] != "done":
+                words = describe(event["entry"].split("/")[1], event["facts"])
+                stage |= {"state": "done", "words": words, "problem": None}
+                stage["committed"] = stage["shards"]
+                if "began" in stage:
+                    stage["seconds"] = round(time.time() - stage.pop("began"), 1)
+            case _:
+                return
+        self.save(self.state)
+
+    def _stage(self, entry: str) -> dict[str, Any]:
+        for stage in self.state["stages"]:
+            if stage["entry"] == entry:
+                found: dict[str, Any] = stage
+                return found
+        made: dict[str, Any] = {
+            "entry": entry,
+            "state": "running",
+            "shards": 1,
+            "committed": 0,
+            "attempts": 0,
+            "failed": 0,
+            "failures": [],
+            "problem": None,
+        }
+        self.state["stages"].append(made)
+        return made
+
+
+def said(error: SiError) -> dict[str, Any]:
+    """An error as a record."""
+    return {
+        "headline": error.headline,
+        "detail": error.detail,
+        "ways_out": list(error.ways_out),
+        "exit_code": error.exit_code,
+    }
+
+
+def describe(stage: str, facts: dict[str, Any]) -> str:
+    """What a stage's figures say, in a few words."""
+    match stage:
+        case "explore" | "explore-2" | "levels-explore" | "evaluate-explore":
+            dropped = f", {facts['dropped']} dropped" if facts.get("dropped") else ""
+            return f"{facts['samples']} samples, {facts['tokens']} tokens{dropped}"
+        case "verify" | "verify-2" | "levels-verify" | "evaluate-verify":
+            share = 100 * facts["correct"] / max(1, facts["samples"])
+            return f"{share:.1f} % right"
+        case "resample":
+            sources = [
+                f"{facts[f'samples_{name}']} {name}"
+                for name in ("own", "earlier", "reference", "plain")
+                if facts.get(f"samples_{name}")
+            ]
+            return f"{facts['samples']} more samples asked ({', '.join(sources) or 'none'})"
+        case "rebalance":
+            return f"{facts['examples']} examples of {facts['solved']} solved queries"
+        case "train":
+            losses = facts["losses"]
+            fall = f", loss {losses[0]:.3f} -> {losses[-1]:.3f}" if losses else ""
+            return f"{facts['steps']} steps{fall}"
+        case "evaluate":
+            return ", ".join(
+                f"{name.removeprefix('accuracy_')} {100 * value:.1f} %"
+                for name, value in facts.items()
+                if name.startswith("accuracy_")
+            )
+    return ""

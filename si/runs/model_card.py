@@ -1,0 +1,205 @@
+"""The model card of an exported policy: what it is, where it comes from, what it scored.
+
+Front matter as the Hugging Face hub reads it, then Markdown. Names, addresses and settings are
+anybody's: none of them can end a table, begin a heading or a link, or open a tag.
+"""
+
+import html
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import yaml
+
+from si.records import LEVELS
+from si.report.intervals import wilson
+from si.report.summary import Iteration, RunSummary
+from si.report.tables import percent, percents
+from si.store.artifacts import Ref
+
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+PAPER = "https://arxiv.org/abs/2510.26474"
+_MARKS = re.compile(r"([\\`*_{}\[\]()#+!|~$])")
+
+
+class About(NamedTuple):
+    """What a card says of a policy.
+
+    Attributes:
+        iteration: which one it is of, 0 being policy 0, and `why` it was chosen.
+        kind: `model`, `adapter` or `merged`.
+        base: what policy 0 is called: a name of the hub, perhaps with @revision, which then goes
+            into the front matter; or anything else.
+        policy, policy_0, data: address and content digest.
+        facts: what the trainer said; empty for policy 0.
+        settings: the recipe.
+        made_with: library -> version.
+    """
+
+    run: str
+    generation: int
+    iteration: int
+    why: str
+    kind: str
+    base: str
+    policy: Ref
+    policy_0: Ref
+    data: Ref
+    facts: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    made_with: Mapping[str, str]
+
+
+def plain(text: object) -> str:
+    """Any text as one line of Markdown that shows it and does nothing."""
+    one_line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+    # A colon by its number: bare addresses become links otherwise.
+    return _MARKS.sub(r"\\\1", html.escape(one_line)).replace("://", "&#58;//")
+
+
+def card(about: About, run: RunSummary) -> str:
+    """README.md of an exported policy."""
+    it = run.iterations[about.iteration]
+    parts = [
+        f"# {plain(about.run)}, iteration {about.iteration}",
+        _lead(about, run),
+        "## Scores",
+        _scores(it, run.iterations[0]),
+        "One greedy response a query, verified against the reference answer; in brackets Wilson's "
+        "95 % interval. Levels are pass rates under policy 0: L1 the easiest (head), L5 and U the "
+        "hardest (tail).",
+    ]
+    if it.metrics is not None:
+        parts += ["## What it was trained on", _shares(it), _spent(about)]
+    parts += [
+        "## Where it comes from",
+        _origin(about, run),
+        "## How to load it",
+        _loading(about),
+        "## Licence",
+        "si-ctl does not know the licences of policy 0 and of the data, so the front matter says "
+        "`unknown`. Look them up before you share this.",
+        "## Recipe",
+        _block(json.dumps(about.settings, indent=2, sort_keys=True)),
+    ]
+    return f"---\n{_front(about)}---\n\n" + "\n\n".join(parts) + "\n"
+
+
+def _front(about: About) -> str:
+    said: dict[str, Any] = {
+        "license": "unknown",
+        "library_name": "peft" if about.kind == "adapter" else "transformers",
+        "pipeline_tag": "image-text-to-text",
+        "tags": ["si-ctl", "self-improvement"],
+    }
+    name, _ = _on_hub(about.base)
+    if name:
+        said["base_model"] = name
+        said["base_model_relation"] = "adapter" if about.kind == "adapter" else "finetune"
+    return yaml.safe_dump(said, sort_keys=False)
+
+
+def _on_hub(base: str) -> tuple[str, str]:
+    """A base's name and revision on the hub; empty for one that is not there."""
+    name, _, revision = base.partition("@")
+    return (name, revision) if HUB_NAME.fullmatch(name) else ("", "")
+
+
+def _lead(about: About, run: RunSummary) -> str:
+    kind = {
+        "model": "A whole model",
+        "adapter": "A LoRA adapter for policy 0",
+        "merged": "A LoRA adapter merged into policy 0",
+    }[about.kind]
+    if about.iteration == 0:
+        return f"Policy 0 of a run of self-improvement, unchanged ({plain(about.why)})."
+    return (
+        f"{kind}: the policy of iteration {about.iteration} ({plain(about.why)}) of {run.last}, "
+        f"trained on its own verified answers with the strategy {plain(run.strategy)}, "
+        f"K = {run.k}, by [head-tail re-balancing]({PAPER})."
+    )
+
+
+def _scores(it: Iteration, zero: Iteration) -> str:
+    rows = []
+    for split, part in it.scores.items():
+        levels = (part["by_level"].get(level) for level in LEVELS)
+        rows.append(
+            [
+                plain(split),
+                part["n"],
+                part["correct"],
+                f"{percent(part['accuracy'])} ({percents(wilson(part['correct'], part['n']))})",
+                percent(zero.accuracy(split)),
+                *(f"{level['correct']} of {level['n']}" if level else "–" for level in levels),
+            ]
+        )
+    return _table(["split", "queries", "right", "accuracy", "policy 0", *LEVELS], rows)
+
+
+def _shares(it: Iteration) -> str:
+    metrics = it.metrics or {}
+    rows = [
+        [
+            what,
+            metrics[what]["total"],
+            *(percent(it.share(what, [level])) for level in LEVELS),
+        ]
+        for what in ("successes", "examples")
+    ]
+    return _table(["share of", "all", *LEVELS], rows)
+
+
+def _spent(about: About) -> str:
+    facts = about.facts
+    told = ", ".join(f"{facts.get(name, 0):,} {name}" for name in ("steps", "examples", "tokens"))
+    return f"Trained: {told} of responses; {facts.get('dropped', 0):,} examples were too long."
+
+
+def _origin(about: About, run: RunSummary) -> str:
+    generation = f", generation {about.generation}" if about.generation > 1 else ""
+    rows: list[list[Any]] = [
+        ["run", plain(about.run) + generation],
+        ["recipe", plain(about.settings.get("name", ""))],
+        ["strategy", plain(run.strategy)],
+        ["K", run.k],
+        ["iteration", f"{about.iteration} of {run.last} ({plain(about.why)})"],
+        ["base model", plain(about.base)],
+        ["policy 0", _ref(about.policy_0)],
+        ["data", _ref(about.data)],
+        ["this policy", _ref(about.policy)],
+        *(["made with", f"{plain(name)} {plain(v)}"] for name, v in about.made_with.items()),
+    ]
+    return _table(["", ""], rows)
+
+
+def _ref(ref: Ref) -> str:
+    return f"{plain(ref.address)}, content {plain(ref.content)}"
+
+
+def _loading(about: About) -> str:
+    name, revision = _on_hub(about.base)
+    base = json.dumps(name or "FOLDER OF POLICY 0")
+    base += f", revision={json.dumps(revision)}" if revision else ""
+    lines = ["from transformers import AutoModelForImageTextToText, AutoProcessor", ""]
+    if about.kind == "adapter":
+        lines[0:0] = ["from peft import PeftModel"]
+        lines += [
+            f"base = AutoModelForImageTextToText.from_pretrained({base})",
+            'model = PeftModel.from_pretrained(base, "FOLDER")',
+        ]
+    else:
+        lines += ['model = AutoModelForImageTextToText.from_pretrained("FOLDER")']
+    lines += ['processor = AutoProcessor.from_pretrained("FOLDER")']
+    return _block("\n".join(lines))
+
+
+def _block(text: str) -> str:
+    """Code, by indentation: no text in it can end it but an empty line, which does not matter."""
+    return "\n".join(f"    {line}".rstrip() for line in text.split("\n"))
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)

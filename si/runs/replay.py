@@ -1,0 +1,242 @@
+"""Replay: another strategy on what a run has sampled and verified, beside what it trained on.
+
+The stages' own functions are called on the run's committed artefacts, and what they make is
+looked at, never committed. Nothing is sampled: for draws that the run did not sample itself, it
+is not known what they would have brought, and nothing is said of it.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import ValidationError
+
+from si.config import Recipe
+from si.errors import DataError, RecipeError
+from si.loop import READS, generations, load_recipe
+from si.plugins import label
+from si.ports import Store
+from si.records import HEAD, LEVELS, TAIL
+from si.report.tables import Table, number, percent
+from si.runs.status import entries
+from si.stages.job import Job
+from si.stages.rebalance import rebalance
+from si.stages.resample import resample
+from si.store.artifacts import Artifact, Output, Ref, Spec, load_manifest
+from si.strategies import rule_of
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A run's own examples and another strategy's, iteration by iteration.
+
+    `iterations` hold `iteration`, `trained` and `replayed` (facts and metrics of the rebalance
+    stage), `rounds` (how many rounds of samples the replayed strategy saw) and `draws`
+    (what it would ask for and the run did not sample: facts, `share_by_level`; or None).
+    """
+
+    run: str
+    own: str
+    strategy: str
+    iterations: list[dict[str, Any]]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "run": self.run,
+            "own": self.own,
+            "strategy": self.strategy,
+            "iterations": self.iterations,
+            "words": self.words,
+        }
+
+    @property
+    def words(self) -> list[str]:
+        """What one should know when reading the tables."""
+        said = []
+        if any(it["draws"] for it in self.iterations):
+            said.append(
+                f"The run did not sample {self.strategy}'s second round, so what its draws would "
+                "have brought is not known: its examples are those of the first round alone."
+            )
+        if len(self.iterations) > 1:
+            said.append(
+                f"From iteration 2 on the samples are those of a policy trained with {self.own}; "
+                f"one trained with {self.strategy} would have sampled others."
+            )
+        return said
+
+    @property
+    def tables(self) -> list[Table]:
+        """Examples side by side, and the draws."""
+        rows = []
+        for it in self.iterations:
+            for name, part in ((self.own, it["trained"]), (self.strategy, it["replayed"])):
+                shares = part["metrics"]["examples"]["share_by_level"]
+                rows.append(
+                    [
+                        str(it["iteration"]),
+                        f"{name}, trained on" if part is it["trained"] else name,
+                        number(part["facts"]["examples"]),
+                        number(part["facts"]["solved"]),
+                        percent(_share(shares, HEAD)),
+                        percent(_share(shares, TAIL)),
+                        *(percent(shares[level]) for level in LEVELS),
+                        number(part["metrics"]["examples"]["gini"], 3),
+                    ]
+                )
+        found = [
+            Table(
+                f"Examples of {self.run}, and what {self.strategy} makes of its samples",
+                ["it.", "strategy", "examples", "queries", "head", "tail", *LEVELS, "Gini"],
+                rows,
+                "Levels are those that the run was counted by.",
+            )
+        ]
+        asked = [it for it in self.iterations if it["draws"]]
+        if asked:
+            sources = ("own", "earlier", "reference", "plain")
+            found.append(
+                Table(
+                    f"Draws that {self.strategy} would ask for",
+                    ["it.", "samples", "queries", *LEVELS, *sources],
+                    [
+                        [
+                            str(it["iteration"]),
+                            number(it["draws"]["samples"]),
+                            number(it["draws"]["queries"]),
+                            *(percent(it["draws"]["share_by_level"][level]) for level in LEVELS),
+                            *(number(it["draws"][f"samples_{source}"]) for source in sources),
+                        ]
+                        for it in asked
+                    ],
+                    "Samples by the level of their query, and by where their prefix comes from.",
+                )
+            )
+        return found
+
+
+def replay(store: Store, run: str, strategy: str, scratch: Path) -> Replay:
+    """Another strategy on a run's stored verdicts, in every iteration that was re-balanced.
+
+    A strategy whose resampling rule is the run's own sees both rounds, as the run did. Any other
+    sees the first round, and its draws are shown.
+
+    Args:
+        run: the run's name.
+        strategy: as a recipe names it.
+        scratch: an empty folder for what the stages write.
+
+    Raises:
+        RecipeError: for an unknown strategy.
+        DataError: if no iteration of the run is re-balanced yet.
+    """
+    try:
+        strategy = Recipe(strategy=strategy).strategy
+    except ValidationError as error:
+        raise RecipeError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
+    recipe = load_recipe(store, run, generations(store, run)[-1])
+    specs = {
+        entry: Spec.load(store, address)
+        for entry, address in entries(store, run).items()
+        if entry.split("/")[1] in ("explore", "verify", "rebalance", "policy")
+    }
+    asks, own = rule_of(strategy, "resample"), rule_of(recipe.strategy, "resample")
+    found = []
+    for entry, spec in specs.items():
+        manifest = load_manifest(store, spec) if entry.endswith("/rebalance") else None
+        if manifest is None:
+            continue
+        trained = Artifact(store, manifest)
+        t = spec.params["iteration"]
+        both = asks == own
+        inputs = {r: ref for r, ref in spec.inputs.items() if both or not r.endswith("-2")}
+        settings = recipe.pick(*READS["rebalance"]) | {"strategy": rule_of(strategy, "reshape")}
+        again = replace(spec, settings=settings, inputs=inputs)
+        made = rebalance(Job(store, again, _folder(scratch, f"{t}-rebalance")))(0)
+        assert made is not None
+        metrics = trained.json("metrics.json")
+        found.append(
+            {
+                "iteration": t,
+                "rounds": 1 + ("rollouts-2" in inputs),
+                "trained": {"facts": dict(manifest.facts), "metrics": metrics},
+                "replayed": {"facts": made.facts, "metrics": _metrics(made)},
+                "draws": None
+                if both or asks == "vanilla"
+                else _draws(store, recipe, specs, spec, asks, scratch),
+            }
+        )
+    if not found:
+        raise DataError(
+            f"No iteration of {run} is re-balanced yet",
+            f"in {store.url}",
+            "Go on with it: the same `si-ctl iterate` command resumes.",
+        )
+    return Replay(run, recipe.strategy, strategy, found)
+
+
+def _draws(
+    store: Store,
+    recipe: Recipe,
+    specs: Mapping[str, Spec],
+    spec: Spec,
+    rule: str,
+    scratch: Path,
+) -> dict[str, Any]:
+    """What the resample stage would ask for in this iteration, by level and source."""
+    t = spec.params["iteration"]
+    inputs = {
+        "data": spec.inputs["data"],
+        "rollouts": spec.inputs["rollouts-1"],
+        "verdicts": spec.inputs["verdicts-1"],
+    }
+    if rule == "gr" and recipe.gr.reference:
+        inputs["policy"] = _ref(store, specs["it00/policy"])
+    if rule == "gr" and recipe.data.schedule == "fixed":
+        for earlier in range(1, t):
+            for role, entry in (("rollouts", "explore"), ("verdicts", "verify")):
+                ref = _ref(store, specs[f"it{earlier:02d}/{entry}"])
+                inputs[f"earlier-{role}-{earlier}"] = ref
+    settings = recipe.pick(*READS["resample"]) | {"strategy": rule}
+    asked = Spec("resample", f"it{t:02d}-{label(rule)}", settings, dict(spec.params), inputs)
+    made = resample(Job(store, asked, _folder(scratch, f"{t}-resample")))(0)
+    assert made is not None
+    draws: Any = made.files["draws.parquet"]
+    levels = Artifact.open(store, spec.inputs["levels"])
+    table = levels.tables("levels.parquet", ["query_id", "level"])
+    rows = pc.index_in(draws["query_id"].combine_chunks(), table["query_id"].combine_chunks())
+    level = pc.index_in(table["level"].combine_chunks().take(rows), pa.array(LEVELS)).to_numpy()
+    counts = np.bincount(level, draws["n"].to_numpy(), len(LEVELS))
+    total = counts.sum()
+    shares = {
+        name: count / total if total else None
+        for name, count in zip(LEVELS, counts.tolist(), strict=True)
+    }
+    return {**made.facts, "share_by_level": shares}
+
+
+def _ref(store: Store, spec: Spec) -> Ref:
+    return Artifact.open(store, spec.address).manifest.ref
+
+
+def _folder(scratch: Path, name: str) -> Path:
+    folder = scratch / name
+    folder.mkdir()
+    return folder
+
+
+def _metrics(made: Output) -> dict[str, Any]:
+    data = made.files["metrics.json"]
+    assert isinstance(data, bytes)
+    found: dict[str, Any] = json.loads(data)
+    return found
+
+
+def _share(shares: Mapping[str, float | None], levels: tuple[str, ...]) -> float | None:
+    known = [share for level in levels if (share := shares[level]) is not None]
+    return sum(known) if known else None

@@ -1,0 +1,222 @@
+"""How far a run is, read from the store alone."""
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import takewhile
+from typing import Any
+
+from si.errors import RunMissing
+from si.loop import ROLES, generations, load_recipe, run_folder
+from si.ports import Store
+from si.report.lineage import BEGINNING, STEPS
+from si.runs.limits import PATIENCE, Stop, recorded
+from si.runs.usage import NOTHING, Ledger, Spent, intervals
+from si.store.artifacts import Ref, Spec, committed, load_manifest, read_record
+
+# The order in which stages happen within an iteration.
+ORDER = (*BEGINNING, *STEPS, "report")
+
+
+def runs(store: Store) -> list[str]:
+    """Names of all runs in the store."""
+    names = {address.split("/")[1] for address in store.list("runs") if address.count("/") > 1}
+    return sorted(name for name in names if generations(store, name))
+
+
+def find_run(store: Store, wanted: str) -> str:
+    """A run by its name, or by a strategy that only one run has.
+
+    Raises:
+        RunMissing: with the names there are.
+    """
+    names = runs(store)
+    if wanted in names:
+        return wanted
+    same = [
+        name
+        for name in names
+        if load_recipe(store, name, generations(store, name)[-1]).strategy == wanted
+    ]
+    if len(same) == 1:
+        return same[0]
+    raise RunMissing(
+        f"{len(same)} runs have the strategy {wanted}: name one"
+        if same
+        else f"No run is called {wanted!r}",
+        "runs in " + store.url + ": " + (", ".join(same or names) or "none"),
+        "Begin one: si-ctl iterate" if not names else "See them all: si-ctl status",
+    )
+
+
+def entries(store: Store, name: str, known: dict[str, str] | None = None) -> dict[str, str]:
+    """Entry -> address of every stage that the run's newest generation has begun, in order.
+
+    Args:
+        known: what was read before, and what is read now; pointers never change.
+    """
+    folder = run_folder(name, generations(store, name)[-1])
+    known = {} if known is None else known
+    found = {}
+    for address in store.list(folder):
+        match = re.fullmatch(r"(it\d\d+/[a-z0-9-]+)\.json", address.removeprefix(f"{folder}/"))
+        if match:
+            if address not in known:
+                known[address] = read_record(store, address, lambda raw: raw["address"])
+            found[match.group(1)] = known[address]
+
+    def when(entry: str) -> tuple[str, int]:
+        iteration, stage = entry.split("/")
+        return iteration, ORDER.index(stage) if stage in ORDER else len(ORDER)
+
+    return {entry: found[entry] for entry in sorted(found, key=when)}
+
+
+def report_inputs(store: Store, name: str) -> dict[str, Ref]:
+    """What the report stage reads, by role, of everything that the run has finished."""
+    refs: dict[str, Ref] = {}
+    for entry, address in entries(store, name).items():
+        iteration, stage = entry.split("/")
+        spec = Spec.load(store, address)
+        manifest = load_manifest(store, spec)
+        if manifest is None:
+            continue
+        if stage == "data":
+            refs["data"] = manifest.ref
+        elif stage == "evaluate" and "levels" not in refs:
+            refs["levels"] = spec.inputs["levels"]
+        if stage in ROLES:
+            refs[f"{ROLES[stage]}-{int(iteration[2:])}"] = manifest.ref
+    return refs
+
+
+@dataclass
+class Known:
+    """What was read of a store and does not change, for who looks again and again."""
+
+    ledger: Ledger
+    pointers: dict[str, str] = field(default_factory=dict)
+    stages: dict[str, tuple[dict[str, Any], Spent]] = field(default_factory=dict)
+
+
+def status(store: Store, name: str, known: Known | None = None) -> dict[str, Any]:
+    """The run as a tree: iterations, their stages, their shards.
+
+    Args:
+        known: what was read before; kept up.
+
+    Returns:
+        `run`, `generation`, `strategy`, `k`, `iterations` (list of `iteration`, `stages`),
+        `planned` (how many iterations it was begun with),
+        `stopped` (why it ended early, as `si.runs.limits.Stop`, or None), `spent` (by all stages,
+        each artefact once); of a stage `entry`, `address`, `state` (done or open), `shards`,
+        `committed`, `attempts`, `seconds` and `spent` (by all its winning and losing attempts),
+        `facts`, and of one that is open `seconds_left`, if somebody is at work (None: not known).
+    """
+    found = generations(store, name)
+    if not found:
+        find_run(store, name)
+    recipe = load_recipe(store, name, found[-1])
+    known = known or Known(Ledger(store))
+    spent: dict[str, Spent] = {}
+    stages: dict[str, dict[str, Any]] = {}
+    for entry, address in entries(store, name, known.pointers).items():
+        if address not in known.stages:
+            stage, took = _stage(store, known.ledger, address)
+            if stage["state"] == "done":
+                known.stages[address] = stage, took
+        else:
+            stage, took = known.stages[address]
+        stages[entry], spent[address] = {"entry": entry} | stage, took
+    for entry, stage in stages.items():
+        if stage["state"] == "open":
+            stage["seconds_left"] = _left(entry, stages, known.ledger, time.time())
+    tree: dict[str, list[dict[str, Any]]] = {}
+    for entry, stage in stages.items():
+        tree.setdefault(entry.split("/")[0], []).append(stage)
+    stopped = stopped_at(store, run_folder(name, found[-1]), stages)
+    return {
+        "run": name,
+        "generation": found[-1],
+        "store": store.url,
+        "recipe": recipe.name,
+        "strategy": recipe.strategy,
+        "k": recipe.k,
+        "seed": recipe.seed,
+        "planned": recipe.iterations,
+        "stopped": stopped and stopped.to_json(),
+        "spent": sum(spent.values(), NOTHING).to_json(),
+        "iterations": [
+            {"iteration": int(number[2:]), "stages": stages} for number, stages in tree.items()
+        ],
+    }
+
+
+def ended(tree: dict[str, Any]) -> bool:
+    """Whether a run, as `status` says, has a report on all the iterations that it was to have."""
+    stages = [stage for iteration in tree["iterations"] for stage in iteration["stages"]]
+    if not stages:
+        return False
+    last = stages[-1]["stage"] == "report" and stages[-1]["state"] == "done"
+    far = tree["iterations"][-1]["iteration"] >= tree["planned"]
+    return last and (far or bool(tree["stopped"]))
+
+
+def stopped_at(store: Store, folder: str, stages: dict[str, dict[str, Any]]) -> Stop | None:
+    """Where the run has ended before its last iteration, if it has not gone on since."""
+
+    def stands(stop: Stop) -> bool:
+        then = stages.get(stop.next, {"state": "open", "committed": stop.committed})
+        return (then["state"], then["committed"]) == ("open", stop.committed)
+
+    # Of several at one place, the highest limit was the last to be tried.
+    order = [(stop.rule != PATIENCE, stop.limit, stop) for stop in recorded(store, folder)]
+    order = [found for found in order if stands(found[-1])]
+    return max(order, key=lambda found: found[:2])[-1] if order else None
+
+
+def _stage(store: Store, ledger: Ledger, address: str) -> tuple[dict[str, Any], Spent]:
+    spec = Spec.load(store, address)
+    manifest = load_manifest(store, spec)
+    took = ledger.artifact(manifest) if manifest else ledger.work(address)
+    return {
+        "stage": spec.stage,
+        "address": address,
+        "state": "done" if manifest else "open",
+        "shards": spec.shards,
+        "committed": spec.shards if manifest else len(committed(store, address)),
+        "attempts": took.attempts,
+        "seconds": round(took.seconds, 2),
+        "spent": took.to_json(),
+        "rows": manifest.rows if manifest else None,
+        "content": manifest.content if manifest else None,
+        "facts": manifest.facts if manifest else {},
+    }, took
+
+
+def _left(
+    entry: str, stages: Mapping[str, dict[str, Any]], ledger: Ledger, now: float
+) -> float | None:
+    """Seconds until an open stage is done, if its workers are at work: by its own shards, or by
+    the same stage of the iteration before; None if neither says."""
+    stage = stages[entry]
+    before = list(takewhile(lambda other: other is not stage, stages.values()))
+    done = ledger.attempts(stage["address"])
+    if done and stage["committed"]:
+        seconds = sum(attempt.get("seconds", 0.0) for attempt in done) / len(done)
+        width = len({attempt.get("worker") for attempt in done})
+        whole = seconds * (stage["shards"] - stage["committed"]) / width
+        since = _ended_at(done)
+    else:
+        same = [s for s in before if s["entry"].split("/")[1] == entry.split("/")[1]]
+        if not same or same[-1]["state"] != "done":
+            return None
+        whole = same[-1]["spent"]["wall_seconds"] * stage["shards"] / same[-1]["shards"]
+        since = max((_ended_at(ledger.attempts(s["address"])) for s in before), default=0.0)
+    left = whole - (now - since)
+    return round(left) if left > 0 else None
+
+
+def _ended_at(attempts: Sequence[Mapping[str, Any]]) -> float:
+    return max((end for _, end in intervals(attempts)), default=0.0)

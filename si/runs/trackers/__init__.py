@@ -1,0 +1,40 @@
+"""Which tracker a place names, and whether it can be used."""
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from si.errors import RecipeError
+from si.plugins import load
+from si.ports import Tracker
+
+TRACKERS = {
+    "tensorboard": "si.runs.trackers.tensorboard:TensorBoard",
+    "mlflow": "si.runs.trackers.mlflow:MLflow",
+    "wandb": "si.runs.trackers.wandb:WandB",
+}
+
+
+def trackers(names: Sequence[str], folder: Path) -> dict[str, Callable[[], Tracker]]:
+    """What opens each of these trackers; nothing is imported before.
+
+    Args:
+        folder: where a tracker may keep files.
+
+    Raises:
+        RecipeError: if a tracker's library is not installed.
+    """
+    for name in names:
+        if name in ("mlflow", "wandb") and importlib.util.find_spec(name) is None:
+            raise RecipeError(
+                f"place.trackers names {name}, but it is not installed here",
+                "",
+                (f"Install it: pip install 'si-ctl[{name}]'", "Or leave it out of place.trackers."),
+            )
+    return {name: partial(_open, name, folder) for name in names}
+
+
+def _open(name: str, folder: Path) -> Any:
+    return load("tracker", name, TRACKERS)(folder)
