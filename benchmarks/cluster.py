@@ -15,12 +15,14 @@ import sys
 import tempfile
 import time
 
-from si.cli.cluster import find_run, place_from_outside
-from si.clusters.kubernetes.jobs import Cluster, KubernetesCluster
+from si.cli.on_cluster import place_from_outside
+from si.clusters.kubernetes.client import Cluster
+from si.clusters.kubernetes.jobs import KubernetesCluster
 from si.clusters.kubernetes.manifests import stage_job
-from si.config import Place
+from si.clusters.kubernetes.runs import find_run
+from si.config.place import Place
 from si.runs.status import entries
-from si.store.artifacts import Spec
+from si.store.keys import Spec
 from si.store.open import open_store
 
 KUBECTL = os.environ.get("KUBECTL", "kubectl")

@@ -23,13 +23,13 @@ from typing import Any
 from si.engines.vllm import VllmSampler  # first: it sets what torch reads when it is loaded
 
 # isort: split
-from si.config import Recipe
+from si.config.recipe import Recipe
 from si.datasets.dataset import Dataset
 from si.datasets.sources import EMBEDDED_POLICY, synth
-from si.engines.transformers import pictures
+from si.engines.hf import pictures
 from si.randomness import keyed_seed
 from si.records import Request
-from si.store.artifacts import Artifact
+from si.store.artifact import Artifact
 from si.store.folder import FolderStore
 
 

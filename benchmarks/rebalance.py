@@ -29,8 +29,9 @@ from si.records import KEY, LEVEL_TABLE, QUERIES, ROLLOUTS, VERDICTS, level
 from si.stages.job import Job
 from si.stages.rebalance import WANTED, rebalance
 from si.stages.resample import resample
-from si.store.artifacts import Output, Ref, Spec, announce, commit_shard, finish
+from si.store.commit import Output, announce, commit_shard, finish
 from si.store.folder import FolderStore
+from si.store.keys import Ref, Spec
 
 K = 8
 SHARD = 500  # queries

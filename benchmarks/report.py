@@ -29,14 +29,15 @@ import pyarrow.parquet as pq
 from PIL import Image
 from rebalance import SHARD, K, memory, responses, shards
 
-from si.config import Recipe
+from si.config.recipe import Recipe
 from si.records import IMAGES, LEVEL_TABLE, QUERIES, level
 from si.stages.evaluate import evaluate
 from si.stages.job import Job
 from si.stages.rebalance import rebalance
 from si.stages.report import report
-from si.store.artifacts import Output, Ref, Spec, announce, commit_shard, finish
+from si.store.commit import Output, announce, commit_shard, finish
 from si.store.folder import FolderStore
+from si.store.keys import Ref, Spec
 
 HELD_OUT = 2000  # queries
 PART = 2000  # queries of a part of the data set

@@ -25,8 +25,10 @@ from typing import Any
 
 import boto3
 
-from si.config import S3, Place
-from si.store.artifacts import Artifact, Output, Spec, announce, commit_shard, finish
+from si.config.place import S3, Place
+from si.store.artifact import Artifact
+from si.store.commit import Output, announce, commit_shard, finish
+from si.store.keys import Spec
 from si.store.open import open_store
 
 

@@ -32,14 +32,14 @@ import transformers
 import trl
 from torch.utils.data import SequentialSampler
 
-from si.config import Train
+from si.config.recipe import Train
 from si.datasets.dataset import Dataset
 from si.datasets.sources import EMBEDDED_POLICY, synth
 from si.engines.batches import batches, make_examples
+from si.engines.hf import Prompts, pictures
 from si.engines.trainer import equip, fit, make_deterministic, open_policy
-from si.engines.transformers import Prompts, pictures
 from si.records import TrainingRow
-from si.store.artifacts import Artifact
+from si.store.artifact import Artifact
 from si.store.folder import FolderStore
 
 SETTINGS = Train().model_dump(mode="json") | {"steps": None}

@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field
 
-from si.config import Kubernetes, Place, Section
+from si.config.place import Kubernetes, Place
+from si.config.section import Section
 
 # The chart's own values are spelt as charts spell them; pydantic copies defaults.
 # ruff: noqa: N815, RUF012

@@ -7,9 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from si.config import load
+from si.config.loading import load
 from si.errors import RunMissing
-from si.ports import Store
 from si.rollouts.diagnose import diagnose as diagnosed
 from si.rollouts.diagnosis import Diagnosis
 from si.rollouts.files import FileSource
@@ -17,8 +16,9 @@ from si.rollouts.rebalance import Rebalanced
 from si.rollouts.rebalance import rebalance as rebalanced
 from si.rollouts.table import Rollouts, RunSource, levelled, read
 from si.runs.status import find_run, report_inputs
-from si.store.artifacts import Spec
+from si.store.keys import Spec
 from si.store.open import open_store
+from si.store.port import Store
 
 
 def diagnose(

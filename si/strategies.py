@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from si.config import RESAMPLING, RESHAPING
+from si.config.recipe import RESAMPLING, RESHAPING
 from si.errors import RecipeError
 from si.plugins import is_own, load
 from si.randomness import keyed_seed

@@ -13,7 +13,7 @@ import typer
 
 from si import __version__
 from si.cli import (
-    cluster,
+    cancel,
     compare,
     config,
     control,
@@ -23,6 +23,7 @@ from si.cli import (
     export,
     fetch,
     iterate,
+    logs,
     rebalance,
     replay,
     report,
@@ -51,7 +52,8 @@ for verb in (
     replay,
     export,
     track,
-    cluster,
+    logs,
+    cancel,
     diagnose,
     rebalance,
     verify,

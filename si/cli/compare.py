@@ -9,8 +9,8 @@ import typer
 from si.cli.options import JsonOption, StoreOption, open_place
 
 if TYPE_CHECKING:
-    from si.config import Recipe
-    from si.ports import Store
+    from si.config.recipe import Recipe
+    from si.store.port import Store
 
 
 def register(app: typer.Typer) -> None:
@@ -63,14 +63,14 @@ def compare(
 
 
 def _recipe(where: "Store", name: str) -> "Recipe":
-    from si.loop import generations, load_recipe
+    from si.runs.record import generations, load_recipe
 
     return load_recipe(where, name, generations(where, name)[-1])
 
 
 def _named(where: "Store", wanted: str) -> list[str]:
     """A run by its name; or those of a strategy, if they differ in their seeds alone."""
-    from si.config import differences
+    from si.config.recipe import differences
     from si.runs.status import find_run, runs
 
     names = runs(where)

@@ -39,6 +39,6 @@ def check(recipe: RecipeArgument = None, settings: SetOption = None) -> None:
 @group.command()
 def schema() -> None:
     """Print the JSON Schema of a recipe file, with every key's meaning."""
-    from si.config import schema as make
+    from si.config.loading import schema as make
 
     typer.echo(json.dumps(make(), indent=2))

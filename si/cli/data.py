@@ -10,7 +10,7 @@ import typer
 from si.cli.options import JsonOption, StoreOption, open_place
 
 if TYPE_CHECKING:
-    from si.datasets.importing import Splits
+    from si.datasets.splits import Splits
 
 group = typer.Typer(no_args_is_help=True, help="Import, make and inspect data sets.")
 
@@ -66,8 +66,9 @@ def import_(
     from si.clusters.local import local_folder
     from si.datasets.columns import parse_map
     from si.datasets.hub import NAME, download
-    from si.datasets.importing import SHOWN, Source, Splits, import_data
+    from si.datasets.importing import SHOWN, Source, import_data
     from si.datasets.rows import shown
+    from si.datasets.splits import Splits
 
     where = open_place(store)
     mapped, splits = parse_map(columns), Splits.parse(split)
@@ -141,7 +142,7 @@ def _slug(name: str) -> str:
 
 def _words(facts: dict[str, Any], splits: "Splits", kept: bool) -> Iterator[str]:
     """What an import came to, in a few lines."""
-    from si.datasets.importing import SHARES
+    from si.datasets.splits import SHARES
     from si.records import SPLITS
 
     counts = facts["splits"]

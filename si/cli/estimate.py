@@ -18,7 +18,8 @@ from si.cli.options import (
 from si.errors import RecipeError
 
 if TYPE_CHECKING:
-    from si.config import Place, Recipe
+    from si.config.place import Place
+    from si.config.recipe import Recipe
     from si.costs.assumptions import Assumptions, Width
     from si.costs.estimate import Step, Total
     from si.report.tables import Table
@@ -113,7 +114,7 @@ def estimate(
 
 def given(texts: list[str] | None) -> dict[str, Any]:
     """`["pass_rate=0.4,response=300"]` as a dictionary."""
-    from si.config import assignment
+    from si.config.loading import assignment
 
     parts = [part for text in texts or () for part in text.split(",") if part.strip()]
     return dict(assignment(part) for part in parts)
@@ -125,7 +126,7 @@ def variants(recipe: "Recipe", text: str) -> "list[Recipe]":
     Raises:
         RecipeError: for what is no strategy, or an option other than k and iterations.
     """
-    from si.config import Recipe
+    from si.config.recipe import Recipe
 
     found = []
     for part in text.split(","):

@@ -16,7 +16,7 @@ from si.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from si.store.artifacts import Manifest
+    from si.store.commit import Manifest
 
 
 def register(app: typer.Typer) -> None:
@@ -43,12 +43,12 @@ def fetch(
     from si.clusters.local import local_folder
     from si.datasets.hub import HuggingFace
     from si.datasets.sources import dataset, policy
-    from si.loop import WISH
+    from si.run import WISH
     from si.store.open import open_store
 
     computed, place = resolve(recipe, settings, {"place.store": store})
     if on == "kubernetes":
-        from si.cli.cluster import place_from_outside
+        from si.cli.on_cluster import place_from_outside
 
         place = place_from_outside(namespace, release)
     where = open_store(place)

@@ -22,9 +22,10 @@ from si.cli.options import (
 
 if TYPE_CHECKING:
     from si.clusters.local import LocalCluster
-    from si.config import Place, Recipe
-    from si.loop import Run
-    from si.ports import Store
+    from si.config.place import Place
+    from si.config.recipe import Recipe
+    from si.run import Run
+    from si.store.port import Store
 
 
 def register(app: typer.Typer) -> None:
@@ -89,7 +90,7 @@ def iterate(
         "place.workers": workers,
     }
     if on == "kubernetes":
-        from si.cli.cluster import iterate as iterate_there
+        from si.cli.on_cluster import iterate as iterate_there
 
         iterate_there(
             recipe, settings, flags, run, namespace, release, fresh, dry_run, detach, output
@@ -107,7 +108,7 @@ def iterate(
     from si.clusters.local import exclusive
 
     with exclusive(where.url, name) as scratch:
-        from si.loop import begin
+        from si.runs.record import begin
 
         generation = begin(where, name, computed, fresh)
         _work(where, place, computed, name, generation, scratch)
@@ -119,7 +120,8 @@ def _work(
     from si.cli.screen import Screen
     from si.clusters.local import local_folder
     from si.datasets.hub import HuggingFace
-    from si.loop import Run, conclude
+    from si.loop import conclude
+    from si.run import Run
     from si.runs.limits import LIMITS, Budget, LimitReached
     from si.runs.trackers import trackers
     from si.runs.tracking import Tracked, Tracking
@@ -182,7 +184,7 @@ def write_report(run: "Run", address: str, place: "Place") -> Path:
     """Copy the report out of the store, to a path that a browser can open."""
     from si.cli.report import write
     from si.clusters.local import local_folder
-    from si.store.artifacts import Artifact
+    from si.store.artifact import Artifact
 
     page = local_folder(run.store) / "reports" / f"{run.name}.html"
     return write(run.store, run.name, Artifact.open(run.store, address), page, place)
@@ -231,9 +233,9 @@ def match_steps(where: "Store", recipe: "Recipe") -> "Recipe":
 
 def _plan(where: "Store", recipe: "Recipe", name: str, fresh: bool) -> None:
     from si.cli.screen import table
-    from si.loop import begin
     from si.loop import iterate as loop
     from si.runs.dry_run import Overlay, Plan
+    from si.runs.record import begin
 
     overlay = Overlay(where)
     generation = begin(overlay, name, recipe, fresh)

@@ -8,8 +8,9 @@ import typer
 from si.errors import RecipeError
 
 if TYPE_CHECKING:
-    from si.config import Place, Recipe
-    from si.ports import Store
+    from si.config.place import Place
+    from si.config.recipe import Recipe
+    from si.store.port import Store
 
 StoreOption = Annotated[
     str | None,
@@ -42,6 +43,7 @@ ReleaseOption = Annotated[
     typer.Option("--release", help="The chart's release, where a namespace has several."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+RunArgument = Annotated[str, typer.Argument(help="The run's name.")]
 MapOption = Annotated[
     list[str] | None,
     typer.Option("--map", help="What a field is called: query_id=uid,reward=score; repeatable."),
@@ -82,7 +84,7 @@ def resolve(
     release: dict[str, Any] | None = None,
 ) -> tuple["Recipe", "Place"]:
     """Recipe and place from defaults, release, file, environment and flags, in rising order."""
-    from si.config import assignment, load
+    from si.config.loading import assignment, load
 
     given = dict(assignment(text) for text in settings or ())
     given |= {name: value for name, value in flags.items() if value is not None}
@@ -102,7 +104,7 @@ def reading_place(
     """The place that a run lies in; one on a cluster as it is reached from here."""
     if on == "local":
         return resolve(None, None, {"place.store": store})[1]
-    from si.cli.cluster import place_from_outside
+    from si.cli.on_cluster import place_from_outside
 
     return place_from_outside(namespace, release)
 

@@ -17,10 +17,10 @@ from si.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from si.config import Place
-    from si.ports import Store
+    from si.config.place import Place
     from si.stages.report import Section
-    from si.store.artifacts import Artifact
+    from si.store.artifact import Artifact
+    from si.store.port import Store
 
 
 _OWN = ("report.", "place.")
@@ -49,11 +49,13 @@ def report(
     """
     from si.cli.iterate import local_cluster
     from si.clusters.local import exclusive, local_folder
-    from si.config import assignment
+    from si.config.loading import assignment
     from si.errors import RecipeError, RunMissing
-    from si.loop import Run, generations, iterate, load_recipe
+    from si.loop import iterate
+    from si.run import Run
+    from si.runs.record import generations, load_recipe
     from si.runs.status import find_run, report_inputs
-    from si.store.artifacts import Artifact
+    from si.store.artifact import Artifact
     from si.store.open import open_store
 
     other = {name for name, _ in map(assignment, settings or ()) if not name.startswith(_OWN)}
@@ -65,7 +67,7 @@ def report(
         )
     given = resolve(None, settings, {"place.store": store})
     if on == "kubernetes":
-        from si.cli.cluster import place_from_outside
+        from si.cli.on_cluster import place_from_outside
 
         place = place_from_outside(namespace, release)
     else:
@@ -129,7 +131,7 @@ def times(tree: "dict[str, Any]") -> "Section":
     """Seconds of work by iteration and stage, repeated attempts included, from provenance."""
     from si.report.tables import Table, number
     from si.stages.report import Section
-    from si.store.artifacts import SCHEMA_VERSIONS
+    from si.store.keys import SCHEMA_VERSIONS
 
     iterations = tree["iterations"]
     took = {s["stage"] for it in iterations for s in it["stages"] if s["seconds"]}

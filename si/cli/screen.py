@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from si.cli.options import printable
-from si.ports import Event
+from si.clusters.port import Event
 from si.runs.journal import describe
 
 
@@ -62,7 +62,7 @@ class Screen:
         self.console.print(safe(text), soft_wrap=True)
 
     def hear(self, event: Event) -> None:
-        """Show one event of `si.loop.Run` or of a worker."""
+        """Show one event of `si.run.Run` or of a worker."""
         match event["event"]:
             case "begin":
                 self.begun[event["entry"]] = time.monotonic()

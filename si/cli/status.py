@@ -16,7 +16,7 @@ from si.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from si.ports import Store
+    from si.store.port import Store
 
 
 def register(app: typer.Typer) -> None:
@@ -41,7 +41,7 @@ def status(
     if watch and (run is None or as_json):
         raise typer.BadParameter("--watch shows one run, and no JSON")
     if on == "kubernetes":
-        from si.cli.cluster import status as status_there
+        from si.cli.on_cluster import status as status_there
 
         status_there(run, watch, as_json, namespace, release)
         return

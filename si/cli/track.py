@@ -45,7 +45,7 @@ def track(
     here, with credentials of your own.
     """
     from si.clusters.local import local_folder
-    from si.loop import generations, load_recipe
+    from si.runs.record import generations, load_recipe
     from si.runs.status import Known, ended, find_run, status
     from si.runs.trackers import trackers
     from si.runs.tracking import Backlog, Tracked

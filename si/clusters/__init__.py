@@ -1,1 +1,1 @@
-""""""
+"""Clusters: what runs a stage's workers."""

@@ -29,13 +29,14 @@ from pathlib import Path
 from typing import Any
 
 from si.clusters import gpus
+from si.clusters.port import Event
 from si.clusters.watchdog import end_children
-from si.config import Place, place_environment
+from si.config.place import Place, place_environment
 from si.errors import RETRY, UNUSABLE, RecipeError, RunBusy, SiError, StageFailed
-from si.ports import Event, Store
 from si.stages.worker import script
-from si.store.artifacts import Spec
 from si.store.folder import FolderStore
+from si.store.keys import Spec
+from si.store.port import Store
 
 TENSOR_PARALLEL = "SICTL_VLLM_TENSOR_PARALLEL_SIZE"
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -142,7 +143,7 @@ def _no_main() -> Iterator[None]:
 
 
 class LocalCluster:
-    """Implements `si.ports.Cluster` by processes on this machine."""
+    """Implements `si.clusters.port.Cluster` by processes on this machine."""
 
     def __init__(self, place: Place, logs: Path, scratch: Path, preload: str):
         """Args:

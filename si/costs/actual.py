@@ -10,18 +10,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from si.config import Place, Recipe
+from si.config.place import Place
+from si.config.recipe import Recipe
 from si.costs.assumptions import CPU, published, read_config, width_of
 from si.costs.estimate import Step, estimate
 from si.costs.throughput import gpu_of
 from si.datasets.dataset import Dataset
 from si.datasets.sources import EMBEDDED_POLICY, SLICES, dataset, policy
 from si.errors import DataError, RecipeError
-from si.loop import WISH, generations, load_recipe
-from si.ports import Store
 from si.report.tables import Table, number
+from si.run import WISH
+from si.runs.record import generations, load_recipe
 from si.runs.usage import HOUR
-from si.store.artifacts import Artifact
+from si.store.artifact import Artifact
+from si.store.port import Store
 
 
 def config_of(store: Store, recipe: Recipe) -> Mapping[str, Any] | None:

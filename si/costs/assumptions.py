@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from si.config import Place, Pods, Recipe
+from si.config.place import Place, Pods
+from si.config.recipe import Recipe
 from si.costs import throughput
 from si.costs.throughput import Gpu, Size
 from si.errors import RecipeError

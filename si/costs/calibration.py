@@ -13,15 +13,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from si.config import Recipe
+from si.config.recipe import Recipe
 from si.costs.assumptions import CPU, Assumptions
 from si.errors import DataError
-from si.loop import generations, load_recipe
-from si.ports import Store
 from si.records import outcomes
+from si.runs.record import generations, load_recipe
 from si.runs.status import entries
 from si.runs.usage import Ledger, intervals
-from si.store.artifacts import Artifact, Manifest, Spec, load_manifest
+from si.store.artifact import Artifact
+from si.store.commit import Manifest, load_manifest
+from si.store.keys import Spec
+from si.store.port import Store
 
 JUDGED = ["query_id", "prefix_id", "correct"]
 EVEN = 0.5  # cuts are spread evenly over a response

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from math import ceil, exp, floor, lgamma
 from typing import Any
 
-from si.config import Place, Recipe
+from si.config.place import Place
+from si.config.recipe import Recipe
 from si.costs.assumptions import BY_GPU, CPU, Assumptions, Width
 from si.randomness import keyed_rng
 from si.records import Draw, Outcome

@@ -1,1 +1,1 @@
-"""Anybody's questions and pictures as a data set: `data import`, `data inspect` (docs/data.md)."""
+"""Data sets: reading anyone's rows, importing them, opening what was imported."""

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from si.errors import DataError
 from si.records import QUERIES, Query
-from si.store.artifacts import Artifact
+from si.store.artifact import Artifact
 
 QUERIES_FILE = "queries.parquet"
 IMAGES_FILE = "images.parquet"

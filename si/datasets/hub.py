@@ -8,14 +8,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from si.clusters.port import Event
 from si.datasets.columns import parse_map
-from si.datasets.importing import Source, Splits, import_data
+from si.datasets.importing import Source, import_data
 from si.datasets.sources import HUB_NAME, fetch, named
+from si.datasets.splits import Splits
 from si.engines.families import CONFIG, read_config
 from si.engines.families.internvl import InternVL
 from si.errors import DataError, RecipeError, SiError, StoreUnavailable
-from si.ports import Event, Store
-from si.store.artifacts import Manifest
+from si.store.commit import Manifest
+from si.store.port import Store
 
 NAME = re.compile(HUB_NAME)
 CONVERTED = "refs/convert/parquet"  # where the hub keeps what it converted itself

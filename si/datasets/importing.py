@@ -15,7 +15,6 @@ Both hold a few dozen rows and at most one open shard a split, however large the
 import hashlib
 import json
 import os
-import re
 import shutil
 import time
 from collections import Counter, deque
@@ -30,14 +29,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from si import __version__
+from si.clusters.port import Event
 from si.datasets.columns import BadRow, Told, label, needed, recognise, understand
 from si.datasets.rows import File, Row, find, shown, stamp
 from si.datasets.sources import parts
-from si.errors import DataError, RecipeError, StageFailed
-from si.ports import Event, Store
+from si.datasets.splits import Splits
+from si.errors import DataError, StageFailed
 from si.records import SPLITS
-from si.store.artifacts import Manifest, Spec, announce, commit_shard, committed, digest, finish
-from si.store.artifacts import load_manifest as load
+from si.store.commit import Manifest, announce, commit_shard, committed, finish
+from si.store.commit import load_manifest as load
+from si.store.keys import Spec, digest
+from si.store.port import Store
 
 SHARD_ROWS = 4000
 SHARD_BYTES = 64 << 20  # of encoded images
@@ -45,7 +47,6 @@ NOTED = 256  # rows in a file of notes: what a kill costs at most
 WINDOW = 64  # rows at work at once
 ENOUGH = 100  # bad rows, after which an import that will fail looks no further
 SHOWN = 20  # of anything that is listed on screen
-SHARES = {"train": 0.8, "dev": 0.1, "test": 0.1}
 
 NOTES = pa.schema(
     [
@@ -75,73 +76,6 @@ class Bad(NamedTuple):
     def __str__(self) -> str:
         which = f" (id {self.label})" if self.label else ""
         return f"{self.place}{which}, {self.field}: {self.why}"
-
-
-@dataclass(frozen=True)
-class Splits:
-    """Which split a row belongs to.
-
-    Attributes:
-        every: the one split of all rows, if not None.
-        names: names in the source -> our splits.
-        shares: split -> share. Rows of these splits, and of none, are dealt by their images;
-            if empty, rows of no split are dealt by `SHARES`.
-    """
-
-    every: str | None = None
-    names: Mapping[str, str] = field(default_factory=dict)
-    shares: Mapping[str, float] = field(default_factory=dict)
-
-    @classmethod
-    def parse(cls, text: str) -> "Splits":
-        """`train`, `testmini=test,val=dev`, `train=80,dev=10,test=10`, or both kinds mixed.
-
-        Raises:
-            RecipeError: for a split that does not exist, or shares that are none.
-        """
-        ways = (
-            "Give all rows to one split: --split test",
-            "Say what names mean: --split testmini=test",
-            "Deal rows by content: --split train=80,dev=10,test=10",
-        )
-        names: dict[str, str] = {}
-        shares: dict[str, float] = {}
-        for part in filter(None, (part.strip() for part in text.split(","))):
-            name, equals, value = (piece.strip() for piece in part.partition("="))
-            if not equals and name in SPLITS and "," not in text:
-                return cls(every=name)
-            if re.fullmatch(r"\d+(\.\d+)?%?", value) and name in SPLITS:
-                shares[name] = float(value.rstrip("%"))
-            elif value in SPLITS and name:
-                names[name] = value
-            else:
-                raise RecipeError(
-                    f"--split cannot use {part!r}", f"splits: {', '.join(SPLITS)}", ways
-                )
-        total = sum(shares.values())
-        if shares and not total:
-            raise RecipeError("--split deals nothing", "all shares are 0", ways)
-        return cls(None, names, {name: share / total for name, share in shares.items()})
-
-    def deals(self, split: str | None) -> bool:
-        """Whether rows of this split (None: of none) are dealt by content."""
-        return not self.every and (split is None or split in self.shares)
-
-    def deal(self, split: str | None, group: bytes) -> str:
-        """The split of a row, from what its source says and the digest of its images."""
-        if self.every:
-            return self.every
-        if split is not None and not self.deals(split):
-            return split
-        at = int.from_bytes(hashlib.sha256(b"split" + group).digest()[:8]) / 2**64
-        last = split or "train"
-        for name, share in (self.shares or SHARES).items():
-            if share:
-                last = name
-                if at < share:
-                    break
-                at -= share
-        return last
 
 
 @dataclass

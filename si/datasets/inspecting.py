@@ -17,11 +17,12 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from si.clusters.port import Event
 from si.datasets.dataset import Dataset
 from si.errors import DataError, RecipeError
-from si.ports import Event, Store
 from si.records import Query
-from si.store.artifacts import Artifact
+from si.store.artifact import Artifact
+from si.store.port import Store
 
 SHEET = 24  # queries of a split on a contact sheet
 IMAGES = 4  # images of a query on it

@@ -15,28 +15,25 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from si.config import Recipe
+from si.config.recipe import Recipe
 from si.datasets.dataset import IMAGES_FILE, QUERIES_FILE
+from si.datasets.port import Hub
 from si.engines.families import read_config
 from si.errors import RecipeError, StageFailed
-from si.ports import Hub, Store
 from si.records import IMAGES, QUERIES
-from si.store.artifacts import (
-    Artifact,
+from si.store.artifact import Artifact
+from si.store.commit import (
     Manifest,
     Output,
-    Spec,
     announce,
-    canonical,
     commit_shard,
     committed,
-    digest,
     finish,
     load_manifest,
-    read_record,
-    sealed,
     settle,
 )
+from si.store.keys import Spec, canonical, digest, read_record, sealed
+from si.store.port import Store
 
 EMBEDDED_POLICY = Path(__file__).parents[1] / "embedded" / "policy"
 EMBEDDED_LEVELS = Path(__file__).parents[1] / "embedded" / "levels.parquet"

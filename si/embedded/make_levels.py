@@ -15,12 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from si.clusters.local import LocalCluster
-from si.config import Place, Recipe
+from si.config.place import Place
+from si.config.recipe import Recipe
 from si.datasets import sources
 from si.datasets.dataset import Dataset
-from si.loop import Run
 from si.records import LEVEL_TABLE
-from si.store.artifacts import Artifact
+from si.run import Run
+from si.store.artifact import Artifact
 from si.store.folder import FolderStore
 
 

@@ -1,0 +1,1 @@
+"""Engines: samplers and trainers, and what they share."""

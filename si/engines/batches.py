@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from si.engines.hf import Prompt, Prompts, collate, positions
 from si.engines.packing import lay_out, packs
 from si.engines.speed import Lengths
-from si.engines.transformers import Prompt, Prompts, collate, positions
 from si.errors import NothingToTrain, RecipeError
 from si.randomness import keyed_rng
 from si.records import TrainingRow

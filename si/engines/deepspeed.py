@@ -42,6 +42,7 @@ from si.engines.batches import (
     steps,
     summed_loss,
 )
+from si.engines.hf import Prompts, is_adapter
 from si.engines.speed import Cost, Step, memory, summary
 from si.engines.trainer import (
     equip,
@@ -57,7 +58,6 @@ from si.engines.trainer import (
     spent,
     without_adapter,
 )
-from si.engines.transformers import Prompts, is_adapter
 from si.errors import RecipeError, SiError
 from si.randomness import keyed_seed
 from si.records import TrainingRow

@@ -6,8 +6,8 @@ from typing import Any
 from peft import PeftModel
 from transformers import AutoConfig
 
+from si.engines.hf import load_model
 from si.engines.trainer import check_policy, write_policy
-from si.engines.transformers import load_model
 
 
 def merge(base: Path, adapter: Path, out: Path) -> None:

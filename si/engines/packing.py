@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from si.engines.families import Family
-from si.engines.transformers import Prompt, collate, positions
+from si.engines.hf import Prompt, collate, positions
 from si.errors import RecipeError
 
 ATTENTION = "si_packed"  # what transformers calls our function

@@ -21,4 +21,4 @@ from si.datasets.sources import EMBEDDED_POLICY
 
 # Finding a processor's class walks through all models' video processors, once per process.
 # Nothing here computes: a process that forks must not have started torch's threads.
-si.engines.transformers.load_processor(EMBEDDED_POLICY)
+si.engines.hf.load_processor(EMBEDDED_POLICY)

@@ -21,14 +21,8 @@ from torch import Tensor
 
 from si.engines import packing
 from si.engines.batches import Example, count_steps, make_batch, make_examples, steps, summed_loss
+from si.engines.hf import ADAPTER_CONFIG, Prompts, device, is_adapter, load_model
 from si.engines.speed import Cost, Step, summary
-from si.engines.transformers import (
-    ADAPTER_CONFIG,
-    Prompts,
-    device,
-    is_adapter,
-    load_model,
-)
 from si.engines.vision import FrozenVision
 from si.errors import RecipeError, SiError
 from si.randomness import keyed_seed

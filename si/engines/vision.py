@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from si.engines.batches import Batch
-from si.engines.transformers import Prompt
+from si.engines.hf import Prompt
 from si.errors import RecipeError
 
 KEPT_BYTES = 8 << 30

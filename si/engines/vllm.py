@@ -58,7 +58,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from si.clusters.watchdog import Watchdog
 from si.engines.families import Family
-from si.engines.transformers import (
+from si.engines.hf import (
     ADAPTER_CONFIG,
     Prompts,
     decode,

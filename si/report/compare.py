@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from si.ports import Store
 from si.records import HEAD, LEVELS, TAIL
 from si.report.findings import matthew, moved, progress, to_json
 from si.report.groups import Difference, Group, Named, Runs, differences, grouped, mean
 from si.report.intervals import crossed
 from si.report.summary import SPENT, Iteration, RunSummary
 from si.report.tables import Table, number, percent, percents, point_range, points, probability
+from si.store.port import Store
 
 __all__ = ["Comparison", "Named", "compare", "page"]
 

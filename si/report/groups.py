@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from si.ports import Store
 from si.records import HEAD, LEVELS, TAIL
 from si.report.findings import Change, changed
 from si.report.intervals import Interval, crossed
 from si.report.summary import Iteration, RunSummary, collect
-from si.store.artifacts import Ref, digest
+from si.store.keys import Ref, digest
+from si.store.port import Store
 
 QUERIES = {"all": LEVELS, "head": HEAD, "tail": TAIL}
 Runs = Sequence[tuple[str, RunSummary]]

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from si.ports import Store
-from si.store.artifacts import Artifact, Ref
+from si.store.artifact import Artifact
+from si.store.keys import Ref
+from si.store.port import Store
 
 THREADS = 8  # records read at once, where a bucket answers slowly
 # What an artefact may be in an iteration, in the order in which things happen.

@@ -26,10 +26,11 @@ import pyarrow.parquet as pq
 
 from si.datasets.dataset import IMAGES_FILE, QUERIES_FILE, Dataset
 from si.errors import DataError
-from si.ports import Store
 from si.randomness import keyed_rng, keyed_seed
 from si.records import KEY, LEVELS
-from si.store.artifacts import Artifact, Ref, Spec
+from si.store.artifact import Artifact
+from si.store.keys import Ref, Spec
+from si.store.port import Store
 
 LONGEST = 3000  # characters of a response or question that are shown
 SHORT = 300  # of an answer

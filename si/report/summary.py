@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from si.errors import DataError
-from si.ports import Store
-from si.store.artifacts import Artifact, Ref, Spec
+from si.store.artifact import Artifact
+from si.store.keys import Ref, Spec
+from si.store.port import Store
 
 SOURCES = ("own", "earlier", "reference", "plain")
 SPENT = {  # an iteration's `spent` -> what a column of it is called

@@ -1,1 +1,1 @@
-"""Rollouts that other tools wrote: recognised, diagnosed, re-balanced (docs/diagnose.md)."""
+"""Rollouts of other tools: reading, diagnosing, re-balancing and verifying them."""

@@ -16,10 +16,11 @@ import pyarrow.compute as pc
 from si.datasets.dataset import Dataset
 from si.errors import DataError
 from si.metrics import Array, step_counts
-from si.ports import Store
 from si.records import KEY, LEVELS
 from si.rollouts.recognise import Layout
-from si.store.artifacts import Artifact, Ref, Spec
+from si.store.artifact import Artifact
+from si.store.keys import Ref, Spec
+from si.store.port import Store
 
 NAMED = 5  # bad rows that an error names
 PICTURES = pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))

@@ -14,9 +14,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from si.clusters.port import Event
 from si.errors import DataError
 from si.plugins import load
-from si.ports import Event
 from si.report.intervals import Interval, wilson
 from si.rollouts.files import (
     BROKEN,

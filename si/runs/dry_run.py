@@ -5,11 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from si.datasets.port import Hub
 from si.datasets.sources import named
 from si.errors import ArtifactMissing, RecipeError
-from si.loop import Run
-from si.ports import Hub, Store
-from si.store.artifacts import Manifest, Ref, Spec, load_manifest
+from si.run import Run
+from si.store.commit import Manifest, load_manifest
+from si.store.keys import Ref, Spec
+from si.store.port import Store
 
 UNKNOWN = "?"
 

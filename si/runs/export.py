@@ -15,15 +15,17 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from si.config import Recipe
+from si.config.recipe import Recipe
 from si.errors import DataError, RecipeError, RunMissing, SiError
-from si.loop import generations, load_recipe
-from si.ports import Store
 from si.report.summary import RunSummary, collect
 from si.runs.model_card import About, card
+from si.runs.record import generations, load_recipe
 from si.runs.status import entries, report_inputs
 from si.runs.usage import made_by
-from si.store.artifacts import Artifact, Manifest, Ref
+from si.store.artifact import Artifact
+from si.store.commit import Manifest
+from si.store.keys import Ref
+from si.store.port import Store
 
 ADAPTER = "adapter_config.json"
 Merge = Callable[[Path, Path, Path], None]  # policy 0, adapter, an empty folder to write to

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from si.clusters.port import Event
 from si.errors import SiError
-from si.ports import Event
 from si.runs.limits import LIMITS
 
 LAST_FAILURES = 10  # kept per stage; the count goes on
@@ -46,7 +46,7 @@ class Journal:
         self.save(self.state)
 
     def hear(self, event: Event) -> None:
-        """Take in one event of `si.loop.Run` or of a cluster."""
+        """Take in one event of `si.run.Run` or of a cluster."""
         stage = self._stage(event["entry"])
         match event["event"]:
             case "begin":

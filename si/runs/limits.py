@@ -9,11 +9,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from si.config import Place
+from si.config.place import Place
 from si.errors import STOPPED, SiError
-from si.ports import Store
 from si.runs.usage import Spent
-from si.store.artifacts import canonical, read_record, sealed, settle
+from si.store.commit import settle
+from si.store.keys import canonical, read_record, sealed
+from si.store.port import Store
 
 PATIENCE = "patience"
 LIMITS = ("max_gpu_hours", "max_cost")  # these cut a run short, patience ends it well

@@ -16,7 +16,7 @@ from si.records import LEVELS
 from si.report.intervals import wilson
 from si.report.summary import Iteration, RunSummary
 from si.report.tables import percent, percents
-from si.store.artifacts import Ref
+from si.store.keys import Ref
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 PAPER = "https://arxiv.org/abs/2510.26474"

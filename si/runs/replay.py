@@ -16,18 +16,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import ValidationError
 
-from si.config import Recipe
+from si.config.recipe import Recipe
 from si.errors import DataError, RecipeError
-from si.loop import READS, generations, load_recipe
 from si.plugins import label
-from si.ports import Store
 from si.records import HEAD, LEVELS, TAIL
 from si.report.tables import Table, number, percent
+from si.run import READS
+from si.runs.record import generations, load_recipe
 from si.runs.status import entries
 from si.stages.job import Job
 from si.stages.rebalance import rebalance
 from si.stages.resample import resample
-from si.store.artifacts import Artifact, Output, Ref, Spec, load_manifest
+from si.store.artifact import Artifact
+from si.store.commit import Output, load_manifest
+from si.store.keys import Ref, Spec
+from si.store.port import Store
 from si.strategies import rule_of
 
 

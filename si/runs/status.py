@@ -8,12 +8,14 @@ from itertools import takewhile
 from typing import Any
 
 from si.errors import RunMissing
-from si.loop import ROLES, generations, load_recipe, run_folder
-from si.ports import Store
 from si.report.lineage import BEGINNING, STEPS
+from si.run import ROLES
 from si.runs.limits import PATIENCE, Stop, recorded
+from si.runs.record import generations, load_recipe, run_folder
 from si.runs.usage import NOTHING, Ledger, Spent, intervals
-from si.store.artifacts import Ref, Spec, committed, load_manifest, read_record
+from si.store.commit import committed, load_manifest
+from si.store.keys import Ref, Spec, read_record
+from si.store.port import Store
 
 # The order in which stages happen within an iteration.
 ORDER = (*BEGINNING, *STEPS, "report")

@@ -14,13 +14,17 @@ from threading import Thread
 from time import monotonic
 from typing import Any, NamedTuple, Self
 
-from si.config import Recipe
+from si.clusters.port import Event
+from si.config.recipe import Recipe
 from si.errors import SiError
-from si.ports import Event, Store, Tracker
 from si.records import HEAD, LEVELS, TAIL
 from si.runs.status import entries
+from si.runs.trackers.port import Tracker
 from si.runs.usage import intervals, made_by
-from si.store.artifacts import Artifact, Manifest, Spec, digest, load_manifest
+from si.store.artifact import Artifact
+from si.store.commit import Manifest, load_manifest
+from si.store.keys import Spec, digest
+from si.store.port import Store
 
 STEP, ITERATION = "gradient step", "iteration"
 PATIENCE, HURRY = 30.0, 4.0  # seconds that a run's end waits for a tracker
@@ -234,7 +238,7 @@ class Tracking:
                 feed.warn(f"{feed.name} does not answer; {feed.later}")
 
     def hear(self, event: Event, stages: Mapping[str, Manifest]) -> None:
-        """Take in an event of `si.loop.Run`, whose stages these are."""
+        """Take in an event of `si.run.Run`, whose stages these are."""
         if event["event"] == "done":
             for feed in self.feeds:
                 feed.queue.put((event["entry"], stages[event["entry"]]))

@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from si.errors import ArtifactMissing
-from si.ports import Store
-from si.store.artifacts import Manifest
+from si.store.commit import Manifest
+from si.store.port import Store
 
 HOUR = 3600.0
 

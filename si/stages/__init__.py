@@ -1,1 +1,1 @@
-""""""
+"""The stages: what one pod does."""

@@ -15,7 +15,8 @@ from si.errors import DataError
 from si.records import LEVELS, SCORES, SPLITS
 from si.report.summary import best
 from si.stages.job import Job, ShardFunction
-from si.store.artifacts import Output, canonical
+from si.store.commit import Output
+from si.store.keys import canonical
 
 __all__ = ["best", "evaluate", "score", "summarise"]
 

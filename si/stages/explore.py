@@ -14,12 +14,12 @@ from typing import Any
 import pyarrow as pa
 
 from si.datasets.dataset import Dataset
+from si.engines.port import Sampler
 from si.plugins import load
-from si.ports import Sampler
 from si.randomness import keyed_seed
 from si.records import ROLLOUTS, Draw, Query, Request, Sampled, asked
 from si.stages.job import Job, ShardFunction
-from si.store.artifacts import Output
+from si.store.commit import Output
 
 ENGINES = {
     "transformers": "si.engines.transformers:TransformersSampler",

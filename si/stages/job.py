@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from si.errors import SiError
-from si.ports import Store
-from si.store.artifacts import Artifact, Output, Spec
+from si.store.artifact import Artifact
+from si.store.commit import Output
+from si.store.keys import Spec
+from si.store.port import Store
 
 # Does one shard of a stage. It is made once per worker (`StageFunction`), so that
 # engines load once. None where another process of the same group has the output.

@@ -4,7 +4,7 @@ import pyarrow as pa
 
 from si.records import LEVEL_TABLE, level, outcomes
 from si.stages.job import Job, ShardFunction
-from si.store.artifacts import Output
+from si.store.commit import Output
 
 
 def levels(job: Job) -> ShardFunction:

@@ -25,7 +25,9 @@ from si.metrics import Array, matthew, pass_rates, step_counts
 from si.randomness import keyed_rng
 from si.records import EXAMPLES, KEY, LEVELS, outcomes, successes
 from si.stages.job import Job, ShardFunction
-from si.store.artifacts import PARQUET, Artifact, Output, canonical
+from si.store.artifact import Artifact
+from si.store.commit import PARQUET, Output
+from si.store.keys import canonical
 from si.strategies import Strategy, by_name, uses
 
 T = TypeVar("T")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from markupsafe import Markup
 
-from si.config import Report
+from si.config.recipe import Report
 from si.records import HEAD, LEVELS, TAIL
 from si.report.findings import changed, counted, matthew, progress, rebalanced, to_json
 from si.report.intervals import wilson
@@ -23,7 +23,8 @@ from si.report.summary import SOURCES, SPENT, RunSummary, collect
 from si.report.tables import Table, number, percent, percents, point_range, points, probability
 from si.report.templates import render, source
 from si.stages.job import Job, ShardFunction
-from si.store.artifacts import Output, canonical
+from si.store.commit import Output
+from si.store.keys import canonical
 
 if TYPE_CHECKING:
     from si.report.plots import Plot

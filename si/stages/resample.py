@@ -11,7 +11,8 @@ from si.datasets.dataset import Dataset
 from si.randomness import keyed_rng
 from si.records import DRAWS, KEY, Outcome, Trajectory, outcomes, successes
 from si.stages.job import Job, ShardFunction
-from si.store.artifacts import Artifact, Output
+from si.store.artifact import Artifact
+from si.store.commit import Output
 from si.strategies import SOURCES, by_name
 
 

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from si.datasets.dataset import Dataset
+from si.engines.port import Trainer
 from si.errors import NothingToTrain, RecipeError
 from si.plugins import load
-from si.ports import Trainer
 from si.randomness import keyed_seed
 from si.records import TrainingRow, asked
 from si.stages.job import Job, ShardFunction
-from si.store.artifacts import Output
 from si.store.checkpoints import forget, kept
+from si.store.commit import Output
 
 TRAINERS = {
     "transformers": "si.engines.trainer:TransformersTrainer",

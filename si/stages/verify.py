@@ -38,7 +38,7 @@ from si.errors import DataError, RecipeError, StageFailed
 from si.plugins import load
 from si.records import VERDICTS
 from si.stages.job import Job, ShardFunction
-from si.store.artifacts import Output
+from si.store.commit import Output
 
 LONGEST = 512  # characters of an answer; a longer one is none (nor twice its reference's length)
 PATIENCE = 10  # the clock's limit, as a multiple of the limit in processor seconds

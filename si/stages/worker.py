@@ -24,15 +24,16 @@ from typing import Any
 
 from si import __version__, resources
 from si.clusters import gpus
-from si.config import load
+from si.config.loading import load
 from si.errors import RETRY, SiError
-from si.ports import Store
 from si.randomness import keyed_seed
 from si.stages.events import emit, tell
 from si.stages.job import Job, StageFunction, in_turn
 from si.stages.train import machine
-from si.store.artifacts import Output, Spec, commit_shard, finish, load_manifest, shard_address
+from si.store.commit import Output, commit_shard, finish, load_manifest, shard_address
+from si.store.keys import Spec
 from si.store.open import open_store
+from si.store.port import Store
 
 ON_GPUS = ("explore", "train")
 STAGES = ("explore", "verify", "levels", "resample", "rebalance", "train", "evaluate", "report")

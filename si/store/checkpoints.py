@@ -27,8 +27,8 @@ from pathlib import Path
 from types import FrameType
 
 from si.errors import RETRY, ArtifactDamaged, SiError
-from si.ports import Store, checked
-from si.store.artifacts import canonical, read_record, sealed
+from si.store.keys import canonical, read_record, sealed
+from si.store.port import Store, checked
 
 RECORD = re.compile(r"(?P<step>\d{8})-(?P<attempt>[0-9a-f]{12})\.(?P<part>\d+)of(?P<parts>\d+)")
 KEPT = 2

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from si.errors import ArtifactMissing, StoreUnavailable
-from si.ports import checked
+from si.store.port import checked
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)

@@ -4,10 +4,10 @@ import re
 from pathlib import Path
 from urllib.parse import unquote
 
-from si.config import Place
+from si.config.place import Place
 from si.errors import RecipeError
-from si.ports import Store
 from si.store.folder import FolderStore
+from si.store.port import Store
 
 FORMS = "A store is a folder (./si-runs, file:///data/si-runs) or s3://bucket/prefix."
 

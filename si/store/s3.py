@@ -18,10 +18,10 @@ from botocore.config import Config
 from s3transfer.exceptions import RetriesExceededError  # type: ignore[import-untyped]
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
-from si.config import S3
+from si.config.place import S3
 from si.errors import ArtifactMissing, RecipeError, SiError, StoreUnavailable
-from si.ports import checked
 from si.store.folder import reserve, speaking
+from si.store.port import checked
 
 T = TypeVar("T")
 

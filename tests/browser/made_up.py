@@ -8,17 +8,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from si.config import Recipe
+from si.config.recipe import Recipe
 from si.datasets.sources import parts
 from si.embedded import families
 from si.metrics import matthew, pass_rates
-from si.ports import Store
 from si.randomness import keyed_rng
 from si.records import EXAMPLES, LEVEL_TABLE, LEVELS, ROLLOUTS, VERDICTS, level
 from si.stages.evaluate import evaluate
 from si.stages.job import Job
 from si.stages.verify import verify
-from si.store.artifacts import Artifact, Output, Ref, Spec, canonical, commit_shard, finish, settle
+from si.store.artifact import Artifact
+from si.store.commit import Output, commit_shard, finish, settle
+from si.store.keys import Ref, Spec, canonical
+from si.store.port import Store
 
 K = 8
 TRAIN = {(f, d): n for f in ("tiles", "cone") for d, n in enumerate((12, 9, 6, 4, 3), 1)}

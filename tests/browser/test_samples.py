@@ -11,7 +11,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-from si.config import Report
+from si.config.recipe import Report
 from si.report.lineage import lineage
 from si.report.samples import GREEDY, GUIDED, Responses, gather
 from si.report.summary import collect

@@ -21,9 +21,9 @@ from typing import Any
 import pytest
 import yaml
 
-from si.config import S3, Place
-from si.ports import Store
+from si.config.place import S3, Place
 from si.store.open import open_store
+from si.store.port import Store
 from tests.loop.running import ROOT, si_ctl
 
 KUBECTL = os.environ.get("SI_TEST_KUBECTL", "kubectl")

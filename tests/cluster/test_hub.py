@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from si.config import Place
+from si.config.place import Place
 from tests.cluster.conftest import Lab
 from tests.unit import hub
 

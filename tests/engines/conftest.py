@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from si.config import Recipe
+from si.config.recipe import Recipe
 from si.datasets.dataset import Dataset
 from si.datasets.sources import EMBEDDED_POLICY, synth
 from si.records import Query, Request
-from si.store.artifacts import Artifact
+from si.store.artifact import Artifact
 from si.store.folder import FolderStore
 
 SAMPLING = Recipe().sampling.model_dump(mode="json")

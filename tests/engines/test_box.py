@@ -18,11 +18,12 @@ import json, os, signal, sys
 from pathlib import Path
 from si.store.folder import FolderStore
 from si.clusters.local import LocalCluster
-from si.store.artifacts import Artifact
-from si.config import Place, Recipe
+from si.store.artifact import Artifact
+from si.config.place import Place
+from si.config.recipe import Recipe
 from si.datasets.sources import fetch, synth
 from si.datasets.dataset import Dataset
-from si.loop import Run
+from si.run import Run
 from si.clusters.watchdog import children
 
 folder = Path(sys.argv[1])

@@ -11,10 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from si.config import Lora, Recipe, Train
+from si.config.recipe import Lora, Recipe, Train
 from si.engines.batches import Example, shares
+from si.engines.hf import load_processor
 from si.engines.trainer import TransformersTrainer
-from si.engines.transformers import TransformersSampler, load_processor
+from si.engines.transformers import TransformersSampler
 from si.errors import NothingToTrain, RecipeError, SiError
 from si.records import Request, TrainingRow
 from tests.engines import needs

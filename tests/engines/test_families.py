@@ -10,11 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from si.config import Lora, Recipe, Train
+from si.config.recipe import Lora, Recipe, Train
 from si.engines.convert_internvl import convert
 from si.engines.families import family_of
+from si.engines.hf import Prompts, pictures
 from si.engines.trainer import TransformersTrainer, tensor_names
-from si.engines.transformers import Prompts, TransformersSampler, pictures
+from si.engines.transformers import TransformersSampler
 from si.records import Request, TrainingRow
 from tests.engines import needs
 from tests.engines.test_deepspeed import CLOSE, furthest

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from si.config import Train
+from si.config.recipe import Train
 from si.engines.trainer import TransformersTrainer
 from si.errors import RecipeError
 from si.records import TrainingRow

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from si.config import Lora, Train
+from si.config.recipe import Lora, Train
 from si.engines.trainer import TransformersTrainer
 from si.engines.transformers import TransformersSampler
 from si.errors import RecipeError

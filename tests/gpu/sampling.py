@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from si.config import Sampling
+from si.config.recipe import Sampling
 from si.plugins import load
 from si.randomness import keyed_seed
 from si.records import Request

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from si.config import Train
+from si.config.recipe import Train
 from si.datasets.sources import EMBEDDED_POLICY
 from tests.engines import needs
 from tests.gpu import architecture

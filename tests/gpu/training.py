@@ -5,8 +5,8 @@ import random
 from pathlib import Path
 from typing import Any
 
-from si.config import DeepSpeed, Lora, Train
-from si.engines.transformers import load_processor
+from si.config.recipe import DeepSpeed, Lora, Train
+from si.engines.hf import load_processor
 from si.records import TrainingRow
 from tests.gpu import architecture
 from tests.unit import tiny

@@ -8,14 +8,15 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
-from si.ports import Event, Store
+from si.clusters.port import Event
 from si.stages.job import Job
 from si.stages.worker import do_shards
-from si.store.artifacts import Spec
+from si.store.keys import Spec
+from si.store.port import Store
 
 
 class InlineCluster:
-    """Implements `si.ports.Cluster` by calling the stage function here."""
+    """Implements `si.clusters.port.Cluster` by calling the stage function here."""
 
     def __init__(self, store: Store):
         self.store = store

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from si.runs.status import entries
-from si.store.artifacts import Artifact
+from si.store.artifact import Artifact
 from si.store.folder import FolderStore
 from tests.loop.running import ROOT, environment, si_ctl
 

@@ -25,7 +25,7 @@ def write_policy(folder: Path, skill: float) -> Path:
 
 
 class ScriptedSampler:
-    """Implements `si.ports.Sampler` without a model."""
+    """Implements `si.engines.port.Sampler` without a model."""
 
     def __init__(self, policy: Path, base: Path, settings: dict[str, Any]):
         self.skill = json.loads((policy / "config.json").read_text())["skill"]
@@ -60,7 +60,7 @@ class ScriptedSampler:
 
 
 class ScriptedTrainer:
-    """Implements `si.ports.Trainer`: more examples, more skill."""
+    """Implements `si.engines.port.Trainer`: more examples, more skill."""
 
     def train(
         self,

@@ -5,7 +5,7 @@ import shutil
 import polars
 import pytest
 
-from si.store.artifacts import Artifact
+from si.store.artifact import Artifact
 from si.store.folder import FolderStore
 from tests.loop.running import artefacts, records, si_ctl, wreck
 from tests.loop.test_crash import KILLER, environment

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from si import resources
-from si.config import Place
+from si.config.place import Place
 from si.costs.actual import costs
 from si.costs.calibration import calibrate
 from si.runs.status import status

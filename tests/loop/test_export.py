@@ -11,8 +11,9 @@ from markdown_it import MarkdownIt
 
 from si.report.summary import Iteration, RunSummary
 from si.runs.model_card import About, card
-from si.store.artifacts import Artifact, Ref
+from si.store.artifact import Artifact
 from si.store.folder import FolderStore
+from si.store.keys import Ref
 from tests.loop.running import ROOT, artefacts, environment, si_ctl
 from tests.loop.tiny import tiny_data, tiny_recipe
 
@@ -130,7 +131,7 @@ def test_damage_is_found_on_the_way(place, tmp_path):
 
 KILLED = """
 import os, signal, sys
-from si.store.artifacts import Artifact
+from si.store.artifact import Artifact
 from si.cli import main
 
 def download(self, folder, shard=0):
@@ -193,7 +194,8 @@ def test_an_adapter_names_the_base_that_came_from_the_hub(tmp_path):
     """Policy 0's name and commit on the hub go into the card and the adapter's config."""
     from si.datasets.sources import commit
     from si.runs.export import _name_base, brought_as
-    from si.store.artifacts import Output, Spec
+    from si.store.commit import Output
+    from si.store.keys import Spec
 
     store = FolderStore(tmp_path / "store")
     base = commit(

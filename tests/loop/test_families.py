@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from si.datasets.dataset import Dataset
-from si.store.artifacts import Artifact
+from si.store.artifact import Artifact
 from si.store.folder import FolderStore
 from tests.loop.running import si_ctl
 from tests.loop.tiny import tiny_data

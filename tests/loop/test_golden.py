@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from si.config import load
+from si.config.loading import load
 from si.datasets.sources import fetch
-from si.loop import Run, begin, conclude
+from si.loop import conclude
+from si.run import Run
+from si.runs.record import begin
 from si.store.folder import FolderStore
 from tests.loop.inline import InlineCluster
 from tests.loop.scripted import write_policy

@@ -66,7 +66,7 @@ def test_doubling_k_keeps_the_first_samples(place):
     """The first samples of a run with twice the K are the samples of the run with K."""
     import pyarrow.compute as pc
 
-    from si.store.artifacts import Artifact
+    from si.store.artifact import Artifact
 
     folder, recipe = place
     si_ctl("iterate", "--recipe", recipe, "--k", "8", "--iterations", "1", cwd=folder)

@@ -6,9 +6,9 @@ import uuid
 
 import pytest
 
-from si.config import S3, Place
+from si.config.place import S3, Place
 from si.runs.status import status
-from si.store.artifacts import Artifact
+from si.store.artifact import Artifact
 from si.store.folder import FolderStore
 from si.store.open import open_store
 from tests.loop.running import artefacts, read_artefacts, si_ctl

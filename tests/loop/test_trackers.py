@@ -11,12 +11,12 @@ from mlflow.tracking import MlflowClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.proto.wandb_internal_pb2 import Record
 
-from si.loop import load_recipe
+from si.runs.record import load_recipe
 from si.runs.status import ended, status
 from si.runs.trackers.mlflow import MLflow
 from si.runs.trackers.wandb import WandB
 from si.runs.tracking import ITERATION, STEP, Backlog, Batch, Point, Reader, Tracked, Tracking, why
-from si.store.artifacts import Artifact
+from si.store.artifact import Artifact
 from si.store.folder import FolderStore
 from tests.loop.running import ROOT, artefacts, environment, si_ctl
 from tests.loop.tiny import tiny_data, tiny_recipe

@@ -9,9 +9,10 @@ from PIL import Image
 
 from si.datasets.sources import commit, fetch, parts
 from si.embedded.families import content_id
-from si.ports import Store
 from si.records import LEVEL_TABLE, level
-from si.store.artifacts import Output, Spec
+from si.store.commit import Output
+from si.store.keys import Spec
+from si.store.port import Store
 from tests.loop.scripted import write_policy
 
 SIZES = {"train": 24, "dev": 8, "test": 8}

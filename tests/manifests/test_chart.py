@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 from si import __version__
-from si.config import Place, keys, load
+from si.config.loading import keys, load
+from si.config.place import Place
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "helm/si-ctl"

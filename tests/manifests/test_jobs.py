@@ -18,9 +18,11 @@ from si.clusters.kubernetes.manifests import (
     short,
     stage_job,
 )
-from si.config import Kubernetes, Place, Pods, Recipe, assignment
+from si.config.loading import assignment
+from si.config.place import Kubernetes, Place, Pods
+from si.config.recipe import Recipe
 from si.stages.worker import STAGES
-from si.store.artifacts import Spec
+from si.store.keys import Spec
 
 K8S = Path(__file__).parents[2] / "k8s"
 OWNER = {"metadata": {"name": "si-run-r", "uid": "u-1", "labels": {}}}

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from si.engines.transformers import load_model
+from si.engines.hf import load_model
 from tests.unit import kin
 
 # transformers' names -> theirs.

@@ -17,27 +17,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import si
-from si.config import Place, load
+from si.config.loading import load
+from si.config.place import Place
 from si.errors import ArtifactDamaged, ArtifactMissing
-from si.store.artifacts import (
-    Artifact,
+from si.store.artifact import Artifact
+from si.store.commit import (
     Blob,
     Manifest,
     Output,
-    Ref,
     ShardRecord,
-    Spec,
     announce,
-    canonical,
     commit_shard,
     committed,
-    digest,
     finish,
     load_manifest,
     settle,
     shard_address,
 )
 from si.store.folder import FolderStore
+from si.store.keys import Ref, Spec, canonical, digest
 
 SPEC = Spec(
     stage="explore",
@@ -159,7 +157,7 @@ def test_a_schema_version_makes_the_key(monkeypatch: pytest.MonkeyPatch) -> None
     before = SPEC.key
     monkeypatch.setattr(si, "__version__", "99", raising=False)
     assert SPEC.key == before
-    monkeypatch.setitem(si.store.artifacts.SCHEMA_VERSIONS, SPEC.stage, 2)
+    monkeypatch.setitem(si.store.keys.SCHEMA_VERSIONS, SPEC.stage, 2)
     assert replace(SPEC, schema=0).key != before
 
 
@@ -167,7 +165,7 @@ def test_an_artefact_outlives_its_schema_version(
     monkeypatch: pytest.MonkeyPatch, store: FolderStore, whole: Artifact
 ) -> None:
     """What was committed under an earlier number is read as what it is, at the address it has."""
-    monkeypatch.setitem(si.store.artifacts.SCHEMA_VERSIONS, SPEC.stage, 2)
+    monkeypatch.setitem(si.store.keys.SCHEMA_VERSIONS, SPEC.stage, 2)
     kept = Artifact.open(store, whole.manifest.ref)
     assert kept.manifest.spec == whole.manifest.spec
 

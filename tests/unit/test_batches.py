@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from si.config import Train
+from si.config.recipe import Train
 from si.engines.batches import ahead, batches, loaders, make_batch, make_examples, steps
+from si.engines.hf import Prompts
 from si.engines.trainer import TransformersTrainer, open_policy
-from si.engines.transformers import Prompts
 from si.errors import RecipeError
 from si.records import TrainingRow
 from tests.unit import tiny

@@ -81,14 +81,14 @@ def test_missing_scripts_are_named(tmp_path):
 def test_shipped_recipe_is_the_default():
     """jobs/recipes/embedded.yaml says what the defaults are, no more and no less."""
     from si.cli.options import recipe_file
-    from si.config import load
+    from si.config.loading import load
 
     assert load(recipe_file("embedded"), environment={}) == load(environment={})
 
 
 def test_settings_come_in_rising_order(tmp_path):
     """Defaults < recipe file < environment < flags."""
-    from si.config import load
+    from si.config.loading import load
 
     file = tmp_path / "r.yaml"
     file.write_text("k: 3\nseed: 3\niterations: 3\nplace: {workers: 3}\n")
@@ -100,7 +100,9 @@ def test_settings_come_in_rising_order(tmp_path):
 
 def test_every_setting_is_explained():
     """The schema gives a meaning to every key of recipe and place."""
-    from si.config import Place, Recipe, keys
+    from si.config.loading import keys
+    from si.config.place import Place
+    from si.config.recipe import Recipe
 
     for model in (Recipe, Place):
         for name in keys(model):
@@ -122,7 +124,8 @@ def test_every_setting_is_explained():
 
 def test_place_travels_as_environment(monkeypatch):
     """A stage script reads from its environment the place that the controller was given."""
-    from si.config import S3, Place, load, place_environment
+    from si.config.loading import load
+    from si.config.place import S3, Place, place_environment
 
     place = Place(
         store="s3://b/p", s3=S3(endpoint="http://127.0.0.1:9", region="eu", path_style=False)
@@ -144,7 +147,7 @@ def test_place_travels_as_environment(monkeypatch):
 )
 def test_a_recipe_is_called_after_its_data(source, name):
     """Runs on other data do not fall on each other's names; a recipe's own name stands."""
-    from si.config import Recipe
+    from si.config.recipe import Recipe
 
     assert Recipe(data={"source": source}).name == name
     assert Recipe(data={"source": source}).run_name == f"{name}-gr-k8-s0"
@@ -153,7 +156,7 @@ def test_a_recipe_is_called_after_its_data(source, name):
 
 def test_run_names_are_dns_labels():
     """Default run names are DNS labels of at most 30 characters for every strategy."""
-    from si.config import STRATEGIES, Recipe
+    from si.config.recipe import STRATEGIES, Recipe
 
     for strategy in STRATEGIES:
         recipe = Recipe(name="a-rather-long-recipe", strategy=strategy, k=16, seed=123)

@@ -9,8 +9,11 @@ from typer.main import get_command
 
 from si import records
 from si.cli import app
-from si.config import STRATEGIES, Place, Recipe, keys
-from si.store.artifacts import SCHEMA_VERSIONS, Manifest, ShardRecord, Spec
+from si.config.loading import keys
+from si.config.place import Place
+from si.config.recipe import STRATEGIES, Recipe
+from si.store.commit import Manifest, ShardRecord
+from si.store.keys import SCHEMA_VERSIONS, Spec
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

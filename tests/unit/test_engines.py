@@ -5,10 +5,10 @@ from typing import Any, cast
 
 import pytest
 
-from si.config import Recipe
+from si.config.recipe import Recipe
 from si.errors import RecipeError
-from si.loop import Run
 from si.plugins import load
+from si.run import Run
 from si.stages.explore import ENGINES
 from si.stages.train import TRAINERS
 

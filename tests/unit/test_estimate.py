@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from si.clusters import gpus
-from si.config import Place, Recipe, load
+from si.config.loading import load
+from si.config.place import Place
+from si.config.recipe import Recipe
 from si.costs import throughput
 from si.costs.assumptions import Assumptions, Width, published, width_of
 from si.costs.estimate import Total, estimate, expected, shared, successes

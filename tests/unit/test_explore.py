@@ -15,15 +15,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from si.engines import transformers as adapter
-from si.engines.transformers import GumbelNoise, TransformersSampler, collate, decode, nucleus
+from si.engines.hf import collate, decode
+from si.engines.transformers import GumbelNoise, TransformersSampler, nucleus
 from si.errors import RecipeError, SiError
 from si.plugins import load
 from si.randomness import keyed_seed
 from si.records import DRAWS, IMAGES, QUERIES, ROLLOUTS, Draw, Request, Sampled
 from si.stages.explore import explore, shard_count, shard_draws
 from si.stages.job import Job
-from si.store.artifacts import Output, Ref, Spec, announce, commit_shard, encode_table, finish
+from si.store.commit import Output, announce, commit_shard, encode_table, finish
 from si.store.folder import FolderStore
+from si.store.keys import Ref, Spec
 from tests.unit import tiny
 
 SAMPLING: dict[str, Any] = {

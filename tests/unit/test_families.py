@@ -12,16 +12,11 @@ import torch
 import transformers
 from PIL import Image
 
-from si.config import Lora, Recipe, Train
+from si.config.recipe import Lora, Recipe, Train
 from si.engines.families import FAMILIES, Family, family_of
+from si.engines.hf import Prompts, collate, load_model, load_processor
 from si.engines.trainer import TransformersTrainer, language_parameters, tensor_names
-from si.engines.transformers import (
-    Prompts,
-    TransformersSampler,
-    collate,
-    load_model,
-    load_processor,
-)
+from si.engines.transformers import TransformersSampler
 from si.errors import RecipeError, SiError
 from si.records import Request, TrainingRow
 from tests.unit import kin, tiny

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from si.config import Lora, Train
+from si.config.recipe import Lora, Train
 from si.engines import speed, trainer
 from si.engines.batches import make_batch, make_examples, summed_loss
+from si.engines.hf import Prompts, load_processor
 from si.engines.speed import Cost, Step, peak, summary
-from si.engines.transformers import Prompts, load_processor
 from si.records import TrainingRow
 from tests.unit import tiny
 

@@ -6,9 +6,9 @@ import pytest
 
 from si.clusters import gpus
 from si.clusters.local import LocalCluster
-from si.config import Place, place_environment
+from si.config.place import Place, place_environment
 from si.errors import RecipeError
-from si.store.artifacts import Spec
+from si.store.keys import Spec
 
 
 @pytest.fixture

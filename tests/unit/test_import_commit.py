@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from si.config import S3, Place
-from si.datasets.importing import Source, Splits, import_data
+from si.config.place import S3, Place
+from si.datasets.importing import Source, import_data
 from si.datasets.inspecting import inspect
+from si.datasets.splits import Splits
 from si.errors import DataError, RecipeError
-from si.store.artifacts import Artifact
+from si.store.artifact import Artifact
 from si.store.folder import FolderStore
 from si.store.open import open_store
 from tests.conftest import BUCKET

@@ -10,9 +10,10 @@ import pytest
 
 from si.datasets.columns import NAMES, parse_map
 from si.datasets.dataset import Dataset
-from si.datasets.importing import Source, Splits, import_data
+from si.datasets.importing import Source, import_data
+from si.datasets.splits import Splits
 from si.errors import DataError, RecipeError
-from si.store.artifacts import Artifact
+from si.store.artifact import Artifact
 from si.store.folder import FolderStore
 from tests.unit.layouts import (
     hub_parquet,

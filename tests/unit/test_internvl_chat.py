@@ -7,9 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from si.config import Recipe
+from si.config.recipe import Recipe
 from si.engines.convert_internvl import convert
-from si.engines.transformers import Prompts, TransformersSampler, load_model, load_processor
+from si.engines.hf import Prompts, load_model, load_processor
+from si.engines.transformers import TransformersSampler
 from si.errors import RecipeError
 from si.records import Request
 from tests.unit import kin_chat, tiny

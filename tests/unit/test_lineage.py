@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from si.report.lineage import BEGINNING, STEPS, lineage
-from si.store.artifacts import Artifact, Spec
+from si.store.artifact import Artifact
 from si.store.folder import FolderStore
+from si.store.keys import Spec
 from tests.browser.made_up import make_run
 
 

@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from si.config import Lora, Train
+from si.config.recipe import Lora, Train
 from si.datasets.sources import EMBEDDED_POLICY
 from si.engines import packing, trainer, vision
 from si.engines.batches import Batch, make_batch, make_examples, summed_loss
+from si.engines.hf import Prompts, load_processor
 from si.engines.trainer import TransformersTrainer
-from si.engines.transformers import Prompts, load_processor
 from si.errors import RecipeError
 from si.records import TrainingRow
 from tests.unit import kin, tiny

@@ -5,11 +5,11 @@ import sys
 import pytest
 from pydantic import ValidationError
 
-from si.config import Recipe
+from si.config.recipe import Recipe
 from si.errors import RecipeError
-from si.loop import Run
 from si.plugins import fingerprint, load
 from si.records import Outcome
+from si.run import Run
 from si.stages.verify import Judgement, own_judge
 from si.store.folder import FolderStore
 from si.strategies import Strategy, by_name, rule_of

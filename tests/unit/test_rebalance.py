@@ -21,8 +21,10 @@ from si.stages.job import Job, StageFunction
 from si.stages.levels import levels
 from si.stages.rebalance import rebalance, uses
 from si.stages.resample import resample
-from si.store.artifacts import Artifact, Output, Ref, Spec, announce, commit_shard, finish
+from si.store.artifact import Artifact
+from si.store.commit import Output, announce, commit_shard, finish
 from si.store.folder import FolderStore
+from si.store.keys import Ref, Spec
 from si.strategies import by_name
 
 END = 0

@@ -7,9 +7,10 @@ from typer.testing import CliRunner
 
 from si.cli import app
 from si.cli.options import resolve
-from si.config import IMAGES, Place, Recipe, differences
+from si.config.place import IMAGES, Place
+from si.config.recipe import Recipe, differences
 from si.datasets.columns import parse_map
-from si.datasets.importing import Splits
+from si.datasets.splits import Splits
 
 ROOT = Path(__file__).parents[2]
 NAMES = sorted(p.stem for p in (ROOT / "jobs/recipes").glob("*-k*.yaml"))

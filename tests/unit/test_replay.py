@@ -14,7 +14,7 @@ from si.errors import RecipeError
 from si.records import LEVELS
 from si.rollouts.rebalance import rebalance
 from si.runs.replay import replay
-from si.store.artifacts import Artifact
+from si.store.artifact import Artifact
 from si.store.folder import FolderStore
 from tests.loop.running import artefacts, records, si_ctl
 from tests.loop.tiny import tiny_data, tiny_recipe

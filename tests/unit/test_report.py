@@ -25,7 +25,7 @@ from si.report.summary import Iteration, RunSummary, collect
 from si.report.tables import Table, percent, percents, points
 from si.stages.job import Job
 from si.stages.report import Section, extended, report
-from si.store.artifacts import Artifact
+from si.store.artifact import Artifact
 from si.store.folder import FolderStore
 from tests.browser.made_up import HOSTILE, make_run, report_spec
 

@@ -15,8 +15,9 @@ from PIL import Image
 import si.report.samples
 from si.records import KEY
 from si.report.samples import GREEDY, GUIDED, Responses, gather, pack
-from si.store.artifacts import Artifact, Ref
+from si.store.artifact import Artifact
 from si.store.folder import FolderStore
+from si.store.keys import Ref
 from tests.browser.made_up import make_run
 
 

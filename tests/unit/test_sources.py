@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from si.config import Recipe
+from si.config.recipe import Recipe
 from si.datasets.sources import dataset, policy
 from si.errors import RecipeError
-from si.loop import LATER, READS, WISH, Run
-from si.store.artifacts import Artifact
+from si.run import LATER, READS, WISH, Run
+from si.store.artifact import Artifact
 from si.store.folder import FolderStore
 from tests.loop.running import artefacts, si_ctl
 from tests.loop.scripted import write_policy

@@ -6,16 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from si.cli.cluster import begin
 from si.cli.tree import of_journal
 from si.clusters.kubernetes.jobs import KubernetesCluster
-from si.config import Place, Recipe, differences, load
+from si.clusters.kubernetes.runs import begin
+from si.config.loading import load
+from si.config.place import Place
+from si.config.recipe import Recipe, differences
 from si.errors import RecipeError, RunBusy
 from si.runs.journal import Journal
 from si.runs.limits import Budget, LimitReached, Stop, out_of_patience, record, recorded
 from si.runs.usage import Ledger, Spent, union
-from si.store.artifacts import Output, Spec, announce, commit_shard, finish
+from si.store.commit import Output, announce, commit_shard, finish
 from si.store.folder import FolderStore
+from si.store.keys import Spec
 
 accuracies = st.lists(st.integers(0, 8).map(lambda n: n / 8), min_size=1, max_size=12)
 

@@ -24,21 +24,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import si
-from si.config import S3, Place
+from si.config.place import S3, Place
 from si.errors import ArtifactDamaged, ArtifactMissing, RecipeError, SiError, StoreUnavailable
-from si.ports import Store, checked
-from si.store.artifacts import (
-    Artifact,
-    Output,
-    Spec,
-    announce,
-    commit_shard,
-    committed,
-    finish,
-    settle,
-)
+from si.store.artifact import Artifact
+from si.store.commit import Output, announce, commit_shard, committed, finish, settle
 from si.store.folder import FolderStore
+from si.store.keys import Spec
 from si.store.open import open_store
+from si.store.port import Store, checked
 
 REAL = os.environ.get("SI_TEST_S3_ENDPOINT")
 MISSING_REAL = pytest.mark.skipif(not REAL, reason="SI_TEST_S3_ENDPOINT names no server")

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from si.config import STRATEGIES
+from si.config.recipe import STRATEGIES
 from si.randomness import keyed_rng
 from si.records import Draw, Outcome, Trajectory
 from si.strategies import (

@@ -14,18 +14,20 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from si.config import Lora, Recipe, Train
+from si.config.recipe import Lora, Recipe, Train
 from si.engines import trainer as adapter
 from si.engines.batches import make_batch, make_examples, shuffled, summed_loss
+from si.engines.hf import is_adapter, load_processor
 from si.engines.trainer import TransformersTrainer, learning_rate
-from si.engines.transformers import TransformersSampler, is_adapter, load_processor
+from si.engines.transformers import TransformersSampler
 from si.errors import NothingToTrain, RecipeError, SiError
 from si.records import EXAMPLES, IMAGES, QUERIES, Request, TrainingRow
 from si.stages.job import Job
 from si.stages.train import train
-from si.store.artifacts import Output, Ref, Spec, announce, commit_shard, finish
 from si.store.checkpoints import Checkpoints
+from si.store.commit import Output, announce, commit_shard, finish
 from si.store.folder import FolderStore
+from si.store.keys import Ref, Spec
 from tests.unit import tiny
 
 SETTINGS: dict[str, Any] = {

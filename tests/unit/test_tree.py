@@ -8,12 +8,13 @@ from rich.console import Console
 
 from si.cli.tree import Leaf, draw, of_journal, of_store, span, watch
 from si.clusters.local import at_work, exclusive
-from si.config import Recipe
-from si.loop import begin
+from si.config.recipe import Recipe
+from si.runs.record import begin
 from si.runs.status import Known, ended, status
 from si.runs.usage import Ledger
-from si.store.artifacts import Output, Spec, announce, canonical, commit_shard, finish, sealed
+from si.store.commit import Output, announce, commit_shard, finish
 from si.store.folder import FolderStore
+from si.store.keys import Spec, canonical, sealed
 
 NOW = 1_800_000_000.0
 

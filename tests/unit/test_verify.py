@@ -27,8 +27,9 @@ from si.stages.verify import (
     number,
     said,
 )
-from si.store.artifacts import Output, Ref, Spec, canonical, commit_shard, finish, settle
+from si.store.commit import Output, commit_shard, finish, settle
 from si.store.folder import FolderStore
+from si.store.keys import Ref, Spec, canonical
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from si.config import load
+from si.config.loading import load
 from si.errors import SiError
 from si.store.open import open_store
 

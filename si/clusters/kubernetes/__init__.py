@@ -1,1 +1,1 @@
-""""""
+"""A Kubernetes cluster."""

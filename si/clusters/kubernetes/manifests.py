@@ -13,8 +13,9 @@ from typing import Any
 import yaml
 
 from si import resources
-from si.config import Place, Pods, Recipe, place_environment
-from si.store.artifacts import Spec, digest
+from si.config.place import Place, Pods, place_environment
+from si.config.recipe import Recipe
+from si.store.keys import Spec, digest
 
 Manifest = dict[str, Any]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from si.errors import RecipeError
 from si.plugins import load
-from si.ports import Tracker
+from si.runs.trackers.port import Tracker
 
 TRACKERS = {
     "tensorboard": "si.runs.trackers.tensorboard:TensorBoard",

@@ -1,96 +1,20 @@
-"""`si-ctl logs` and `cancel`, and what other verbs do on a cluster: find, begin, attach."""
+"""What `iterate` and `status` do with `--on kubernetes`."""
 
 import json
 import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from si.cli.options import NamespaceOption, ReleaseOption, printable
+from si.clusters.kubernetes.runs import begin, find_place, find_run, run_objects
 
 if TYPE_CHECKING:
-    from si.clusters.kubernetes.jobs import Cluster
-    from si.config import Place, Recipe
-
-
-def register(app: typer.Typer) -> None:
-    app.command()(logs)
-    app.command()(cancel)
-
-
-RunArgument = Annotated[str, typer.Argument(help="The run's name.")]
-
-
-def logs(
-    run: RunArgument,
-    stage: Annotated[
-        str | None,
-        typer.Option(help="A stage's entry, as it01/explore; by default the controller."),
-    ] = None,
-    follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on with what is written from now on.")
-    ] = False,
-    namespace: NamespaceOption = None,
-    release: ReleaseOption = None,
-) -> None:
-    """Show what the pods of a run on a cluster write."""
-    from si.clusters.kubernetes.jobs import Cluster
-    from si.clusters.kubernetes.manifests import ITERATION, RUN, STAGE
-
-    cluster = Cluster(namespace)
-    owner = find_run(cluster, run, release)
-    mine = f"{RUN}={owner['metadata']['labels'][RUN]}"
-    if stage is None:
-        select = f"{mine},app.kubernetes.io/component=controller"
-    else:
-        iteration, _, name = stage.partition("/")
-        select = f"{mine},{ITERATION}={iteration.removeprefix('it')},{STAGE}={name}"
-    found = cluster.call(cluster.core.list_namespaced_pod, label_selector=select)["items"]
-    if not found:
-        from si.errors import RunMissing
-
-        raise RunMissing(
-            f"No pods of {stage or 'the controller'} are there",
-            f"run {run}, namespace {cluster.namespace}",
-            ("See how far the run is: si-ctl status --on kubernetes " + run,),
-        )
-    found.sort(key=lambda pod: pod["metadata"]["creationTimestamp"])
-    readers = [
-        threading.Thread(target=_read, args=(cluster, pod, follow, len(found) > 1), daemon=True)
-        for pod in found
-    ]
-    for reader in readers:
-        reader.start()
-        if not follow:
-            reader.join()  # one pod's lines after the other's
-    for reader in readers:
-        reader.join()
-
-
-def _read(cluster: "Cluster", pod: Mapping[str, Any], follow: bool, several: bool) -> None:
-    head = f"{pod['metadata']['name']} | " if several else ""
-    for line in cluster.log(pod["metadata"]["name"], follow):
-        # A model's words pass through here: no control codes to the terminal.
-        typer.echo(head + printable(line))
-
-
-def cancel(
-    run: RunArgument,
-    namespace: NamespaceOption = None,
-    release: ReleaseOption = None,
-) -> None:
-    """Stop a run on a cluster and remove its Jobs; what is committed stays in the bucket."""
-    from si.clusters.kubernetes.jobs import Cluster
-
-    cluster = Cluster(namespace)
-    owner = find_run(cluster, run, release)
-    name = owner["metadata"]["name"]
-    cluster.read(cluster.core.delete_namespaced_config_map, name, propagation_policy="Background")
-    typer.echo(f"Cancelled {run}: its Jobs and pods in {cluster.namespace} are being removed.")
-    typer.echo("What is committed stays; the same iterate command begins where it stopped.")
+    from si.clusters.kubernetes.client import Cluster
+    from si.config.place import Place
+    from si.config.recipe import Recipe
 
 
 # -- what other verbs do on a cluster ------------------------------------------------------------
@@ -111,7 +35,7 @@ def iterate(
     """`si-ctl iterate --on kubernetes`: have a controller do it, and watch it."""
     from si.cli.iterate import run_name
     from si.cli.options import resolve
-    from si.clusters.kubernetes.jobs import Cluster
+    from si.clusters.kubernetes.client import Cluster
     from si.runs.limits import LIMITS, LimitReached, Stop
 
     cluster = Cluster(namespace)
@@ -176,8 +100,8 @@ def _plan(place: "Place", recipe: "Recipe", run: str, output: str | None) -> Non
     from si.cli.screen import table
     from si.clusters.kubernetes.manifests import controller_job, fetch_job, run_object, stage_job
     from si.datasets.sources import on_hub
-    from si.loop import READS, WISHES
-    from si.store.artifacts import Spec
+    from si.run import READS, WISHES
+    from si.store.keys import Spec
 
     owner = run_object(place, run, recipe)
     owner["metadata"]["uid"] = "00000000-0000-0000-0000-000000000000"
@@ -214,7 +138,7 @@ def place_from_outside(namespace: str | None, release: str | None) -> "Place":
         RecipeError: if the bucket's server has a name for the inside of the cluster only.
     """
     from si.cli.options import resolve
-    from si.clusters.kubernetes.jobs import Cluster
+    from si.clusters.kubernetes.client import Cluster
     from si.errors import RecipeError
 
     place = resolve(None, None, {}, find_place(Cluster(namespace), release))[1]
@@ -239,7 +163,7 @@ def status(
 ) -> None:
     """`si-ctl status --on kubernetes`: what the runs' objects say."""
     from si.cli.screen import table
-    from si.clusters.kubernetes.jobs import Cluster
+    from si.clusters.kubernetes.client import Cluster
 
     cluster = Cluster(namespace)
     objects = [find_run(cluster, run, release)] if run else run_objects(cluster, release)
@@ -284,7 +208,7 @@ def _said(owner: Mapping[str, Any]) -> dict[str, Any]:
 def _watch(cluster: "Cluster", owner: Mapping[str, Any]) -> None:
     """Show a run until it has ended or its object is gone; the API server tells of changes."""
     from si.cli.tree import Shown, of_journal, watch
-    from si.clusters.kubernetes.jobs import Mirror
+    from si.clusters.kubernetes.watch import Mirror
 
     name = owner["metadata"]["name"]
     changed = threading.Event()
@@ -318,123 +242,6 @@ def _watch(cluster: "Cluster", owner: Mapping[str, Any]) -> None:
             raise typer.Exit(130) from None
 
 
-def find_place(cluster: "Cluster", release: str | None) -> dict[str, Any]:
-    """The place as the chart's release in this namespace has it.
-
-    Raises:
-        RecipeError: if there is no release, or several and none is named.
-    """
-    import yaml
-
-    from si.errors import RecipeError
-
-    found = {
-        place["metadata"]["labels"]["app.kubernetes.io/instance"]: place
-        for place in cluster.config_maps(
-            "app.kubernetes.io/name=si-ctl,app.kubernetes.io/component=place"
-        )
-    }
-    if release is None and len(found) == 1:
-        (release,) = found
-    if release not in found:
-        raise RecipeError(
-            f"No release {release} of si-ctl is in namespace {cluster.namespace}"
-            if release
-            else f"{len(found) or 'No'} releases of si-ctl are in namespace {cluster.namespace}",
-            "there: " + (", ".join(sorted(found)) or "none"),
-            (
-                "Name another namespace (--namespace) or release (--release).",
-                "Install one: helm install si helm/si-ctl --namespace NAMESPACE",
-            ),
-        )
-    tree: dict[str, Any] = yaml.safe_load(found[release]["data"]["place.yaml"])["place"]
-    return tree
-
-
-def find_run(cluster: "Cluster", run: str, release: str | None) -> dict[str, Any]:
-    """A run's object, by the run's name or by a strategy that only one run has."""
-    from si.clusters.kubernetes.manifests import RUN
-    from si.errors import RunMissing
-
-    objects = run_objects(cluster, release)
-    same = [each for each in objects if each["metadata"]["labels"][RUN] == run] or [
-        each for each in objects if json.loads(each["data"]["recipe"])["strategy"] == run
-    ]
-    if len(same) == 1:
-        return same[0]
-    raise RunMissing(
-        f"{len(same) or 'No'} runs on the cluster are called {run!r}",
-        f"runs in namespace {cluster.namespace}: "
-        + (", ".join(each["metadata"]["labels"][RUN] for each in objects) or "none"),
-        "Begin one: si-ctl iterate --on kubernetes",
-    )
-
-
-def run_objects(cluster: "Cluster", release: str | None) -> list[dict[str, Any]]:
-    select = "app.kubernetes.io/name=si-ctl,app.kubernetes.io/component=run"
-    if release:
-        select += f",app.kubernetes.io/instance={release}"
-    return cluster.config_maps(select)
-
-
-def begin(
-    cluster: "Cluster", place: "Place", recipe: "Recipe", run: str, fresh: bool
-) -> tuple[dict[str, Any], str]:
-    """Make the run's object and its controller, or find them; (the object, controller's name).
-
-    Raises:
-        RunChanged: if the run was begun with another recipe.
-        RunBusy: if a new generation, or another end, is wanted while a controller is at work.
-    """
-    from si.clusters.kubernetes.diagnosis import finished
-    from si.clusters.kubernetes.manifests import controller_job, run_object, state_of
-    from si.config import Place, Recipe, differences
-    from si.errors import RunBusy
-    from si.loop import changed_recipe
-
-    token = str(time.time_ns()) if fresh else ""
-    owner, made = cluster.create(run_object(place, run, recipe, token))
-    old = Recipe.model_validate_json(owner["data"]["recipe"])
-    changed = differences(old, recipe)
-    if changed and not fresh:
-        raise changed_recipe(run, changed)
-    standing = Place.model_validate_json(owner["data"]["place"])
-    limits = [(it.max_gpu_hours, it.max_cost) for it in (place, standing)]
-    further = recipe.iterations > old.iterations or recipe.patience != old.patience
-    attempt, more = 1, made or fresh or further or limits[0] != limits[1]
-    last: dict[str, Any] | None = None
-    while job := cluster.job(controller_job(place, run, attempt, owner)["metadata"]["name"]):
-        if finished(job) is None:
-            if more and not made:
-                raise RunBusy(
-                    f"The run {run} is at work with {old.iterations} iterations",
-                    f"and {_bounds(old, standing)}\n"
-                    f"Job {job['metadata']['name']} in namespace {cluster.namespace}",
-                    f"Wait for it, or stop it first: si-ctl cancel {run}",
-                )
-            return owner, job["metadata"]["name"]
-        attempt, last = attempt + 1, job
-    done = state_of(owner).get("phase") == "done" and not more
-    if last and done and finished(last) == "Complete":
-        return owner, last["metadata"]["name"]
-    wish = {"recipe": recipe.model_dump_json(), "place": place.model_dump_json()}
-    if fresh:
-        wish["fresh"] = token
-    cluster.patch_run(owner["metadata"]["name"], wish)
-    job, _ = cluster.create(controller_job(place, run, attempt, owner))
-    return owner, job["metadata"]["name"]
-
-
-def _bounds(recipe: "Recipe", place: "Place") -> str:
-    """What may end a run early, in words."""
-    asked = {
-        "--patience": recipe.patience,
-        "--max-gpu-hours": place.max_gpu_hours,
-        "--max-cost": place.max_cost,
-    }
-    return ", ".join(f"{name} {value:g}" for name, value in asked.items() if value) or "no limits"
-
-
 def attach(cluster: "Cluster", owner: Mapping[str, Any], controller: str) -> dict[str, Any]:
     """Show a run's progress until its controller ends; the run's last state.
 
@@ -443,8 +250,8 @@ def attach(cluster: "Cluster", owner: Mapping[str, Any], controller: str) -> dic
     """
     from si.cli.screen import Screen
     from si.clusters.kubernetes.diagnosis import failure, finished, stage_failed, troubles
-    from si.clusters.kubernetes.jobs import Mirror
     from si.clusters.kubernetes.manifests import state_of
+    from si.clusters.kubernetes.watch import Mirror
     from si.errors import StageFailed
 
     changed = threading.Event()

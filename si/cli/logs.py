@@ -1,0 +1,70 @@
+"""`si-ctl logs`: what the pods of a run write."""
+
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from si.cli.options import NamespaceOption, ReleaseOption, RunArgument, printable
+from si.clusters.kubernetes.runs import find_run
+
+if TYPE_CHECKING:
+    from si.clusters.kubernetes.client import Cluster
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(logs)
+
+
+def logs(
+    run: RunArgument,
+    stage: Annotated[
+        str | None,
+        typer.Option(help="A stage's entry, as it01/explore; by default the controller."),
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on with what is written from now on.")
+    ] = False,
+    namespace: NamespaceOption = None,
+    release: ReleaseOption = None,
+) -> None:
+    """Show what the pods of a run on a cluster write."""
+    from si.clusters.kubernetes.client import Cluster
+    from si.clusters.kubernetes.manifests import ITERATION, RUN, STAGE
+
+    cluster = Cluster(namespace)
+    owner = find_run(cluster, run, release)
+    mine = f"{RUN}={owner['metadata']['labels'][RUN]}"
+    if stage is None:
+        select = f"{mine},app.kubernetes.io/component=controller"
+    else:
+        iteration, _, name = stage.partition("/")
+        select = f"{mine},{ITERATION}={iteration.removeprefix('it')},{STAGE}={name}"
+    found = cluster.call(cluster.core.list_namespaced_pod, label_selector=select)["items"]
+    if not found:
+        from si.errors import RunMissing
+
+        raise RunMissing(
+            f"No pods of {stage or 'the controller'} are there",
+            f"run {run}, namespace {cluster.namespace}",
+            ("See how far the run is: si-ctl status --on kubernetes " + run,),
+        )
+    found.sort(key=lambda pod: pod["metadata"]["creationTimestamp"])
+    readers = [
+        threading.Thread(target=_read, args=(cluster, pod, follow, len(found) > 1), daemon=True)
+        for pod in found
+    ]
+    for reader in readers:
+        reader.start()
+        if not follow:
+            reader.join()  # one pod's lines after the other's
+    for reader in readers:
+        reader.join()
+
+
+def _read(cluster: "Cluster", pod: Mapping[str, Any], follow: bool, several: bool) -> None:
+    head = f"{pod['metadata']['name']} | " if several else ""
+    for line in cluster.log(pod["metadata"]["name"], follow):
+        # A model's words pass through here: no control codes to the terminal.
+        typer.echo(head + printable(line))

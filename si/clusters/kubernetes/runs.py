@@ -1,0 +1,128 @@
+"""Runs on a cluster: find a release or a run, begin a run."""
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from si.clusters.kubernetes.client import Cluster
+    from si.config.place import Place
+    from si.config.recipe import Recipe
+
+
+def find_place(cluster: "Cluster", release: str | None) -> dict[str, Any]:
+    """The place as the chart's release in this namespace has it.
+
+    Raises:
+        RecipeError: if there is no release, or several and none is named.
+    """
+    import yaml
+
+    from si.errors import RecipeError
+
+    found = {
+        place["metadata"]["labels"]["app.kubernetes.io/instance"]: place
+        for place in cluster.config_maps(
+            "app.kubernetes.io/name=si-ctl,app.kubernetes.io/component=place"
+        )
+    }
+    if release is None and len(found) == 1:
+        (release,) = found
+    if release not in found:
+        raise RecipeError(
+            f"No release {release} of si-ctl is in namespace {cluster.namespace}"
+            if release
+            else f"{len(found) or 'No'} releases of si-ctl are in namespace {cluster.namespace}",
+            "there: " + (", ".join(sorted(found)) or "none"),
+            (
+                "Name another namespace (--namespace) or release (--release).",
+                "Install one: helm install si helm/si-ctl --namespace NAMESPACE",
+            ),
+        )
+    tree: dict[str, Any] = yaml.safe_load(found[release]["data"]["place.yaml"])["place"]
+    return tree
+
+
+def find_run(cluster: "Cluster", run: str, release: str | None) -> dict[str, Any]:
+    """A run's object, by the run's name or by a strategy that only one run has."""
+    from si.clusters.kubernetes.manifests import RUN
+    from si.errors import RunMissing
+
+    objects = run_objects(cluster, release)
+    same = [each for each in objects if each["metadata"]["labels"][RUN] == run] or [
+        each for each in objects if json.loads(each["data"]["recipe"])["strategy"] == run
+    ]
+    if len(same) == 1:
+        return same[0]
+    raise RunMissing(
+        f"{len(same) or 'No'} runs on the cluster are called {run!r}",
+        f"runs in namespace {cluster.namespace}: "
+        + (", ".join(each["metadata"]["labels"][RUN] for each in objects) or "none"),
+        "Begin one: si-ctl iterate --on kubernetes",
+    )
+
+
+def run_objects(cluster: "Cluster", release: str | None) -> list[dict[str, Any]]:
+    select = "app.kubernetes.io/name=si-ctl,app.kubernetes.io/component=run"
+    if release:
+        select += f",app.kubernetes.io/instance={release}"
+    return cluster.config_maps(select)
+
+
+def begin(
+    cluster: "Cluster", place: "Place", recipe: "Recipe", run: str, fresh: bool
+) -> tuple[dict[str, Any], str]:
+    """Make the run's object and its controller, or find them; (the object, controller's name).
+
+    Raises:
+        RunChanged: if the run was begun with another recipe.
+        RunBusy: if a new generation, or another end, is wanted while a controller is at work.
+    """
+    from si.clusters.kubernetes.diagnosis import finished
+    from si.clusters.kubernetes.manifests import controller_job, run_object, state_of
+    from si.config.place import Place
+    from si.config.recipe import Recipe, differences
+    from si.errors import RunBusy
+    from si.runs.record import changed_recipe
+
+    token = str(time.time_ns()) if fresh else ""
+    owner, made = cluster.create(run_object(place, run, recipe, token))
+    old = Recipe.model_validate_json(owner["data"]["recipe"])
+    changed = differences(old, recipe)
+    if changed and not fresh:
+        raise changed_recipe(run, changed)
+    standing = Place.model_validate_json(owner["data"]["place"])
+    limits = [(it.max_gpu_hours, it.max_cost) for it in (place, standing)]
+    further = recipe.iterations > old.iterations or recipe.patience != old.patience
+    attempt, more = 1, made or fresh or further or limits[0] != limits[1]
+    last: dict[str, Any] | None = None
+    while job := cluster.job(controller_job(place, run, attempt, owner)["metadata"]["name"]):
+        if finished(job) is None:
+            if more and not made:
+                raise RunBusy(
+                    f"The run {run} is at work with {old.iterations} iterations",
+                    f"and {_bounds(old, standing)}\n"
+                    f"Job {job['metadata']['name']} in namespace {cluster.namespace}",
+                    f"Wait for it, or stop it first: si-ctl cancel {run}",
+                )
+            return owner, job["metadata"]["name"]
+        attempt, last = attempt + 1, job
+    done = state_of(owner).get("phase") == "done" and not more
+    if last and done and finished(last) == "Complete":
+        return owner, last["metadata"]["name"]
+    wish = {"recipe": recipe.model_dump_json(), "place": place.model_dump_json()}
+    if fresh:
+        wish["fresh"] = token
+    cluster.patch_run(owner["metadata"]["name"], wish)
+    job, _ = cluster.create(controller_job(place, run, attempt, owner))
+    return owner, job["metadata"]["name"]
+
+
+def _bounds(recipe: "Recipe", place: "Place") -> str:
+    """What may end a run early, in words."""
+    asked = {
+        "--patience": recipe.patience,
+        "--max-gpu-hours": place.max_gpu_hours,
+        "--max-cost": place.max_cost,
+    }
+    return ", ".join(f"{name} {value:g}" for name, value in asked.items() if value) or "no limits"

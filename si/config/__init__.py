@@ -1,0 +1,1 @@
+"""Recipe (what is computed) and place (where and how wide)."""

@@ -1,0 +1,183 @@
+"""Load the configuration: defaults < release < recipe file < environment < flags.
+
+Unknown keys are errors that name the nearest key.
+"""
+
+import contextlib
+import difflib
+import os
+import re
+import typing
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from si.config.place import Place
+from si.config.recipe import Recipe
+from si.errors import RecipeError
+
+
+def load(
+    path: Path | None = None,
+    flags: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
+    release: Mapping[str, Any] | None = None,
+) -> tuple[Recipe, Place]:
+    """Resolve recipe and place: defaults < release < file < environment < flags.
+
+    Args:
+        path: a YAML file with recipe keys, and the place's under `place`.
+        flags: dotted names to values; None values are ignored.
+        environment: `SI_<KEY>`, `__` between section and key (`SI_TRAIN__LR=1e-4`);
+            the place's keys begin with `SI_PLACE__` (`SI_STORE` is short for the store).
+        release: the place as a release of the chart has it.
+
+    Raises:
+        RecipeError: unreadable file, unknown key, value of the wrong kind.
+    """
+    tree: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    if release is not None:
+        _merge(tree, {"place": release}, origin, "the release")
+    if path is not None:
+        _merge(tree, _read_yaml(path), origin, str(path))
+    environment = os.environ if environment is None else environment
+    for variable in sorted(environment):
+        if variable == "SI_STORE":
+            dotted = "place.store"
+        elif match := re.fullmatch(r"SI_((?!_)[A-Z0-9_]+)", variable):
+            dotted = match.group(1).lower().replace("__", ".")
+            if variable in RESERVED:
+                continue
+        else:
+            continue
+        _merge(tree, nest(dotted, _scalar(environment[variable])), origin, variable)
+    for dotted, value in (flags or {}).items():
+        if value is not None:
+            _merge(tree, nest(dotted, value), origin, f"--{dotted}")
+    place = tree.pop("place", None) or {}
+    return _validate(Recipe, tree, origin, ""), _validate(Place, place, origin, "place.")
+
+
+RESERVED = ("SI_SCRATCH", "SI_IMAGE")
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise RecipeError(
+            f"The recipe file {path} cannot be read",
+            error.strerror or str(error),
+            "Give a YAML file to --recipe, or the name of a shipped recipe.",
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"The recipe file {path} is not YAML", str(error)) from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise RecipeError(f"The recipe file {path} holds no keys", f"found {tree!r}")
+    return tree
+
+
+def _scalar(text: str) -> Any:
+    """A value as YAML reads it; `1e-4`, which YAML takes for a word, becomes a number."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return float(value)
+    return value
+
+
+def nest(dotted: str, value: Any) -> dict[str, Any]:
+    """`a.b`, 1 -> {"a": {"b": 1}}."""
+    for part in reversed(dotted.split(".")):
+        value = {part: value}
+    return typing.cast(dict[str, Any], value)
+
+
+def assignment(text: str) -> tuple[str, Any]:
+    """`train.lr=1e-4` as a dotted name and a value."""
+    name, sign, value = text.partition("=")
+    if not sign or not name:
+        raise RecipeError(f"--set {text!r} is not NAME=VALUE", "", "Example: --set train.lr=1e-4")
+    return name.strip(), _scalar(value)
+
+
+def _merge(
+    tree: dict[str, Any], more: Mapping[Any, Any], origin: dict[str, str], source: str, at: str = ""
+) -> None:
+    for key, value in more.items():
+        dotted = f"{at}{key}"
+        origin[dotted] = source
+        if isinstance(value, Mapping):
+            below = tree.get(key)
+            if not isinstance(below, dict):
+                below = tree[key] = {}
+            _merge(below, value, origin, source, f"{dotted}.")
+        else:
+            tree[key] = value
+
+
+Model_ = typing.TypeVar("Model_", bound=BaseModel)
+
+
+def _validate(
+    model: type[Model_], tree: dict[str, Any], origin: dict[str, str], prefix: str
+) -> Model_:
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        lines, ways = [], ["Show every key with its meaning: si-ctl config schema"]
+        for issue in error.errors(include_url=False):
+            name = prefix + ".".join(
+                str(part) for part in issue["loc"] if not str(part).startswith("function-")
+            )
+            source = origin.get(name, "")
+            where = f" (from {source})" if source else ""
+            if issue["type"] == "extra_forbidden":
+                # `place.` keys are known to the file's reader, though they are another model's.
+                known = [*keys(Recipe), *(f"place.{key}" for key in keys(Place))]
+                near = difflib.get_close_matches(name, known, 1, 0.5)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                lines.append(f"unknown key {name}{where}{hint}")
+            else:
+                message = issue["msg"].removeprefix("Value error, ")
+                lines.append(f"{name}{where}: {message}")
+        raise RecipeError(
+            f"The {'place' if prefix else 'recipe'} cannot be used: {lines[0]}",
+            "\n".join(lines[1:]),
+            tuple(ways),
+        ) from None
+
+
+def keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """All dotted names of a model's settings."""
+    for name, info in model.model_fields.items():
+        below = _section(info.annotation)
+        yield f"{prefix}{name}"
+        if below is not None:
+            yield from keys(below, f"{prefix}{name}.")
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    for kind in typing.get_args(annotation) or (annotation,):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return kind
+    return None
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema of a recipe file: the recipe's keys, and the place's under `place`."""
+    whole = Recipe.model_json_schema()
+    place = Place.model_json_schema()
+    whole.setdefault("$defs", {}).update(place.pop("$defs", {}))
+    whole["$defs"]["Place"] = place
+    whole["properties"]["place"] = {"$ref": "#/$defs/Place"}
+    return whole
