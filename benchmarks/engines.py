@@ -25,7 +25,8 @@ from si.engines.vllm import VllmSampler  # first: it sets what torch reads when 
 # isort: split
 from si.config.recipe import Recipe
 from si.datasets.dataset import Dataset
-from si.datasets.sources import EMBEDDED_POLICY, synth
+from si.datasets.sources import synth
+from si.embedded import EMBEDDED_POLICY
 from si.engines.hf import pictures
 from si.randomness import keyed_seed
 from si.records import Request

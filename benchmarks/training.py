@@ -34,7 +34,8 @@ from torch.utils.data import SequentialSampler
 
 from si.config.recipe import Train
 from si.datasets.dataset import Dataset
-from si.datasets.sources import EMBEDDED_POLICY, synth
+from si.datasets.sources import synth
+from si.embedded import EMBEDDED_POLICY
 from si.engines.batches import batches, make_examples
 from si.engines.hf import Prompts, pictures
 from si.engines.trainer import equip, fit, make_deterministic, open_policy

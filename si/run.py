@@ -4,14 +4,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from si.clusters.port import Cluster, Event
 from si.config.recipe import UNBOUND, Recipe
 from si.datasets import sources
 from si.datasets.dataset import Dataset
 from si.datasets.port import Hub
 from si.errors import DataError, NothingToTrain, RecipeError, RunChanged, StageFailed
+from si.events import Event
 from si.plugins import fingerprint, is_own, label
 from si.runs.limits import NO_LIMIT, PATIENCE, Budget, LimitReached, Stop, out_of_patience
 from si.runs.record import run_folder
@@ -21,6 +21,9 @@ from si.store.commit import Manifest, announce, committed, finish, load_manifest
 from si.store.keys import Ref, Spec, canonical, read_record, sealed
 from si.store.port import Store
 from si.strategies import rule_of
+
+if TYPE_CHECKING:
+    from si.clusters.port import Cluster
 
 # The recipe fields that each stage reads: they, and no others, are in its key.
 READS: dict[str, tuple[str, ...]] = {
@@ -68,7 +71,7 @@ class Run:
     name: str
     recipe: Recipe
     store: Store
-    cluster: Cluster
+    cluster: "Cluster"
     generation: int = 1
     on_event: Callable[[Event], None] = lambda _: None
     stages: dict[str, Manifest] = field(default_factory=dict)

@@ -33,7 +33,7 @@ from si.cli import (
 )
 from si.cli.options import printable
 from si.errors import RETRY, SiError
-from si.stages.events import last_words
+from si.events import last_words
 
 app = typer.Typer(
     name="si-ctl",

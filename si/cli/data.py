@@ -177,8 +177,8 @@ def inspect(
 ) -> None:
     """Count a data set's queries, and prove that its splits are disjoint by content."""
     from si.cli.screen import Counting, table
-    from si.datasets.inspecting import inspect as look
     from si.datasets.sources import synth_spec
+    from si.report.dataset import inspect as look
 
     where = open_place(store)
     address = (address or synth_spec("synth:embedded").address).strip("/")

@@ -174,7 +174,7 @@ def local_cluster(
 
     engines = {recipe.sampling.engine, recipe.train.trainer}
     torch = "transformers" in engines and not light
-    preload = "si.clusters.preload" + ("_torch" if torch else "")
+    preload = ["si.clusters.preload", *(["si.engines.preload"] if torch else [])]
     cluster = LocalCluster(place, local_folder(where) / "logs" / name, scratch, preload)
     cluster.warm_up()
     return cluster

@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from si.cli.options import printable
-from si.clusters.port import Event
+from si.events import Event
 from si.runs.journal import describe
 
 

@@ -28,11 +28,11 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-from si.clusters import gpus
-from si.clusters.port import Event
-from si.clusters.watchdog import end_children
 from si.config.place import Place, place_environment
 from si.errors import RETRY, UNUSABLE, RecipeError, RunBusy, SiError, StageFailed
+from si.events import Event
+from si.machine import gpus
+from si.machine.watchdog import end_children
 from si.stages.worker import script
 from si.store.folder import FolderStore
 from si.store.keys import Spec
@@ -145,12 +145,12 @@ def _no_main() -> Iterator[None]:
 class LocalCluster:
     """Implements `si.clusters.port.Cluster` by processes on this machine."""
 
-    def __init__(self, place: Place, logs: Path, scratch: Path, preload: str):
+    def __init__(self, place: Place, logs: Path, scratch: Path, preload: list[str]):
         """Args:
         place: store, number of workers, retries.
         logs: folder for the workers' logs, one file a worker.
         scratch: folder for the workers' temporary files; emptied here and after each stage.
-        preload: module that the server imports before the first worker is forked.
+        preload: modules that the server imports before the first worker is forked.
 
         Raises:
             RecipeError: if the place asks for GPUs that are not there.
@@ -161,7 +161,7 @@ class LocalCluster:
         self.scratch = scratch
         shutil.rmtree(scratch, ignore_errors=True)  # a killed controller's
         logs.mkdir(parents=True, exist_ok=True)
-        CONTEXT.set_forkserver_preload([preload])
+        CONTEXT.set_forkserver_preload(preload)
 
     def warm_up(self) -> None:
         """Start the server now, so that its imports overlap with what comes before a stage."""

@@ -1,13 +1,12 @@
 """What a cluster is: something that runs a stage's workers."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
+
+from si.events import Event
 
 if TYPE_CHECKING:
     from si.store.keys import Spec
-
-
-Event = dict[str, Any]
 
 
 class Cluster(Protocol):

@@ -14,10 +14,11 @@ from si.config.place import Place
 from si.config.recipe import Recipe
 from si.costs.assumptions import CPU, published, read_config, width_of
 from si.costs.estimate import Step, estimate
-from si.costs.throughput import gpu_of
 from si.datasets.dataset import Dataset
-from si.datasets.sources import EMBEDDED_POLICY, SLICES, dataset, policy
+from si.datasets.sources import SLICES, dataset, policy
+from si.embedded import EMBEDDED_POLICY
 from si.errors import DataError, RecipeError
+from si.machine.data_sheets import gpu_of
 from si.report.tables import Table, number
 from si.run import WISH
 from si.runs.record import generations, load_recipe

@@ -14,8 +14,9 @@ from typing import Any
 from si.config.place import Place, Pods
 from si.config.recipe import Recipe
 from si.costs import throughput
-from si.costs.throughput import Gpu, Size
+from si.costs.throughput import Size
 from si.errors import RecipeError
+from si.machine.data_sheets import GPUS, Gpu, gpu_of
 
 CPU = "cpu"
 BY_GPU = ("explore", "train")
@@ -209,11 +210,11 @@ def published(
                 "Or take a finished run's own figures: --calibrate RUN",
             ),
         )
-    gpu = throughput.gpu_of(place.gpu_type or USUAL)
+    gpu = gpu_of(place.gpu_type or USUAL)
     if gpu is None:
         raise RecipeError(
             f"There are no figures for the GPU {place.gpu_type!r}",
-            "known: " + ", ".join(g.name for g in throughput.GPUS),
+            "known: " + ", ".join(g.name for g in GPUS),
             "Name the one that is most like it, or take a run's own figures: --calibrate RUN",
         )
     if size.weights < SMALL:

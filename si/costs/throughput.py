@@ -9,48 +9,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-GIGA, TERA = 1e9, 1e12
+from si.machine.data_sheets import GPUS, Gpu
 
-
-class Gpu(NamedTuple):
-    """A kind of GPU: dense bfloat16 FLOP/s and bytes of memory traffic per second, at most."""
-
-    name: str
-    peak: float
-    bandwidth: float
-
-
-# Makers' data sheets; where a sheet gives FLOP/s "with sparsity", half of it. The first whose name
-# stands in a device's name is meant.
-# A100: nvidia.com/en-us/data-center/a100; H100: .../h100; H200: .../h200; B200: .../dgx-b200 (an
-# eighth of eight); L40S: .../l40s; L4: .../l4; A10: .../products/a10-gpu. Side by side:
-# github.com/stas00/ml-engineering, compute/accelerator.
-GPUS = (
-    Gpu("H100 NVL", 835 * TERA, 3.9 * TERA),
-    Gpu("H100 PCIe", 756 * TERA, 2.0 * TERA),
-    Gpu("H100", 989 * TERA, 3.35 * TERA),
-    Gpu("H200 NVL", 835 * TERA, 4.8 * TERA),
-    Gpu("H200", 989 * TERA, 4.8 * TERA),
-    Gpu("GH200", 989 * TERA, 4.0 * TERA),
-    Gpu("B200", 2250 * TERA, 8.0 * TERA),
-    Gpu("A100", 312 * TERA, 2.0 * TERA),
-    Gpu("L40S", 362 * TERA, 0.864 * TERA),
-    Gpu("L4", 121 * TERA, 0.3 * TERA),
-    Gpu("A10", 125 * TERA, 0.6 * TERA),
-)
 BEFORE_HOPPER = ("A100", "A10", "L40S", "L4")
-
-
-def gpu_of(device: str) -> Gpu | None:
-    """The GPU that a device's name, or a user's word, means; None if we do not know it."""
-    found = (g for g in GPUS if re.search(rf"\b{g.name}\b", device, re.IGNORECASE))
-    return next(found, None)
-
-
-def peak(device: str, dtype: str) -> float | None:
-    """The device's peak in FLOP/s; None where we do not know it, and for float32."""
-    found = gpu_of(device)
-    return found.peak if found and dtype == "bfloat16" else None
 
 
 # --- sampling ------------------------------------------------------------------------------

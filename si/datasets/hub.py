@@ -8,7 +8,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from si.clusters.port import Event
 from si.datasets.columns import parse_map
 from si.datasets.importing import Source, import_data
 from si.datasets.sources import HUB_NAME, fetch, named
@@ -16,6 +15,7 @@ from si.datasets.splits import Splits
 from si.engines.families import CONFIG, read_config
 from si.engines.families.internvl import InternVL
 from si.errors import DataError, RecipeError, SiError, StoreUnavailable
+from si.events import Event
 from si.store.commit import Manifest
 from si.store.port import Store
 

@@ -29,12 +29,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from si import __version__
-from si.clusters.port import Event
 from si.datasets.columns import BadRow, Told, label, needed, recognise, understand
 from si.datasets.rows import File, Row, find, shown, stamp
 from si.datasets.sources import parts
 from si.datasets.splits import Splits
 from si.errors import DataError, StageFailed
+from si.events import Event
 from si.records import SPLITS
 from si.store.commit import Manifest, announce, commit_shard, committed, finish
 from si.store.commit import load_manifest as load

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from si.config.recipe import Recipe
 from si.datasets.dataset import IMAGES_FILE, QUERIES_FILE
 from si.datasets.port import Hub
+from si.embedded import EMBEDDED_LEVELS, EMBEDDED_POLICY
 from si.engines.families import read_config
 from si.errors import RecipeError, StageFailed
 from si.records import IMAGES, QUERIES
@@ -35,8 +36,6 @@ from si.store.commit import (
 from si.store.keys import Spec, canonical, digest, read_record, sealed
 from si.store.port import Store
 
-EMBEDDED_POLICY = Path(__file__).parents[1] / "embedded" / "policy"
-EMBEDDED_LEVELS = Path(__file__).parents[1] / "embedded" / "levels.parquet"
 SLICES = 10  # training slices in the embedded data: as many iterations without a repeated query
 SEED = 0  # of the embedded data; another seed would be another data set, without levels
 

@@ -1,1 +1,6 @@
-"""What a run without any outside thing is made of: synthetic data and a tiny policy."""
+"""What the embedded run needs: synthetic data, a tiny policy, and the policy's measured levels."""
+
+from pathlib import Path
+
+EMBEDDED_POLICY = Path(__file__).parent / "policy"
+EMBEDDED_LEVELS = Path(__file__).parent / "levels.parquet"

@@ -19,6 +19,7 @@ from si.config.place import Place
 from si.config.recipe import Recipe
 from si.datasets import sources
 from si.datasets.dataset import Dataset
+from si.embedded import EMBEDDED_LEVELS
 from si.records import LEVEL_TABLE
 from si.run import Run
 from si.store.artifact import Artifact
@@ -35,7 +36,9 @@ def main() -> None:
         store = FolderStore(options.store or scratch / "store")
         place = Place(store=str(store.root), workers=options.workers)
         logs = scratch / "logs"
-        cluster = LocalCluster(place, logs, scratch / "work", "si.engines.preload")
+        cluster = LocalCluster(
+            place, logs, scratch / "work", ["si.clusters.preload", "si.engines.preload"]
+        )
         run = Run("levels", Recipe(), store, cluster, on_event=lambda event: print(event))
         made = sources.synth(store, levels=False)
         dataset = Dataset(Artifact(store, made))
@@ -48,7 +51,7 @@ def main() -> None:
         table = Artifact.open(store, levels.ref).tables("levels.parquet")
     facts = {"policy": run.base.content, "k": str(run.recipe.levels.k)}
     table = pa.table(table.columns, schema=LEVEL_TABLE.remove_metadata().with_metadata(facts))
-    pq.write_table(table, sources.EMBEDDED_LEVELS, compression="zstd")
+    pq.write_table(table, EMBEDDED_LEVELS, compression="zstd")
     print(table.group_by("level").aggregate([("query_id", "count")]).to_pydict())
 
 

@@ -14,10 +14,10 @@ import transformers.models.qwen2_vl.modeling_qwen2_vl
 import transformers.models.qwen2_vl.processing_qwen2_vl
 import transformers.models.qwen2_vl.video_processing_qwen2_vl
 
-import si.clusters.preload
+import si.engines.hf
 import si.engines.trainer
 import si.engines.transformers
-from si.datasets.sources import EMBEDDED_POLICY
+from si.embedded import EMBEDDED_POLICY
 
 # Finding a processor's class walks through all models' video processors, once per process.
 # Nothing here computes: a process that forks must not have started torch's threads.

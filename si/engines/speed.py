@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from si.costs.throughput import peak
+from si.machine.data_sheets import peak
 
 
 class Step(NamedTuple):

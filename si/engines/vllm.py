@@ -56,7 +56,6 @@ from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from si.clusters.watchdog import Watchdog
 from si.engines.families import Family
 from si.engines.hf import (
     ADAPTER_CONFIG,
@@ -69,6 +68,7 @@ from si.engines.hf import (
 )
 from si.engines.vllm_forbidden import Forbidden
 from si.errors import RETRY, RecipeError, SiError, StageFailed
+from si.machine.watchdog import Watchdog
 from si.records import Request, Sampled
 
 # How wide the engine is belongs to the place, not to the recipe: vLLM's own arguments, each

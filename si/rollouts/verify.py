@@ -14,8 +14,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from si.clusters.port import Event
 from si.errors import DataError
+from si.events import Event
 from si.plugins import load
 from si.report.intervals import Interval, wilson
 from si.rollouts.files import (

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from si.clusters.port import Event
 from si.errors import SiError
+from si.events import Event
 from si.runs.limits import LIMITS
 
 LAST_FAILURES = 10  # kept per stage; the count goes on

@@ -14,9 +14,9 @@ from threading import Thread
 from time import monotonic
 from typing import Any, NamedTuple, Self
 
-from si.clusters.port import Event
 from si.config.recipe import Recipe
 from si.errors import SiError
+from si.events import Event
 from si.records import HEAD, LEVELS, TAIL
 from si.runs.status import entries
 from si.runs.trackers.port import Tracker

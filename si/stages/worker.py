@@ -23,11 +23,11 @@ from types import FrameType
 from typing import Any
 
 from si import __version__, resources
-from si.clusters import gpus
 from si.config.loading import load
 from si.errors import RETRY, SiError
+from si.events import emit, tell
+from si.machine import gpus
 from si.randomness import keyed_seed
-from si.stages.events import emit, tell
 from si.stages.job import Job, StageFunction, in_turn
 from si.stages.train import machine
 from si.store.commit import Output, commit_shard, finish, load_manifest, shard_address

@@ -17,10 +17,10 @@ MODEL = ("--set", "model.source=me/tiny", "--iterations", "1")
 SERVE = """
 import http.server, pathlib, shutil, sys
 sys.path.insert(0, "/hub")
-import hub, si.datasets.sources
+import hub, si.embedded
 
 root = pathlib.Path("/tmp/hub")
-shutil.copytree(si.datasets.sources.EMBEDDED_POLICY, root / "models/me/tiny")
+shutil.copytree(si.embedded.EMBEDDED_POLICY, root / "models/me/tiny")
 
 
 class Telling(hub.Hub):

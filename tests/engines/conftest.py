@@ -6,7 +6,8 @@ import pytest
 
 from si.config.recipe import Recipe
 from si.datasets.dataset import Dataset
-from si.datasets.sources import EMBEDDED_POLICY, synth
+from si.datasets.sources import synth
+from si.embedded import EMBEDDED_POLICY
 from si.records import Query, Request
 from si.store.artifact import Artifact
 from si.store.folder import FolderStore

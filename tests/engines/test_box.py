@@ -24,7 +24,7 @@ from si.config.recipe import Recipe
 from si.datasets.sources import fetch, synth
 from si.datasets.dataset import Dataset
 from si.run import Run
-from si.clusters.watchdog import children
+from si.machine.watchdog import children
 
 folder = Path(sys.argv[1])
 store = FolderStore(folder / "store")
@@ -32,7 +32,7 @@ recipe = Recipe.model_validate(
     {"sampling": {"engine": "vllm"}, "explore": {"shard_queries": 6}, "data": {"slice_size": 18}}
 )
 cluster = LocalCluster(
-    Place(store=str(store.root)), folder / "logs", folder / "scratch", "si.clusters.preload"
+    Place(store=str(store.root)), folder / "logs", folder / "scratch", ["si.clusters.preload"]
 )
 told = {"killed": [], "retries": 0, "workers": set()}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import si
-from si.datasets.sources import EMBEDDED_POLICY
+from si.embedded import EMBEDDED_POLICY
 from tests.unit.rollout_files import verl
 
 trl = pytest.importorskip("trl", reason="trl is not installed: make test-engines")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from si.config.recipe import Train
-from si.datasets.sources import EMBEDDED_POLICY
+from si.embedded import EMBEDDED_POLICY
 from tests.engines import needs
 from tests.gpu import architecture
 from tests.loop.running import si_ctl, wreck

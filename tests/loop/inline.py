@@ -8,7 +8,7 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
-from si.clusters.port import Event
+from si.events import Event
 from si.stages.job import Job
 from si.stages.worker import do_shards
 from si.store.keys import Spec

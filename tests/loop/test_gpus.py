@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from si.clusters.watchdog import children
 from si.errors import RecipeError
+from si.machine.watchdog import children
 from si.records import Request, Sampled
 from si.store.folder import FolderStore
 from tests.loop.running import artefacts, si_ctl

@@ -27,10 +27,10 @@ def test_the_command_line_imports_nothing_heavy():
 
 def test_controller_needs_no_torch():
     """The loop, its stages and the verbs' code run without torch, transformers or boto3."""
-    stages = "explore verify levels resample rebalance train evaluate report data"
-    stages = [*stages.split(), "intake.importing", "intake.inspecting"]
+    stages = "explore verify levels resample rebalance train evaluate report"
     code = "import si.loop, si.runs.status, si.runs.dry_run, si.stages.worker, si.clusters.local\n"
-    code += "\n".join(f"import si.{stage}" for stage in stages)
+    code += "import si.datasets.sources, si.datasets.importing, si.report.dataset\n"
+    code += "\n".join(f"import si.stages.{stage}" for stage in stages.split())
     assert not loaded_after(code) & {"torch", "transformers", "peft", "boto3", "botocore"}
 
 

@@ -7,16 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from si.clusters import gpus
 from si.config.loading import load
 from si.config.place import Place
 from si.config.recipe import Recipe
 from si.costs import throughput
 from si.costs.assumptions import Assumptions, Width, published, width_of
 from si.costs.estimate import Total, estimate, expected, shared, successes
-from si.costs.throughput import GPUS, SAMPLING, gpu_of, sampling, size_of
+from si.costs.throughput import SAMPLING, sampling, size_of
 from si.costs.throughput import published as config_named
 from si.errors import RecipeError
+from si.machine import gpus
+from si.machine.data_sheets import GPUS, gpu_of
 from si.randomness import keyed_rng
 from si.records import Outcome
 from si.stages.worker import held

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from si.clusters import gpus
 from si.clusters.local import LocalCluster
 from si.config.place import Place, place_environment
 from si.errors import RecipeError
+from si.machine import gpus
 from si.store.keys import Spec
 
 
@@ -24,7 +24,9 @@ def spec(stage: str, engine: str = "vllm", shards: int = 10) -> Spec:
 
 
 def cluster(folder: Path, **place: object) -> LocalCluster:
-    return LocalCluster(Place(**place), folder / "logs", folder / "scratch", "si.clusters.preload")
+    return LocalCluster(
+        Place(**place), folder / "logs", folder / "scratch", ["si.clusters.preload"]
+    )
 
 
 def masks(crew: list[dict[str, str]]) -> list[str | None]:

@@ -8,9 +8,9 @@ import pytest
 
 from si.config.place import S3, Place
 from si.datasets.importing import Source, import_data
-from si.datasets.inspecting import inspect
 from si.datasets.splits import Splits
 from si.errors import DataError, RecipeError
+from si.report.dataset import inspect
 from si.store.artifact import Artifact
 from si.store.folder import FolderStore
 from si.store.open import open_store

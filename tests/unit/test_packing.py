@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from si.config.recipe import Lora, Train
-from si.datasets.sources import EMBEDDED_POLICY
+from si.embedded import EMBEDDED_POLICY
 from si.engines import packing, trainer, vision
 from si.engines.batches import Batch, make_batch, make_examples, summed_loss
 from si.engines.hf import Prompts, load_processor

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
+from si import events
 from si.clusters.kubernetes.diagnosis import failure, finished, last_words, stage_failed, troubles
 from si.errors import RETRY, UNUSABLE, SiError
-from si.stages import events
 
 JOB = {"metadata": {"name": "si-r-it01-explore-1", "uid": "u"}, "spec": {"parallelism": 1}}
 

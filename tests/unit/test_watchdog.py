@@ -6,11 +6,11 @@ import sys
 import time
 from pathlib import Path
 
-from si.clusters.watchdog import Watchdog, children
+from si.machine.watchdog import Watchdog, children
 
 HANGS = """
 import subprocess, sys, time
-from si.clusters.watchdog import Watchdog
+from si.machine.watchdog import Watchdog
 child = subprocess.Popen(["sleep", "60"])
 print(child.pid, flush=True)
 with Watchdog("The engine", 0.5) as watchdog:

@@ -17,10 +17,10 @@ from si.clusters.kubernetes import manifests
 from si.clusters.kubernetes.client import Cluster
 from si.clusters.kubernetes.diagnosis import Trouble, failure, finished, stage_failed, troubles
 from si.clusters.kubernetes.watch import WATCH_SECONDS, Mirror
-from si.clusters.port import Event
 from si.config.place import Place
 from si.datasets import sources
 from si.errors import RETRY, StageFailed
+from si.events import Event
 from si.runs.limits import LimitReached
 from si.store.commit import Manifest, committed
 from si.store.keys import Spec

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 
 from si.errors import RETRY, StageFailed
-from si.stages.events import tell
+from si.events import tell
 
 NEVER = float("inf")
 

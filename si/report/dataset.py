@@ -17,9 +17,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from si.clusters.port import Event
 from si.datasets.dataset import Dataset
 from si.errors import DataError, RecipeError
+from si.events import Event
 from si.records import Query
 from si.store.artifact import Artifact
 from si.store.port import Store

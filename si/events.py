@@ -4,8 +4,11 @@ import json
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from si.errors import SiError
+
+Event = dict[str, Any]
 
 # What a pod's last words are read from; Kubernetes makes it, and keeps so many bytes of it.
 LAST_WORDS = Path("/dev/termination-log")
