@@ -13,10 +13,10 @@ from tokenizers.decoders import DecodeStream
 from torch import Tensor
 
 from si.engines.families import AUTO, CONFIG, Family, family_of, read_config
-from si.engines.transformers import PROMPT_CACHE_BYTES
 from si.errors import RecipeError, SiError
 
 ADAPTER_CONFIG = "adapter_config.json"
+PROMPT_CACHE_BYTES = 1 << 29
 
 
 def is_adapter(policy: Path) -> bool:

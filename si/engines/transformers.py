@@ -30,7 +30,6 @@ BLOCK = 8
 # Sequences that have ended are dropped from a batch once fewer than this share goes on;
 # dropping copies the cache, so not at every step.
 GOING_ON = 0.75
-PROMPT_CACHE_BYTES = 1 << 29
 
 
 # --- randomness ----------------------------------------------------------------------------

@@ -312,7 +312,7 @@ def _spent(runs: Runs) -> Table:
 
 def page(found: Comparison) -> str:
     """The comparison as one self-contained HTML page."""
-    from si.report.plots import SERIES
+    from si.report.palette import SERIES
     from si.report.templates import render
 
     names = [group.name for group in found.groups]

@@ -8,7 +8,8 @@ from markupsafe import Markup
 from si.records import HEAD, LEVELS, TAIL
 from si.report.findings import counted
 from si.report.intervals import wilson
-from si.report.plots import SERIES, Line, Plot, lines, stacked
+from si.report.palette import SERIES
+from si.report.plots import Line, Plot, lines, stacked
 from si.report.summary import Iteration, RunSummary
 from si.report.tables import number, percent, points
 

@@ -34,6 +34,12 @@ def test_controller_needs_no_torch():
     assert not loaded_after(code) & {"torch", "transformers", "peft", "boto3", "botocore"}
 
 
+def test_a_kept_run_needs_no_matplotlib():
+    """What `iterate` imports when every stage is committed already does not draw."""
+    code = "import si.loop, si.report.templates, si.runs.status, si.cli.report"
+    assert "matplotlib" not in loaded_after(code)
+
+
 def test_stage_scripts_are_found_in_a_checkout():
     """Every stage's script is found beside the package in a checkout."""
     from si.stages.worker import STAGES, script

@@ -10,6 +10,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from si.report.palette import COLOURS
+
 
 @cache
 def _environment() -> Environment:
@@ -37,7 +39,5 @@ def source(name: str) -> str:
 
 def render(template: str, **values: Any) -> str:
     """A template of this folder, filled in; lone surrogates, unknown to UTF-8, become `?`."""
-    from si.report.plots import COLOURS
-
     text = _environment().get_template(template).render(colours=COLOURS, **values)
     return text.encode("utf-8", "replace").decode()
