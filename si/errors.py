@@ -1,22 +1,35 @@
-"""One exception type: what happened, where, and what to try next.
+"""The exceptions that si-ctl raises on purpose: what happened, where, and what to do.
 
-Exit codes separate "do not try again" from "try again", so that a script, a
-shell loop or a Kubernetes Job can act on them without reading the words.
+    SiError                 1  the root; only its subclasses are common
+    ├── RecipeError         3  a recipe, flag or environment variable is invalid
+    ├── DataError           3  a data set, file or row cannot be used
+    ├── NothingToTrain      3  no response of an iteration was correct
+    ├── ArtifactMissing     3  a committed file is not where its record says
+    ├── ArtifactDamaged     3  a committed file has another size or hash
+    ├── RunChanged          3  the recipe differs from the run's
+    ├── RunMissing          3  the store has no such run
+    ├── StoreUnavailable    4  the bucket, folder or hub does not answer
+    ├── RunBusy             4  another process works on the run
+    ├── TrackerFailed       4  MLflow, Weights & Biases or the like does not answer
+    └── StageFailed         as its workers  a stage ended without its manifest
+
+The number is the exit code of the command. Scripts and Kubernetes Jobs decide by it, without
+parsing the message, whether to try again.
 """
 
-UNUSABLE = 3  # recipe or data unusable: trying again gives the same answer
-RETRY = 4  # storage, machine or a peer was in the way: trying again may succeed
-SHARD = 5  # this shard cannot be done: the others can
-STOPPED = 6  # a limit of the user's own is reached: trying again changes nothing, raising it does
+UNUSABLE = 3  # the recipe or the data are at fault: another attempt fails in the same way
+RETRY = 4  # storage, a machine or a peer failed: another attempt may succeed
+# 5 is reserved: a stage's Job gives up one index for it. Only custom code can exit with it.
+STOPPED = 6  # the run reached its budget or its patience: raise the limit to continue
 
 
 class SiError(Exception):
-    """An error for people: a headline, details, and ways out.
+    """An error with a message for people: a headline, details, and what to do about it.
 
     Args:
-        headline: one sentence, what is wrong, naming the thing.
-        detail: where, expected and got; may have several lines.
-        ways_out: what to try next, one entry a way.
+        headline: one sentence that says what happened and names the object.
+        detail: where it happened, what was expected and what was found; may have several lines.
+        ways_out: what the reader can do, one entry for each way; commands can be pasted.
     """
 
     exit_code = 1
@@ -36,49 +49,49 @@ class SiError(Exception):
 
 
 class RecipeError(SiError):
-    """The recipe, a flag or an environment variable cannot be used."""
+    """A recipe, a flag or an environment variable has a value that cannot be used."""
 
     exit_code = UNUSABLE
 
 
 class DataError(SiError):
-    """The data set is empty, damaged or unfit for what was asked."""
+    """A data set, a file or a row is empty, damaged or unfit for what was asked."""
 
     exit_code = UNUSABLE
 
 
 class NothingToTrain(SiError):
-    """No response of an iteration was correct; training on nothing is refused."""
+    """No response of an iteration was correct, so that there are no examples to train on."""
 
     exit_code = UNUSABLE
 
 
 class ArtifactMissing(SiError):
-    """A committed artefact, or a file of one, is not where its record says."""
+    """A committed artefact, or a file of it, is not where its record says."""
 
     exit_code = UNUSABLE
 
 
 class ArtifactDamaged(SiError):
-    """A file's size or SHA-256 is not the recorded one."""
+    """A file's size or SHA-256 differs from the one recorded at its commit."""
 
     exit_code = UNUSABLE
 
 
 class RunChanged(SiError):
-    """The recipe differs from the one this run was begun with."""
+    """The recipe differs from the one that this run was started with."""
 
     exit_code = UNUSABLE
 
 
 class RunMissing(SiError):
-    """No run of this name is in the store."""
+    """The store has no run of this name."""
 
     exit_code = UNUSABLE
 
 
 class StoreUnavailable(SiError):
-    """The bucket or folder does not answer, refuses, or is full."""
+    """The bucket, the folder or the hub does not answer, denies access, or is full."""
 
     exit_code = RETRY
 
@@ -90,19 +103,13 @@ class RunBusy(SiError):
 
 
 class TrackerFailed(SiError):
-    """MLflow, W&B or the like does not answer, or refuses."""
+    """A tracker (MLflow, Weights & Biases, ...) does not answer, or rejects what it is sent."""
 
     exit_code = RETRY
 
 
-class ShardFailed(SiError):
-    """One shard cannot be done."""
-
-    exit_code = SHARD
-
-
 class StageFailed(SiError):
-    """A stage ended without its manifest; carries the exit code of its workers."""
+    """A stage ended without its manifest; `exit_code` is the one of its workers."""
 
     def __init__(
         self,

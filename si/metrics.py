@@ -1,7 +1,8 @@
 """Matthew metrics: how concentrated successes or examples are, and on which levels.
 
-Everything is computed from arrays with one entry a query, so that a query which contributes
-nothing counts too. A figure that does not exist (a ratio over nothing) is None.
+All metrics are computed from arrays with one entry per query, so that queries which contribute
+nothing count, too. A metric that is undefined (a ratio over nothing) is None. The metrics are
+those of docs/method.md, "Matthew metrics".
 """
 
 from typing import Any
@@ -17,19 +18,19 @@ Array = npt.NDArray[Any]
 
 
 def matthew(level: Array, count: Array, tokens: Array, steps: Array) -> dict[str, Any]:
-    """Shares by level, concentration over queries, lengths by level; JSON-serialisable.
+    """Shares by level, concentration over queries, and lengths by level, ready for JSON.
 
     Args:
-        level: of each query, as a position in LEVELS.
-        count: successes (or examples) of each query.
-        tokens: sum of their response lengths in tokens, by query.
-        steps: sum of their response lengths in steps, by query.
+        level: [queries], each query's level as a position in LEVELS.
+        count: [queries], its successes, or its examples.
+        tokens: [queries], the sum of their response lengths in tokens.
+        steps: [queries], the sum of their response lengths in reasoning steps.
 
     Returns:
-        total; count_by_level and share_by_level; head_tail_ratio (None where the tail, L5 and
-        U, contributes nothing); gini and entropy over all queries, gini_solved and
-        entropy_solved over those that contribute; tokens_mean, steps_mean, tokens_by_level and
-        steps_by_level (means over successes or examples).
+        `total`; `count_by_level` and `share_by_level` (0 to 1); `head_tail_ratio` (None where the
+        tail, L5 and U, contributes nothing); `gini` and `entropy` over all queries, `gini_solved`
+        and `entropy_solved` over those that contribute; `tokens_mean`, `steps_mean`,
+        `tokens_by_level` and `steps_by_level` (mean lengths of the successes or examples).
     """
     counts, token_sums, step_sums = (_by_level(level, sums) for sums in (count, tokens, steps))
     total = sum(counts.values())
@@ -53,20 +54,27 @@ def matthew(level: Array, count: Array, tokens: Array, steps: Array) -> dict[str
 
 
 def pass_rates(level: Array, n: Array, k: Array) -> dict[str, Any]:
-    """Of queries with `n` samples and `k` right ones each: how many there are in each level
-    (queries_by_level), and the share of right samples among all (accuracy_by_level)."""
-    samples, right = _by_level(level, n), _by_level(level, k)
+    """The number of queries, and the share of correct samples, in each level.
+
+    Args:
+        level: [queries], each query's level as a position in LEVELS.
+        n, k: [queries], its samples and its correct samples.
+
+    Returns:
+        `queries_by_level` (counts) and `accuracy_by_level` (0 to 1; None in a level without any).
+    """
+    samples, correct = _by_level(level, n), _by_level(level, k)
     return {
         "queries_by_level": _by_level(level, np.ones_like(n)),
-        "accuracy_by_level": {name: _ratio(right[name], samples[name]) for name in LEVELS},
+        "accuracy_by_level": {name: _ratio(correct[name], samples[name]) for name in LEVELS},
     }
 
 
 def gini(count: Array) -> float | None:
-    """Gini coefficient of non-negative whole numbers: 0 if all are equal, towards 1 if one has
-    all; None if there is nothing to share out.
+    """The Gini coefficient of non-negative integers; None if their sum is 0.
 
     sum over i of (2i - n - 1) x_i / (n sum x), for x_1 <= ... <= x_n; exact until the division.
+    It is 0 if all are equal, and approaches 1 if one of many has everything.
     """
     x = np.sort(count).astype(np.int64)
     ranks = 2 * np.arange(1, len(x) + 1) - len(x) - 1
@@ -74,8 +82,10 @@ def gini(count: Array) -> float | None:
 
 
 def entropy(count: Array) -> float | None:
-    """Entropy of the shares x_i / sum x over its maximum log n: 1 if all are equal, 0 if one
-    has all; 1 for a single one, None if there is nothing to share out."""
+    """The entropy of the shares x_i / sum x, divided by its maximum log n; None if the sum is 0.
+
+    It is 1 if all are equal, 0 if one has everything, and 1 for a single number.
+    """
     total = int(count.sum())
     if not total or len(count) == 1:
         return 1.0 if total else None
@@ -85,7 +95,12 @@ def entropy(count: Array) -> float | None:
 
 
 def step_counts(texts: pa.Array, separator: str) -> Array:
-    """How many steps each text has: `len(strategies.step_ends(text, separator))`, for columns."""
+    """How many steps each text of a column has: `len(si.strategies.step_ends(text, separator))`.
+
+    Args:
+        texts: [texts], without nulls.
+        separator: ends a step.
+    """
     pieces = pc.split_pattern(texts, separator)
     flat = pieces.values
     blank = pc.or_(pc.equal(flat, ""), pc.utf8_is_space(flat))
@@ -96,10 +111,10 @@ def step_counts(texts: pa.Array, separator: str) -> Array:
 
 
 def _by_level(level: Array, values: Array) -> dict[str, int]:
-    """Sums of whole numbers by level."""
+    """Level -> sum of the values of its queries."""
     sums = np.bincount(level, weights=values, minlength=len(LEVELS))
     return {name: round(total) for name, total in zip(LEVELS, sums.tolist(), strict=True)}
 
 
-def _ratio(one: int, other: int) -> float | None:
-    return one / other if other else None
+def _ratio(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

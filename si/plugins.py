@@ -1,6 +1,7 @@
-"""Code of the user's own that a recipe names: `package.module:name`.
+"""Custom code that a recipe names as `package.module:name`: strategies, judges, samplers, trackers.
 
-It runs as si-ctl itself does, with all its rights. On a cluster it has to be in the images.
+It runs in si-ctl's processes with all their rights. On a cluster it has to be installed in the
+images that run it.
 """
 
 import hashlib
@@ -14,37 +15,41 @@ from typing import Any
 from si.errors import RecipeError
 
 PATTERN = r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"
-WAYS_OUT = "Install what it needs where it runs, or name its folder in PYTHONPATH."
+WAYS_OUT = "Install the package where it runs, or add its folder to PYTHONPATH."
 
 
-def is_own(name: str) -> bool:
-    """Whether a name is one of the user's own code rather than of ours."""
+def is_custom(name: str) -> bool:
+    """Whether a recipe's name refers to custom code, rather than to something built in."""
     return re.fullmatch(PATTERN, name) is not None
 
 
 def label(name: str) -> str:
-    """A name as a part of a path or a DNS label: of own code, what stands behind the colon."""
+    """A name for paths and DNS labels: of `package.module:name` the part behind the colon.
+
+    Lower case; whatever is not a letter or a digit becomes a hyphen.
+    """
     return re.sub(r"[^a-z0-9]+", "-", name.rpartition(":")[2].lower()).strip("-")
 
 
 def load(kind: str, name: str, known: Mapping[str, str]) -> Any:
-    """What a recipe names: one of `known`, or `package.module:name`.
+    """The object that a recipe names: one of `known`, or custom code.
 
-    Imported here and now, so that the modules that ask stay light.
+    Its module is imported only now, so that whoever calls this stays quick to import.
 
     Args:
-        kind: what it is, for the error's words.
-        known: name to `package.module:name`.
+        kind: what the object is (strategy, judge, ...), for error messages.
+        name: a key of `known`, or `package.module:name`.
+        known: built-in names, each with its `package.module:name`.
 
     Raises:
-        RecipeError: if there is no such thing, or it cannot be imported.
+        RecipeError: if the name is unknown, or the module cannot be imported.
     """
     module, colon, attribute = known.get(name, name).partition(":")
     if not colon:
         raise RecipeError(
             f"There is no {kind} {name!r}",
             f"known: {', '.join(known)}",
-            "Name one of these, or one of your own as package.module:name",
+            "Use one of these, or custom code as package.module:name.",
         )
     try:
         return getattr(importlib.import_module(module), attribute)
@@ -55,11 +60,16 @@ def load(kind: str, name: str, known: Mapping[str, str]) -> Any:
 
 
 def fingerprint(name: str) -> str:
-    """SHA-256 of the file that own code is in: part of the stage key, so that what changed code
-    computes is another artefact. What that file imports is not in it.
+    """SHA-256 of the file that holds custom code, as hex digits.
+
+    It is part of the stage key, so that edited code gives a new artefact. Files that this one
+    imports do not count.
+
+    Args:
+        name: `package.module:name`.
 
     Raises:
-        RecipeError: if there is no such file.
+        RecipeError: if the module has no Python file, or its package cannot be imported.
     """
     module = name.partition(":")[0]
     try:
@@ -67,5 +77,7 @@ def fingerprint(name: str) -> str:
     except ImportError as error:
         raise RecipeError(f"{name} cannot be imported", str(error), WAYS_OUT) from error
     if found is None or not found.origin or not found.origin.endswith(".py"):
-        raise RecipeError(f"{name} cannot be found", f"no file of a module {module}", WAYS_OUT)
+        raise RecipeError(
+            f"{name} cannot be found", f"no Python file for the module {module}", WAYS_OUT
+        )
     return hashlib.sha256(Path(found.origin).read_bytes()).hexdigest()

@@ -1,8 +1,7 @@
-"""Keyed randomness: every random choice depends on what it is for, never on what came before.
+"""Keyed randomness: every random choice depends on what it is for, never on earlier choices.
 
-Two calls with equal keys give equal numbers in any process, in any order, so a
-shard computed again, or by another worker, draws what it would have drawn
-(docs/method.md, "Randomness").
+Equal keys give equal numbers in every process and in any order. A shard that is computed again, or
+by another worker, therefore draws the same numbers (docs/method.md, "Randomness").
 """
 
 import hashlib
@@ -13,11 +12,14 @@ Key = str | int | None
 
 
 def keyed_seed(*key: Key) -> int:
-    """A 63-bit seed for `key`, the same on every machine and Python version."""
+    """A 63-bit seed for `key`, the same on every machine and in every Python version.
+
+    The upper 63 bits of the 64-bit BLAKE2b digest of the key as compact ASCII JSON.
+    """
     packed = json.dumps(key, ensure_ascii=True, separators=(",", ":")).encode()
     return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "big") >> 1
 
 
 def keyed_rng(*key: Key) -> random.Random:
-    """A generator of its own for `key`; cheap enough to make one for every query."""
+    """A generator seeded with `keyed_seed(*key)`; cheap enough to create one for every query."""
     return random.Random(keyed_seed(*key))

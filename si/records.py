@@ -1,11 +1,11 @@
-"""The nouns: what flows between the stages, as dataclasses and as Parquet schemas.
+"""What flows between the stages: records, and the Parquet schemas of the tables.
 
-Words are those of docs/glossary.md. Every table is sorted by `query_id`, then
-by (round, prefix_id, sample), within its shard.
+The words are those of docs/glossary.md. Within its shard, every table is sorted by `query_id`, then
+by (round, prefix_id, sample). Where a table has a record class, the schema is derived from it.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple, get_type_hints
 
 import pyarrow as pa
 
@@ -17,89 +17,81 @@ LEVELS = ("L1", "L2", "L3", "L4", "L5", "U")
 SPLITS = ("train", "dev", "test")
 
 
+class Column(NamedTuple):
+    """How a field of a record is stored: its Arrow type, and its meaning as documented.
+
+    Both are written into every Parquet file: another wording changes the content digests of all
+    artefacts with this table.
+    """
+
+    type: pa.DataType
+    meaning: str
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
     """A question about images, with its reference answer.
 
-    `difficulty` is the data set's own grade (0 where it has none), never a level.
-    `rationale` is the data set's worked solution; it is used only by guided
-    resampling with `gr.reference: true`.
+    `difficulty` is the data set's own grade, never a level (`level`). `rationale` is used only by
+    guided resampling with `gr.reference: true`. `images` are stored in a table of their own.
     """
 
-    query_id: str
-    family: str
-    question: str
-    answer: str
-    answer_kind: str = "text"
-    difficulty: int = 0
-    rationale: str | None = None
+    query_id: Annotated[
+        str,
+        Column(pa.string(), "first 16 hex digits of SHA-256 over pixels, question and answer"),
+    ]
+    family: Annotated[
+        str, Column(pa.string(), "the family of queries, which declares the step separator")
+    ]
+    question: Annotated[str, Column(pa.string(), "the question as asked")]
+    answer: Annotated[str, Column(pa.string(), "the reference answer")]
+    answer_kind: Annotated[str, Column(pa.string(), "number, choice or text")] = "text"
+    difficulty: Annotated[
+        int, Column(pa.int8(), "the data set's own grade; 0 where it has none")
+    ] = 0
+    rationale: Annotated[
+        str | None, Column(pa.string(), "the data set's worked solution, or null")
+    ] = None
     images: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """A request for `n` samples of one query, from a prefix (empty for plain samples).
+    """A request for `n` samples of one query that continue a prefix (empty: plain samples)."""
 
-    `source` tells where the prefix came from: own, earlier, reference or plain.
-    """
-
-    query_id: str
-    n: int
-    prefix_id: str = ""
-    prefix_ids: tuple[int, ...] = ()
-    source: str = "plain"
-
-
-@dataclass(frozen=True, slots=True)
-class Rollout:
-    """One response. `token_ids` is prefix + continuation, ids as they were sampled;
-    `token_ends[i]` is the number of characters of `text` that the first i+1 tokens cover."""
-
-    query_id: str
-    round: int
-    prefix_id: str
-    sample: int
-    seed: int
-    token_ids: tuple[int, ...]
-    token_ends: tuple[int, ...]
-    prefix_len: int
-    text: str
-    finish_reason: str
-    logprob: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What the verifier says of one rollout: extracted answer, right or wrong, how it knows."""
-
-    query_id: str
-    round: int
-    prefix_id: str
-    sample: int
-    correct: bool
-    extracted: str | None
-    method: str
+    query_id: Annotated[str, Column(pa.string(), "the query")]
+    n: Annotated[int, Column(pa.int32(), "samples wanted")]
+    prefix_id: Annotated[str, Column(pa.string(), "the guided prefix; empty for plain samples")] = (
+        ""
+    )
+    prefix_ids: Annotated[
+        tuple[int, ...], Column(pa.list_(pa.int32()), "the prefix's stored token ids")
+    ] = ()
+    source: Annotated[
+        str,
+        Column(pa.string(), "where the prefix came from: own, earlier, reference or plain"),
+    ] = "plain"
 
 
 class Outcome(NamedTuple):
-    """A query's number of samples `n` and of correct ones `k`."""
+    """How many samples a query has (`n`), and how many of them are correct (`k`)."""
 
     query_id: str
     n: int
     k: int
 
 
-class Success(NamedTuple):
-    """A correct rollout within its query; sorted, the order in which reshaping sees them."""
-
-    round: int
-    prefix_id: str
-    sample: int
-
-
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """A successful response with what a cut needs: its text, tokens and step separator."""
+    """A successful response, with what is needed to cut it between two steps.
+
+    Attributes:
+        token_ids: as they were sampled.
+        token_ends: for each token, how many characters of `text` it and those before it cover.
+        source: own (the same round), earlier (an earlier iteration) or reference (the data set's
+            rationale).
+        separator: the text that ends a step.
+    """
 
     text: str
     token_ids: tuple[int, ...]
@@ -109,7 +101,7 @@ class Trajectory:
 
 
 def level(n: int, k: int) -> str:
-    """A query's level from `k` correct of `n` samples under policy 0, decided on integers.
+    """A query's level, given `k` correct of `n` samples under policy 0; exact, in integers.
 
     L1 [0.8, 1], L2 [0.6, 0.8), L3 [0.4, 0.6), L4 [0.2, 0.4), L5 (0, 0.2), U = 0.
 
@@ -124,10 +116,17 @@ def level(n: int, k: int) -> str:
 
 
 def _schema(*columns: tuple[str, pa.DataType, str]) -> pa.Schema:
-    """A schema whose fields carry their meaning, so that docs and files cannot disagree."""
+    """A schema of (name, type, meaning); a test compares the meanings with docs/artifacts.md."""
     return pa.schema(
         [pa.field(name, kind, metadata={"meaning": text}) for name, kind, text in columns]
     )
+
+
+def _schema_of(record: type) -> pa.Schema:
+    """The schema of the fields that a record class annotates with a `Column`."""
+    hints = get_type_hints(record, include_extras=True)
+    columns = {name: getattr(hint, "__metadata__", ()) for name, hint in hints.items()}
+    return _schema(*((name, *found[0]) for name, found in columns.items() if found))
 
 
 _WHICH = (
@@ -139,26 +138,12 @@ _WHICH = (
 
 KEY = [name for name, _, _ in _WHICH]
 
-QUERIES = _schema(
-    ("query_id", pa.string(), "first 16 hex digits of SHA-256 over pixels, question and answer"),
-    ("family", pa.string(), "the family of queries, which declares the step separator"),
-    ("question", pa.string(), "the question as asked"),
-    ("answer", pa.string(), "the reference answer"),
-    ("answer_kind", pa.string(), "number, choice or text"),
-    ("difficulty", pa.int8(), "the data set's own grade; 0 where it has none"),
-    ("rationale", pa.string(), "the data set's worked solution, or null"),
-)
+QUERIES = _schema_of(Query)
 IMAGES = _schema(
     ("query_id", pa.string(), "the query"),
     ("images", pa.list_(pa.binary()), "its images, encoded (PNG or JPEG), in order"),
 )
-DRAWS = _schema(
-    ("query_id", pa.string(), "the query"),
-    ("n", pa.int32(), "samples wanted"),
-    ("prefix_id", pa.string(), "the guided prefix; empty for plain samples"),
-    ("prefix_ids", pa.list_(pa.int32()), "the prefix's stored token ids"),
-    ("source", pa.string(), "where the prefix came from: own, earlier, reference or plain"),
-)
+DRAWS = _schema_of(Draw)
 ROLLOUTS = _schema(
     *_WHICH,
     ("seed", pa.int64(), "hash of (recipe seed, iteration, round, query, prefix, sample)"),
@@ -211,7 +196,14 @@ SCHEMAS: dict[str, pa.Schema] = {
 
 
 def outcomes(verdicts: pa.Table) -> pa.Table:
-    """How often each query was sampled and right: query_id, n, k, sorted by query_id."""
+    """Samples and correct samples of each query.
+
+    Args:
+        verdicts: a table of `VERDICTS`.
+
+    Returns:
+        `query_id`, `n` and `k` (both int64), sorted by `query_id`.
+    """
     counted = verdicts.group_by("query_id").aggregate([("correct", "count"), ("correct", "sum")])
     table = pa.table(
         {
@@ -224,14 +216,14 @@ def outcomes(verdicts: pa.Table) -> pa.Table:
 
 
 def successes(rollouts: pa.Table, verdicts: pa.Table) -> pa.Table:
-    """The rollouts of one shard that are right, by the verdicts of the same shard.
+    """The correct rollouts of a shard, given the verdicts of the same shard.
 
     Raises:
-        DataError: if the verdicts are not about these rollouts, row for row.
+        DataError: if a verdict and the rollout in the same row are about different samples.
     """
     if not rollouts.select(KEY).equals(verdicts.select(KEY)):
         raise DataError(
-            "Rollouts and verdicts are not about the same samples",
+            "Rollouts and verdicts are about different samples",
             f"{len(rollouts)} rollouts, {len(verdicts)} verdicts",
         )
     return rollouts.filter(verdicts["correct"])
@@ -239,7 +231,7 @@ def successes(rollouts: pa.Table, verdicts: pa.Table) -> pa.Table:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a sampler is asked: one query, one prefix, one seed a sample."""
+    """What a sampler gets: one query, one prefix, and a seed for each sample to draw."""
 
     question: str
     images: tuple[bytes, ...]
@@ -248,14 +240,20 @@ class Request:
     max_new_tokens: int = 64
 
 
-def asked(template: str, question: str) -> str:
-    """The user's turn: the recipe's `sampling.prompt_template` with a query's question in it."""
+def render_prompt(template: str, question: str) -> str:
+    """The user's turn: `question` put into the recipe's `sampling.prompt_template`."""
     return template.replace("{question}", question)
 
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """One continuation: its ids (end-of-turn included), why it ended, its log-probability."""
+    """One continuation.
+
+    Attributes:
+        token_ids: of the continuation alone, the end of the turn included.
+        finish_reason: stop, length or dropped, as in `ROLLOUTS`.
+        logprob: sum of the tokens' log-probabilities at temperature 1.
+    """
 
     token_ids: tuple[int, ...]
     finish_reason: str
@@ -264,7 +262,12 @@ class Sampled:
 
 @dataclass(frozen=True, slots=True)
 class TrainingRow:
-    """One example as the trainer wants it: what was asked, and the response's ids."""
+    """One example for the trainer: the prompt, and the response's token ids.
+
+    Attributes:
+        question: the user's turn, rendered with the recipe's prompt template.
+        prefix_len: how many leading tokens of the response are a guided prefix.
+    """
 
     question: str
     images: tuple[bytes, ...]

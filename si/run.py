@@ -12,7 +12,7 @@ from si.datasets.dataset import Dataset
 from si.datasets.port import Hub
 from si.errors import DataError, NothingToTrain, RecipeError, RunChanged, StageFailed
 from si.events import Event
-from si.plugins import fingerprint, is_own, label
+from si.plugins import fingerprint, is_custom, label
 from si.runs.limits import NO_LIMIT, PATIENCE, Budget, LimitReached, Stop, out_of_patience
 from si.runs.record import run_folder
 from si.runs.usage import Ledger, Spent
@@ -372,12 +372,12 @@ class Run:
             others = () if settings["train"]["trainer"] == "deepspeed" else ("deepspeed",)
             unread = {*RESOLVED, *others}
             settings["train"] = {k: v for k, v in settings["train"].items() if k not in unread}
-        owned = [strategy] if strategy and is_own(strategy) else []
+        owned = [strategy] if strategy and is_custom(strategy) else []
         if "model.family" in settings:
             owned = [settings["model.family"]]
         if stage == "verify":
             judge = settings["verify"].pop("judge")
-            if is_own(judge):
+            if is_custom(judge):
                 settings["verify"]["judge"] = judge
                 owned = [judge]
         if strategy is not None:

@@ -1,13 +1,13 @@
 """The four re-balancing strategies (arXiv 2510.26474), as pure functions.
 
-A strategy is two rules. `resample` sees the first round's outcomes and asks for a second
-round of samples; `reshape` sees a query's successes of both rounds and picks what to train
-on. The defaults ask for nothing and keep everything, so `Strategy()` is vanilla
-self-improvement, and any resampling rule composes with any reshaping rule.
+A strategy has two rules. `resample` gets the outcomes of the first round and returns the draws of
+a second one. `reshape` gets the successes of one query from both rounds and picks those to train
+on. The defaults draw nothing and keep everything, so `Strategy()` is vanilla self-improvement.
+Any resampling rule can be combined with any reshaping rule.
 
-Both are functions of their arguments alone. `rng` makes the generator that belongs to a query
-(`si.randomness.keyed_rng`), and is called only where there is a choice to make. Generators are
-used through `random()`, the one method whose sequence Python promises to keep.
+Both rules depend on their arguments alone. Their argument `rng` creates the generator of a query
+(`si.randomness.keyed_rng`); they call it only if there is a random choice to make. They use its
+method `random()` only, the one whose sequence Python promises to keep.
 """
 
 from bisect import bisect_left
@@ -25,22 +25,22 @@ import pyarrow as pa
 
 from si.config.recipe import RESAMPLING, RESHAPING
 from si.errors import RecipeError
-from si.plugins import is_own, load
+from si.plugins import is_custom, load
 from si.randomness import keyed_seed
 from si.records import Draw, Outcome, Trajectory
 
 T = TypeVar("T")
 Array = npt.NDArray[Any]
 
-# (query id, source) -> that query's successful trajectories from there, oldest first; each is
-# made when it is called, since only one will be.
+# (query id, source) -> functions that load one successful trajectory each, oldest first. Only one
+# of them is called, because loading means reading stored token ids.
 Trajectories = Callable[[str, str], Sequence[Callable[[], Trajectory]]]
 SOURCES = ("own", "earlier", "reference")
 
 
 @dataclass(frozen=True)
 class Strategy:
-    """Vanilla self-improvement: one round, and every correct sample is trained on."""
+    """`vanilla`: one round of samples, and every correct one is trained on."""
 
     def resample(
         self,
@@ -49,70 +49,73 @@ class Strategy:
         k: int,
         rng: Callable[[str], Random],
     ) -> Iterator[Draw]:
-        """The second round's draws.
+        """The draws of the second round; none for vanilla.
 
         Args:
-            outcomes: of the first round, one a query, in any order.
-            trajectories: where guided resampling finds its prefixes.
+            outcomes: of the first round, one for each query, in any order.
+            trajectories: looks up a query's successful trajectories, for guided prefixes.
             k: K, first-round samples per query.
-            rng: makes the generator of a query id.
+            rng: creates the generator of a query id.
 
         Returns:
-            Draws of at least one sample; a query's draws lie together.
+            Draws of at least one sample each; the draws of a query follow one another.
         """
         return iter(())
 
     def reshape(self, successes: Sequence[T], k: int, rng: Callable[[], Random]) -> list[T]:
-        """What to train on of one query's successes.
+        """The training examples that are made of one query's successes; all of them for vanilla.
 
         Args:
-            successes: in the order (round, prefix, sample); opaque, so row numbers will do.
+            successes: sorted by (round, prefix, sample). The rule never looks into them, so they
+                may be row numbers.
             k: K, first-round samples per query.
-            rng: makes this query's generator.
+            rng: creates the generator of this query.
 
         Returns:
-            Successes picked; one that is picked several times is that many examples, its
-            copies 0, 1, 2 ...
+            The successes to train on. One that occurs n times becomes n examples, with the copy
+            numbers 0 to n - 1.
         """
         return list(successes)
 
 
 @dataclass(frozen=True)
 class ThresholdClipping(Strategy):
-    """`tc`: at most L successes a query, drawn at random, each used once.
+    """Threshold Clipping (`tc`): at most L successes per query, drawn at random, each used once.
 
-    The head is clipped and the tail, which has fewer than L, is kept whole. The paper's L is
-    not public; ours is max(1, K // 2).
+    This clips the head; queries with at most L successes, the tail among them, are unchanged.
+    `limit` is L. The paper's value is not public; our default is max(1, K // 2).
     """
 
     limit: int | None = None
 
     def reshape(self, successes: Sequence[T], k: int, rng: Callable[[], Random]) -> list[T]:
-        """min(successes, L) of them, in their order."""
-        return _some(successes, max(1, k // 2) if self.limit is None else self.limit, rng)
+        """min(len(successes), L) of the successes, in their order."""
+        limit = max(1, k // 2) if self.limit is None else self.limit
+        return _random_subset(successes, limit, rng)
 
 
 @dataclass(frozen=True)
 class RepeatPadding(Strategy):
-    """`rp`: every solved query contributes exactly K examples, its successes in cyclic order.
+    """Repeat-based Padding (`rp`): every solved query contributes exactly K examples.
 
-    Example j = 1..K is r_{((j-1) mod s)+1} of the s successes. After a resampling round s may
-    exceed K; then K of them are drawn at random. An unsolved query contributes nothing.
+    Of s successes, example j = 1..K is r_{((j-1) mod s)+1}: the successes in cyclic order. After a
+    second round s may exceed K; then K of them are drawn at random. An unsolved query contributes
+    nothing.
     """
 
     def reshape(self, successes: Sequence[T], k: int, rng: Callable[[], Random]) -> list[T]:
-        """K successes, repetitions included; none if there is none."""
-        used = _some(successes, k, rng)
+        """K successes, with repetitions; none if the query has none."""
+        used = _random_subset(successes, k, rng)
         return [used[j % len(used)] for j in range(k)] if used else []
 
 
 @dataclass(frozen=True)
 class AdaptiveResampling(Strategy):
-    """`ar`: a second round whose budget goes to queries by their rate of failure.
+    """Adaptive-weighted Resampling (`ar`): a second round, distributed by failure rate.
 
-    Query i has weight w_i = 1 - k_i / K. B = `budget` x sum(K - k_i) samples, half rounded up,
-    are apportioned by largest remainder, at most `cap` (default 2K) a query. At budget 1, the
-    default, this is exactly K - k_i each, unless `cap` is below that.
+    Query i has weight w_i = 1 - k_i / K. B = `budget` x sum(K - k_i) samples, half rounded up, are
+    apportioned by largest remainder, at most `cap` (default 2K) per query. With budget 1, the
+    default, query i gets exactly K - k_i samples, unless `cap` is lower.
     """
 
     budget: float = 1.0
@@ -125,9 +128,9 @@ class AdaptiveResampling(Strategy):
         k: int,
         rng: Callable[[str], Random],
     ) -> Iterator[Draw]:
-        """Plain draws; of min(B, cap x queries with k_i < K) samples altogether."""
+        """Plain draws with min(B, cap x queries with k_i < K) samples in total."""
         failures = {outcome.query_id: k - outcome.k for outcome in outcomes if outcome.k < k}
-        # The budget as it was written: 0.1 means a tenth, not the nearest binary number.
+        # Exact arithmetic on the decimal that was written: 0.1 is a tenth, not the nearest float.
         budget = Fraction(str(self.budget)) * sum(failures.values())
         cap = 2 * k if self.cap is None else self.cap
         seats = apportion(failures, int(budget + Fraction(1, 2)), cap, rng)
@@ -136,12 +139,13 @@ class AdaptiveResampling(Strategy):
 
 @dataclass(frozen=True)
 class GuidedResampling(Strategy):
-    """`gr`: a second round that continues successful trajectories from intermediate steps.
+    """Guided Resampling (`gr`): a second round that continues successful trajectories.
 
-    A query with k_i < K gets K - k_i samples. One trajectory is drawn from the first source
-    that has any (own successes, earlier iterations', with `reference` the data's rationale) and
-    cut at up to `cuts` steps (S; the paper's number is not public). The samples are dealt to
-    the cuts in turn, from a random one on. Without trajectory or cut they are plain samples.
+    A query with k_i < K gets K - k_i samples. One trajectory is drawn at random from the first
+    source that has any: the query's own successes, those of earlier iterations and, with
+    `reference`, the data set's rationale. It is cut after up to `cuts` of its steps (S; the paper's
+    value is not public). The samples are dealt to the cuts in turn, starting at a random one. A
+    query without a trajectory, or with one that cannot be cut, gets plain samples.
     """
 
     cuts: int = 4
@@ -154,7 +158,7 @@ class GuidedResampling(Strategy):
         k: int,
         rng: Callable[[str], Random],
     ) -> Iterator[Draw]:
-        """K - k_i samples for each query with k_i < K, a draw per prefix."""
+        """K - k_i samples for each query with k_i < K, as one draw per prefix."""
         for query_id, _, right in outcomes:
             if right < k:
                 yield from self._guided(query_id, k - right, trajectories, rng)
@@ -183,7 +187,7 @@ class GuidedResampling(Strategy):
 
 @dataclass(frozen=True)
 class Composition(Strategy):
-    """`gr+tc` and kin: first one strategy's resampling, then the other's reshaping."""
+    """`gr+tc` and the like: the resampling rule of one strategy, the reshaping rule of another."""
 
     first: Strategy
     then: Strategy
@@ -195,11 +199,11 @@ class Composition(Strategy):
         k: int,
         rng: Callable[[str], Random],
     ) -> Iterator[Draw]:
-        """The first strategy's."""
+        """The draws of the first strategy."""
         return self.first.resample(outcomes, trajectories, k, rng)
 
     def reshape(self, successes: Sequence[T], k: int, rng: Callable[[], Random]) -> list[T]:
-        """The second strategy's."""
+        """The examples of the second strategy."""
         return self.then.reshape(successes, k, rng)
 
 
@@ -209,72 +213,83 @@ def by_name(
     ar: Mapping[str, Any] | None = None,
     gr: Mapping[str, Any] | None = None,
 ) -> Strategy:
-    """The strategy that a recipe names, with the recipe's settings for each rule.
+    """The strategy that a recipe names, with the recipe's settings for its rules.
 
     Args:
-        name: vanilla, tc, rp, ar, gr, `package.module:Class` of an own one, or a resampling and a
-            reshaping rule joined by `+`.
-        tc, ar, gr: fields of the rule's class; its defaults where left out.
+        name: vanilla, tc, rp, ar or gr; `package.module:Class` of a custom one; or a resampling
+            and a reshaping rule, joined by `+`.
+        tc, ar, gr: values for the fields of that rule's class; its defaults where left out.
 
     Raises:
-        ValueError: if there is no such strategy.
-        RecipeError: if an own one cannot be imported, or is none.
+        ValueError: if there is no strategy of this name.
+        RecipeError: if a custom strategy cannot be loaded (`load_custom`).
     """
-    if any(is_own(part) for part in name.split("+")):
+    if any(is_custom(part) for part in name.split("+")):
         rules = (rule_of(name, "resample"), rule_of(name, "reshape"))
-        asks, keeps = (own(r) if is_own(r) else by_name(r, tc, ar, gr) for r in rules)
-        return Composition(asks, keeps)
+        first, then = (load_custom(r) if is_custom(r) else by_name(r, tc, ar, gr) for r in rules)
+        return Composition(first, then)
     resampling = {"ar": AdaptiveResampling(**(ar or {})), "gr": GuidedResampling(**(gr or {}))}
     reshaping = {"tc": ThresholdClipping(**(tc or {})), "rp": RepeatPadding()}
     known: dict[str, Strategy] = {"vanilla": Strategy(), **resampling, **reshaping}
-    for first, asks in resampling.items():
-        known |= {f"{first}+{then}": Composition(asks, keeps) for then, keeps in reshaping.items()}
+    for name_1, rule_1 in resampling.items():
+        for name_2, rule_2 in reshaping.items():
+            known[f"{name_1}+{name_2}"] = Composition(rule_1, rule_2)
     if name not in known:
         raise ValueError(f"unknown strategy {name!r}, known: {', '.join(known)}")
     return known[name]
 
 
-def own(name: str) -> Strategy:
-    """A strategy of the user's own, made without arguments.
+def load_custom(name: str) -> Strategy:
+    """An instance of a custom strategy, created without arguments.
+
+    Args:
+        name: `package.module:Class`.
 
     Raises:
-        RecipeError: if it cannot be imported or made, or is no `Strategy`.
+        RecipeError: if it cannot be imported, is not derived from `Strategy`, or needs arguments.
     """
-    kind = load("strategy", name, {})
-    if not (isinstance(kind, type) and issubclass(kind, Strategy)):
+    found = load("strategy", name, {})
+    if not (isinstance(found, type) and issubclass(found, Strategy)):
         raise RecipeError(
-            f"{name} is no strategy", f"it is {kind!r}", "Derive it from si.strategies.Strategy."
+            f"{name} is not a strategy",
+            f"it is {found!r}",
+            "Derive the class from si.strategies.Strategy.",
         )
     try:
-        return kind()
+        return found()
     except TypeError as error:
-        raise RecipeError(f"{name} cannot be made without arguments", str(error)) from error
+        raise RecipeError(
+            f"The strategy {name} cannot be created without arguments",
+            str(error),
+            "Give every argument of its __init__ a default.",
+        ) from error
 
 
 def rule_of(strategy: str, method: str) -> str:
-    """The part of a recipe's strategy that resamples, or that reshapes; vanilla if none does.
+    """The part of a strategy's name whose rule resamples, or reshapes; vanilla if none does.
 
     Args:
+        strategy: a name as `by_name` takes it, such as `gr+tc`.
         method: `resample` or `reshape`.
     """
     ours = {"resample": RESAMPLING, "reshape": RESHAPING}[method]
     parts = strategy.split("+")
     named = [part for part in parts if part in ours]
-    rest = (part for part in parts if is_own(part) and not named)
-    named += [part for part in rest if _has(part, method)]
+    rest = (part for part in parts if is_custom(part) and not named)
+    named += [part for part in rest if _overrides(part, method)]
     return named[0] if named else "vanilla"
 
 
-def _has(name: str, method: str) -> bool:
-    """Whether an own strategy has that rule, and not vanilla's."""
-    return getattr(type(own(name)), method) is not getattr(Strategy, method)
+def _overrides(name: str, method: str) -> bool:
+    """Whether a custom strategy replaces vanilla's rule."""
+    return getattr(type(load_custom(name)), method) is not getattr(Strategy, method)
 
 
-# --- what the rules are made of --------------------------------------------------------------
+# --- parts of the rules ----------------------------------------------------------------------
 
 
-def _some(items: Sequence[T], n: int, rng: Callable[[], Random]) -> list[T]:
-    """`n` of the items at random, in their order; all of them if there are no more."""
+def _random_subset(items: Sequence[T], n: int, rng: Callable[[], Random]) -> list[T]:
+    """`n` items drawn at random, in their original order; all of them if there are at most n."""
     if len(items) <= n:
         return list(items)
     random = rng()
@@ -285,23 +300,26 @@ def _some(items: Sequence[T], n: int, rng: Callable[[], Random]) -> list[T]:
 def apportion(
     weights: Mapping[str, int], seats: int, cap: int, rng: Callable[[str], Random]
 ) -> dict[str, int]:
-    """Seats to queries in proportion to their weights, in whole numbers, by largest remainder.
+    """Distribute seats over queries in proportion to their weights, by largest remainder.
 
-    Nobody gets more than `cap`; what is cut off goes to the others in proportion. Equal
-    remainders are told apart by the queries' own generators, so order of input does not matter.
-    Arithmetic is exact, and done once a weight, of which there are few.
+    What `cap` takes from a query goes to the others in proportion. Ties between equal remainders
+    are broken by the queries' own generators, so the order of the input does not matter. The
+    arithmetic is exact, and done once per distinct weight, of which there are few.
 
     Args:
         weights: query id -> weight > 0.
-        seats: how many there are; no more than cap x queries are given.
+        seats: how many to distribute; at most cap x queries are.
         cap: most seats of one query.
-        rng: makes the generator of a query id.
+        rng: creates the generator of a query id.
+
+    Returns:
+        Query id -> seats; the queries of `weights` in their order, those without a seat included.
     """
     seats = min(seats, cap * len(weights))
     size = Counter(weights.values())
-    share: dict[int, Fraction] = {}  # weight -> what a query of that weight is due
+    share: dict[int, Fraction] = {}  # weight -> exact share of a query with that weight
     left, mass = Fraction(seats), sum(weights.values())
-    for weight in sorted(size, reverse=True):  # the capped ones come first
+    for weight in sorted(size, reverse=True):  # the heaviest reach the cap first
         share[weight] = min(Fraction(cap), left * weight / mass)
         left -= size[weight] * share[weight]
         mass -= size[weight] * weight
@@ -322,10 +340,10 @@ def apportion(
 
 
 def step_ends(text: str, separator: str) -> list[int]:
-    """Where each step of a text ends, in characters from its beginning.
+    """Where each step of a text ends, as character offsets.
 
-    A step ends right behind the separator that follows it, the last one with the text. A piece
-    that is empty or blank is no step: it belongs to the step after it, or to none at the end.
+    A step ends behind the separator that follows it; the last one ends with the text. Empty and
+    blank pieces are not steps: they belong to the step after them, or to none at the end.
     """
     ends, position = [], 0
     for piece in text.split(separator):
@@ -336,18 +354,27 @@ def step_ends(text: str, separator: str) -> list[int]:
 
 
 def cut_steps(n: int, cuts: int) -> list[int]:
-    """After which of n steps to cut: the distinct values in 1..n-1 of round(s n / (S+1)),
-    s = 1..S with S = `cuts`; half is rounded up, in integers."""
+    """After which of n steps to cut, ascending.
+
+    The distinct values in 1..n-1 of round(s n / (S + 1)) for s = 1..S, with S = `cuts`; half is
+    rounded up, in integers.
+    """
     parts = cuts + 1
     return sorted({(2 * s * n + parts) // (2 * parts) for s in range(1, parts)} - {0, n})
 
 
 def prefixes(trajectory: Trajectory, cuts: int) -> list[tuple[int, tuple[int, ...]]]:
-    """A trajectory's prefixes to continue from, as (steps, token ids), shortest first.
+    """The prefixes from which a trajectory can be continued, shortest first.
 
-    A prefix is the shortest sequence of the stored ids whose text covers the step's end. It is
-    a proper one: some of the text is left to say, and so the end of the turn is not in it.
-    Steps that one token ends together give one prefix, the first.
+    A prefix is the shortest sequence of stored token ids whose text covers a step's end. Some of
+    the text always follows it, so it never contains the end of the turn. Where one token ends
+    several steps, they give one prefix, which counts as the first of them.
+
+    Args:
+        cuts: S, at most how many prefixes.
+
+    Returns:
+        (number of steps, token ids) for each prefix.
     """
     text, ids, token_ends = trajectory.text, trajectory.token_ids, trajectory.token_ends
     ends = step_ends(text, trajectory.separator)
@@ -360,11 +387,11 @@ def prefixes(trajectory: Trajectory, cuts: int) -> list[tuple[int, tuple[int, ..
 
 
 def _prefix_id(step: int, ids: Sequence[int]) -> str:
-    """`c003-1f2e3d4c`: cut after three steps; the hash tells trajectories apart."""
+    """`c003-1f2e3d4c`: three steps, and a hash of the token ids."""
     return f"c{step:03d}-{keyed_seed(*ids):016x}"[:-8]
 
 
-# --- for columns -----------------------------------------------------------------------------
+# --- strategies on columns -------------------------------------------------------------------
 
 
 def uses(
@@ -372,14 +399,17 @@ def uses(
 ) -> Array:
     """How many examples the strategy makes of each success.
 
-    `strategy.reshape` is asked once for each number of successes; only where it draws at random
-    is it asked for every query.
+    `strategy.reshape` is called once for each distinct number of successes. Only where it draws at
+    random is it called for every query.
 
     Args:
-        counts: successes of each query; they lie one after another.
-        ids: the queries' ids.
+        counts: [queries], successes of each query; the successes of a query follow one another.
+        ids: [queries], the queries' ids.
         k: K, first-round samples per query.
-        rng: makes the generator of a query id.
+        rng: creates the generator of a query id.
+
+    Returns:
+        [sum of counts], the number of examples of each success; 0 for those that are dropped.
     """
     starts = np.cumsum(counts) - counts
     used = np.zeros(counts.sum(), np.int64)
@@ -387,24 +417,24 @@ def uses(
     for count in np.unique(counts):
         which = np.flatnonzero(counts == count)
         try:
-            pattern = strategy.reshape(range(count), k, _refuse)
-        except _Choice:
+            pattern = strategy.reshape(range(count), k, _no_rng)
+        except _RandomChoice:
             names = ids.take(which).to_pylist()
             for start, name in zip(starts[which].tolist(), names, strict=True):
                 picked += strategy.reshape(range(start, start + count), k, partial(rng, name))
         else:
-            used[starts[which][:, None] + np.arange(count)] = _times(pattern, count)
-    return used + _times(picked, len(used))
+            used[starts[which][:, None] + np.arange(count)] = _occurrences(pattern, count)
+    return used + _occurrences(picked, len(used))
 
 
-class _Choice(Exception):
-    """The strategy draws at random here."""
+class _RandomChoice(Exception):
+    """Raised in place of a generator: the strategy draws at random here."""
 
 
-def _refuse() -> Random:
-    raise _Choice
+def _no_rng() -> Random:
+    raise _RandomChoice
 
 
-def _times(picked: Sequence[int], n: int) -> Array:
-    """How often each of the numbers 0 to n-1 was picked."""
+def _occurrences(picked: Sequence[int], n: int) -> Array:
+    """How often each of the numbers 0 to n-1 occurs."""
     return np.bincount(np.array(picked, np.int64), minlength=n)

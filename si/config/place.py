@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from si.config.section import Positive, Section
-from si.plugins import is_own
+from si.plugins import is_custom
 
 TRACKERS = ("tensorboard", "mlflow", "wandb")
 
@@ -135,7 +135,7 @@ class Place(Section):
     @classmethod
     def _known_trackers(cls, names: list[str]) -> list[str]:
         for name in names:
-            if name not in TRACKERS and not is_own(name):
+            if name not in TRACKERS and not is_custom(name):
                 near = difflib.get_close_matches(name, TRACKERS, 1, 0.3)
                 hint = f"; did you mean {near[0]}?" if near else ""
                 raise ValueError(f"unknown tracker {name!r}{hint} Known: {', '.join(TRACKERS)}")

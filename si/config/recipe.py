@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from si.config.section import Positive, Section
-from si.plugins import is_own, label
+from si.plugins import is_custom, label
 
 RESAMPLING = ("ar", "gr")
 RESHAPING = ("tc", "rp")
@@ -45,7 +45,7 @@ class Model(Section):
     @field_validator("family")
     @classmethod
     def _known_family(cls, value: str) -> str:
-        if value != "auto" and not is_own(value):
+        if value != "auto" and not is_custom(value):
             raise ValueError(f"{value!r} is neither auto nor package.module:Class")
         return value
 
@@ -263,11 +263,11 @@ class Recipe(Section):
     @field_validator("strategy")
     @classmethod
     def _known_strategy(cls, value: str) -> str:
-        parts = [part if is_own(part) else part.lower() for part in value.split("+")]
+        parts = [part if is_custom(part) else part.lower() for part in value.split("+")]
         parts.sort(key=lambda part: part not in RESAMPLING)
         name = "+".join(parts)
         # With one of the user's own, what is left must be a strategy.
-        rest = [part for part in parts if not is_own(part)]
+        rest = [part for part in parts if not is_custom(part)]
         mixed = len(rest) < len(parts) <= 2 and len(rest) < 2
         if ("+".join(rest) or "vanilla") not in STRATEGIES or (
             len(rest) < len(parts) and not mixed

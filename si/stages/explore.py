@@ -17,7 +17,7 @@ from si.datasets.dataset import Dataset
 from si.engines.port import Sampler
 from si.plugins import load
 from si.randomness import keyed_seed
-from si.records import ROLLOUTS, Draw, Query, Request, Sampled, asked
+from si.records import ROLLOUTS, Draw, Query, Request, Sampled, render_prompt
 from si.stages.job import Job, ShardFunction
 from si.store.commit import Output
 
@@ -27,11 +27,6 @@ ENGINES = {
 }
 DRAWS_FILE = "draws.parquet"
 ROLLOUTS_FILE = "rollouts.parquet"
-
-
-def shard_count(queries: int, shard_queries: int) -> int:
-    """Shards that a stage over so many distinct queries has."""
-    return -(-queries // shard_queries)
 
 
 def shard_draws(draws: Sequence[Draw], shard_queries: int) -> list[list[Draw]]:
@@ -167,7 +162,7 @@ def _request(job: Job, draw: Draw, query: Query, images: tuple[bytes, ...]) -> R
     )
     sampling = job.settings["sampling"]
     limit = sampling["max_new_tokens"] - len(draw.prefix_ids)
-    question = asked(sampling.get("prompt_template", "{question}"), query.question)
+    question = render_prompt(sampling.get("prompt_template", "{question}"), query.question)
     return Request(question, images, seeds, draw.prefix_ids, limit)
 
 

@@ -11,7 +11,7 @@ from si.engines.port import Trainer
 from si.errors import NothingToTrain, RecipeError
 from si.plugins import load
 from si.randomness import keyed_seed
-from si.records import TrainingRow, asked
+from si.records import TrainingRow, render_prompt
 from si.stages.job import Job, ShardFunction
 from si.store.checkpoints import forget, kept
 from si.store.commit import Output
@@ -118,7 +118,7 @@ def _rows(job: Job) -> list[TrainingRow]:
     wanted = {example["query_id"] for example in examples}
     template = job.settings.get("sampling.prompt_template", "{question}")
     questions = {
-        row["query_id"]: asked(template, row["question"])
+        row["query_id"]: render_prompt(template, row["question"])
         for row in data.table(columns=["query_id", "question"]).to_pylist()
     }
     images = data.images(wanted)

@@ -21,7 +21,7 @@ from si.errors import RecipeError, SiError
 from si.plugins import load
 from si.randomness import keyed_seed
 from si.records import DRAWS, IMAGES, QUERIES, ROLLOUTS, Draw, Request, Sampled
-from si.stages.explore import explore, shard_count, shard_draws
+from si.stages.explore import explore, shard_draws
 from si.stages.job import Job
 from si.store.commit import Output, announce, commit_shard, encode_table, finish
 from si.store.folder import FolderStore
@@ -537,7 +537,7 @@ def test_every_draw_is_in_one_shard(counts: list[int], per_shard: int) -> None:
         for number in range(count)
     ]
     shards = shard_draws(draws, per_shard)
-    assert len(shards) == shard_count(len(counts), per_shard)
+    assert len(shards) == -(-len(counts) // per_shard)
     assert [draw for shard in shards for draw in shard] == draws
     assert all(len({draw.query_id for draw in shard}) <= per_shard for shard in shards)
 

@@ -115,7 +115,7 @@ def test_mistakes_are_named(mine):
     for name in ("nowhere:First", "mine:Nothing"):
         with pytest.raises(RecipeError, match="cannot be imported"):
             by_name(name)
-    with pytest.raises(RecipeError, match="is no strategy"):
+    with pytest.raises(RecipeError, match="is not a strategy"):
         by_name("mine:Stranger")
     with pytest.raises(RecipeError, match="without arguments"):
         by_name("mine:Needy")
