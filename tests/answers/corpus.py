@@ -1,10 +1,10 @@
 """The cases of `cases/*.yaml`: responses, their references, and what a judge must say of them.
 
-A file is a list of groups. A group has an `id`, the `rule` that it pins, fields that hold for all of
-its cases, and the lists `accept` and `reject`. An entry is a response, or `[reference, response]`, or
-a mapping that overrides the group's fields. `wrap` puts each response into a frame, at the `@`.
-`other` is a reference that no response in `accept` gives: each must be rejected against it.
-`convention: true` marks a case about which people may differ.
+A file is a list of groups. A group has an `id`, the `rule` that it pins, fields that hold for all
+of its cases, and the lists `accept` and `reject`. An entry is a response, or `[reference,
+response]`, or a mapping that overrides the group's fields. `wrap` puts each response into a frame,
+at the `@`. `other` is a reference that no response in `accept` gives: each must be rejected
+against it. `convention: true` marks a case about which people may differ.
 """
 
 from collections.abc import Iterator
