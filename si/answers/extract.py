@@ -1,0 +1,416 @@
+r"""Finding the final answer of a response: by marks, in a stated order.
+
+1. Thinking (`<think>...</think>`) is removed; unclosed, it leaves no answer.
+2. The last `<answer>` tag or box of GLM counts before all else.
+3. Else the last of all other marks counts: `\boxed{}`, `Answer:`, `The answer is`, `the correct
+   option is`, `#### 42`, JSON, their Chinese forms. A response that corrects itself means its
+   last word.
+4. Without a mark: a concluding sentence, or a last line that is nothing but an answer.
+
+A response that its token limit cut has an answer only where a mark is complete.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from si.answers.text import WINDOW, braced, clean, unmark
+
+MARKS = 100  # marks looked at, from the last
+LINE = 4096  # characters of an answer's line at most
+
+
+class Found(NamedTuple):
+    """Where an answer stood and what stood there.
+
+    Attributes:
+        text: the answer as written; None if there is none.
+        where: the rule that found it, or `nothing`.
+        reason: why there is none: no_answer, truncated or thinking_only.
+        boxes: all boxes of the response, if it was found in a box.
+        together: the last boxes that stand in one row, as in `\\boxed{1} and \\boxed{3}`.
+    """
+
+    text: str | None
+    where: str = "nothing"
+    reason: str | None = None
+    boxes: tuple[str, ...] = ()
+    together: int = 1
+
+
+# --- thinking and end tokens ----------------------------------------------------------------
+
+_THINK = re.compile(
+    r"<(/?)(?:think|thinking|thought)>|◁(/?)think▷|<\|(?:begin|end)_of_thought\|>", re.IGNORECASE
+)
+_END = re.compile(
+    r"(?:\s|</s>|<\|(?:im_end|endoftext|eot_id|end|end_of_text|eom_id|return|user|im_start|assistant)\|>|<eos>"
+    r"|<end_of_turn>|<｜end▁of▁sentence｜>|\[/?INST\]|<\|end_of_sentence\|>)+\Z"
+)
+
+
+def final(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    """The last match of a pattern."""
+    found = None
+    for match in pattern.finditer(text):
+        found = match
+    return found
+
+
+def unthought(text: str) -> str | None:
+    """A response without its thinking; None if the thinking does not end."""
+    if "think" not in text and "thought" not in text:
+        return text
+    last = final(_THINK, text)
+    if last is None:
+        return text
+    closing = "/" in last[0] or "end_of" in last[0]
+    return text[last.end() :] if closing else None
+
+
+# --- marks ----------------------------------------------------------------------------------
+
+_M = r"[*_`\"')\]}]{0,4}"  # closing markup
+_BE = (
+    r"(?:is|are|was|were|would\s+be|should\s+be|must\s+be|will\s+be|has\s+to\s+be"
+    r"|comes?\s+out\s+to\s+be|equals)"
+)
+_FOR = r"(?:\s+(?:to|for|of|in|among|from|here|below|above)(?![a-zA-Z])[^.\n:=?!]{0,70}?)"
+_NOTE = r"(?:\s{0,2}\([^()\n]{1,40}\))"
+_WHICH = r"(?:option|choice|letter|statement|selection|alternative)"
+_RIGHT = r"(?:correct|right|best|final|true|proper|appropriate|accurate|suitable|valid)"
+_LETTER = r"[*_`\"'(\[]{0,4}(?-i:[A-Z])[*_`\"')\]]{0,4}"
+_MARK = re.compile(
+    rf"""
+    (?P<tag><(?:answer|final_answer|conclusion)>)
+  | (?P<glm_box><\|begin_of_box\|>)
+  | (?P<boxed>\\(?:boxed|fbox)(?![a-zA-Z]))
+  | (?P<json>["'](?:final[_ ]?)?answer["']\s{{0,3}}:)
+  | (?P<hash>^\#{{4}}[ \t]{{0,3}}(?=\S))
+  | (?P<heading>^[\#*_ \t]{{0,8}}(?:final|the|correct)?[ ]?answer[*_ \t]{{0,6}}$)
+  | (?P<answer>\banswers?{_M}
+      (?:{_NOTE}?{_M}\s{{0,4}}(?:[:：=](?![=])|->|→|⇒)
+        |(?:{_NOTE}|{_FOR})?{_M}\s{{1,4}}(?:therefore\s|thus\s|then\s)?{_BE}(?![a-zA-Z])(?:\s{{0,3}}[:：])?
+        |{_FOR}{_M}\s{{0,3}}[:：]))
+  | (?P<option>\b{_RIGHT}\s{{1,3}}{_WHICH}{_M}
+      (?:\s{{0,3}}[:：]|(?:{_NOTE}|{_FOR})?{_M}\s{{1,4}}{_BE}(?![a-zA-Z])(?:\s{{0,3}}[:：])?)
+    |^[ \t*_#]{{0,6}}{_WHICH}{_M}\s{{0,2}}[:：]
+    |\b(?:which|that|this|it)\s(?:is|corresponds\sto|matches|matches\swith)\s(?=(?:option|choice|answer)\s{_LETTER}(?![a-zA-Z]))
+    |\b(?:correspond(?:s|ing)?|match(?:es|ing)?|points?)\s(?:to|with)\s(?=(?:option|choice|answer)\s{_LETTER}(?![a-zA-Z]))
+    |\b(?:I|we)(?:['’](?:d|ll)|\swould|\swill)?\s(?:choose|select|pick|go\swith)\s(?=(?:(?:option|choice|answer)\s)?{_LETTER}(?![a-zA-Z'’])))
+  | (?P<named>\b(?:option|choice|answer|statement)\s{_LETTER}(?![a-zA-Z])[^.\n?]{{0,60}}?
+      \s(?:is|would\sbe)\s(?:therefore\s|thus\s|clearly\s)?(?:the\s)?
+      (?:most\s)?{_RIGHT}(?![a-zA-Z])
+    |(?:(?<=[\n.:;,!]\s)|(?<=\n)|\A|(?<=so\s)|(?<=thus\s)|(?<=therefore\s)|(?<=therefore,\s)|(?<=hence\s))
+      (?:[*_]{{0,2}}\([A-Za-z]\)[*_]{{0,2}}|[*_]{{0,2}}(?-i:[A-Z])[*_).:]{{0,3}})
+      (?:\s[^.\n?]{{1,60}}?)?\s(?:is|would\sbe)\sthe\s(?:most\s)?{_RIGHT}(?![a-zA-Z]))
+  | (?P<chinese>(?:最终|正确|最后)?的?答案(?:应该|应|就|便)?(?:[是为选][：:]?|[：:]|】[：:]?)
+    |正确的?(?:选项|答案|选择)(?:应该|应|就)?(?:[是为][：:]?|[：:])
+    |(?:故|因此|所以|应该?|综上|可)，?选(?:择)?(?:项)?[：:]?|故答案[为是][：:]?
+    |(?:本题|此题)选(?:择)?[：:]?
+    |(?<![可备挑])选(?:择|项)?[：:]?(?=\s{{0,2}}[(（]?[A-J](?![a-zA-Z])))
+    """,
+    re.VERBOSE | re.IGNORECASE | re.MULTILINE,
+)
+_ANY_MARK = re.compile(
+    r"answer|boxed|fbox|option|choice|####|答案|选|begin_of_box|conclusion|letter|statement"
+    r"|alternative|selection"
+    r"|choose|select|pick| with |correct|right|best",
+    re.IGNORECASE,
+)
+# What follows a mark and is a remark about an answer, or the prompt's own words.
+_REMARK = re.compile(
+    r"""(?:also\s|indeed\s|then\s|thus\s|therefore\s|clearly\s)*(?:
+      (?:correct|right|wrong|incorrect|reasonable|valid|consistent|confirmed|verified|obvious|clear|obtained|found|as\sfollows
+        |based|supported|determined|explained|given\s(?:by|in|as|above|below)|expected|needed|required|asked|unique|derived
+        |not\s(?:listed|given|shown|among|clear)|in\sthe|in\sa|in\sthis|what|one\sof|that\s(?:one|which)|shown|calculated)(?![a-zA-Z=:])
+      |(?:the\s|an?\s)?(?:option(?:'s)?\s|correct\s|final\s|single\s|exact\s|numeric(?:al)?\s|short\s|one\s)*
+        (?:letter|number|value|integer|option|choice|word|phrase|result)
+        (?:\s(?:only|itself|of\s(?:the|your)\s\w+|from\s.{0,60}|with.{0,60}|as\s.{0,40}|in\s.{0,40}))?\s*[.!]?\s*$
+      |\$?LETTER|\$?NUMBER|\[?\(?(?:your|the|final|insert|short)\s(?:final\s)?(?:answer|choice|letter|number|response|option)
+      |X\s\(|\.{3}|…|<[a-z_ ]+>\s*$|\{[a-z_ ]*\}\s*$|\[[a-z_ ]+\]\s*$
+    )""",
+    re.VERBOSE | re.IGNORECASE,
+)
+_BLANK = re.compile(r"[\s*_`#>:：=.\"']*")
+_LEADING = re.compile(r"(?:[\s*_`:：=>]|\"(?=\")|→|⇒|-+>)+")
+_DISPLAY = re.compile(r"\s*(\$\$|\\\[|\\begin\{)")
+_CLOSING = {"$$": "$$", "\\[": "\\]", "\\begin{": "\\end{"}
+
+
+class Mark(NamedTuple):
+    """A mark in a text: its rule, and where what follows it begins."""
+
+    rule: str
+    start: int
+    end: int
+
+
+def marks(text: str, off: frozenset[str] = frozenset()) -> Iterator[Mark]:
+    """All marks of a text, in order."""
+    if _ANY_MARK.search(text) is None:
+        return
+    for match in _MARK.finditer(text):
+        rule = match.lastgroup or ""
+        if rule not in off:
+            yield Mark(rule, match.start(), match.end())
+
+
+def find(
+    response: str,
+    kind: str = "text",
+    *,
+    cut: bool = False,
+    off: frozenset[str] = frozenset(),
+) -> Found:
+    """The answer that a mark or a concluding line names; any text at all will do.
+
+    Args:
+        kind: the kind of answer that is looked for; marks of options are for choices only.
+        cut: whether the token limit cut the response.
+        off: rules that are switched off.
+    """
+    whole = clean(response[-WINDOW:])
+    text = unthought(whole) if "thinking" not in off else whole
+    if text is None:
+        return Found(None, reason="truncated" if cut else "thinking_only")
+    text = _END.sub("", text)
+    if not text.strip():
+        empty = (
+            "truncated"
+            if cut
+            else "no_answer"
+            if text == whole or not whole.strip()
+            else "thinking_only"
+        )
+        return Found(None, reason=empty)
+    every = list(marks(text, off))[-MARKS:]
+    for first in ("tag", "glm_box"):
+        found = _last(text, [mark for mark in every if mark.rule == first], kind, cut)
+        if found:
+            return found
+    found = _last(text, [mark for mark in every if mark.rule not in ("tag", "glm_box")], kind, cut)
+    if found:
+        return found
+    return Found(None, reason="truncated" if cut else "no_answer")
+
+
+def body(response: str) -> str | None:
+    """A response as its last line is looked for: clean, without thinking and end tokens."""
+    text = unthought(clean(response[-WINDOW:]))
+    return None if text is None else _END.sub("", text)
+
+
+def _last(text: str, found: list[Mark], kind: str, cut: bool) -> Found | None:
+    for mark in reversed(found):
+        chosen = mark.rule == "named" or "option" not in text[mark.start : mark.end].lower()
+        if mark.rule in ("option", "named") and chosen and kind not in ("choice", "choices"):
+            continue
+        content, complete = _content(text, mark)
+        if content is None or (cut and not complete):
+            continue
+        if mark.rule == "boxed":
+            boxes = [m for m in found if m.rule == "boxed"]
+            texts = [_content(text, m)[0] or "" for m in boxes]
+            return Found(content, "boxed", None, tuple(texts), _row(text, boxes, texts))
+        return Found(content, mark.rule)
+    return None
+
+
+def _row(text: str, boxes: list[Mark], texts: list[str]) -> int:
+    """How many of the last boxes stand in one row, with nothing but a joint between them."""
+    count = 1
+    for i in range(len(boxes) - 1, 0, -1):
+        start = text.find("{", boxes[i - 1].end)
+        close = braced(text, start) if start >= 0 else -1
+        if close < 0 or not _JOINT.fullmatch(text, close + 1, boxes[i].start):
+            break
+        count += 1
+    return count
+
+
+_JOINT = re.compile(
+    r"[\s$,;.&*]*(?:\\(?:text|mathrm)\{\s*(?:and|or|,)\s*\}|and|or|和|或|,|;|&|\\\)|\\\(|\\quad|\\\\)?[\s$,;*]*(?:\\\(|\\quad)?"
+    r"(?:[a-zA-Z](?:_\{?\w\}?)?\s*=\s*)?[\s$]*"
+)
+
+
+def _content(text: str, mark: Mark) -> tuple[str | None, bool]:
+    """What a mark marks, and whether it is complete; None if there is nothing."""
+    rule, start, end = mark
+    if rule in ("tag", "glm_box"):
+        closing = "</" if rule == "tag" else "<|end_of_box|>"
+        stop = text.find(closing, end)
+        inner = text[end : stop if stop >= 0 else len(text)][:LINE].strip()
+        inner = _inside(inner)
+        return (inner or None), stop >= 0
+    if rule == "boxed":
+        return _box(text, end)
+    if rule == "named":
+        return text[start:end], True
+    if rule == "json":
+        return _json(text, end)
+    content, complete = _line(text, end, rule)
+    if not content or _REMARK.match(content):
+        return None, True
+    if rule == "hash" and (len(content) > 60 or text[end:].strip() != content.strip()):
+        return None, True
+    if rule == "chinese" and content[0] in "项择":
+        content = content[1:]
+    return content, complete
+
+
+def _inside(inner: str) -> str:
+    """What a mark within a tag marks: `<answer>The answer is \\boxed{12}</answer>`."""
+    nested = [mark for mark in marks(inner) if mark.rule != "tag"]
+    for mark in reversed(nested):
+        content = _content(inner, mark)[0]
+        if content:
+            return content
+    return inner
+
+
+def _box(text: str, end: int) -> tuple[str | None, bool]:
+    while text[end : end + 1] in (" ", "\n"):
+        end += 1
+    if text[end : end + 1] != "{":
+        line = re.match(r"[^\s$\\]+", text[end : end + 40])
+        return (line[0] if line else None), True
+    close = braced(text, end)
+    if close < 0:
+        rest = text[end + 1 : end + LINE].split("\n")[0]
+        return (rest.rstrip("$ ").strip() or None), False
+    inner = text[end + 1 : close].strip()
+    if "answer" in inner.lower():
+        inner = _inside(inner)
+    return (inner or None), True
+
+
+def _json(text: str, end: int) -> tuple[str | None, bool]:
+    rest = text[end : end + LINE].lstrip()
+    if rest[:1] in ("'", '"'):
+        close = rest.find(rest[0], 1)
+        while close > 0 and rest[close - 1] == "\\":
+            close = rest.find(rest[0], close + 1)
+        return (rest[1:close] if close > 0 else None), close > 0
+    if rest[:1] == "[":
+        close = rest.find("]")
+        return (rest[1:close].replace('"', "") if close > 0 else None), close > 0
+    value = re.match(r"[^,}\n]+", rest)
+    return (value[0].strip() if value else None), bool(value and value.end() < len(rest))
+
+
+def _line(text: str, start: int, rule: str) -> tuple[str | None, bool]:
+    """The rest of a mark's line, or the next line with something in it; display mathematics
+    over several lines counts as one."""
+    piece = text[start : start + 2 * LINE]
+    at = 0
+    for _ in range(8):
+        stop = piece.find("\n", at)
+        line = piece[at : stop if stop >= 0 else len(piece)]
+        display = _DISPLAY.match(line)
+        if display:
+            opening = display[1]
+            close = piece.find(_CLOSING[opening], at + display.end())
+            inner = piece[at + display.end() : close if close >= 0 else len(piece)]
+            if opening == "\\begin{":
+                close = piece.find("}", close) if close >= 0 else -1
+                inner = piece[at + display.start(1) : close + 1 if close >= 0 else len(piece)]
+            if close >= 0 and "\n" in inner.strip("\n") + ("\n" if "\n" in piece[at:close] else ""):
+                return " ".join(inner.split()), True
+        elif line.strip() in ("$", "\\("):
+            pass
+        if not _BLANK.fullmatch(line):
+            end = start + (stop if stop >= 0 else len(piece))
+            return tidy(line), end < len(text)
+        if stop < 0:
+            return None, True
+        at = stop + 1
+    return None, True
+
+
+_STOPS = re.compile(r"</[a-z_]+>|<\||\\end\{(?:align|gather|equation)|[\"'`]\s*[}\]]+\s*$")
+
+
+def tidy(line: str) -> str:
+    """An answer's line without what belongs to the mark: markup, quotes and open brackets."""
+    line = _LEADING.sub("", line, count=1) if _LEADING.match(line) else line
+    stop = _STOPS.search(line)
+    if stop and stop.start() > 0:
+        line = line[: stop.start()]
+    line = _balanced(line.strip())
+    return unmark(line).strip().rstrip("*_` ")
+
+
+def _balanced(line: str) -> str:
+    """A line up to the first bracket that closes nothing: the rest of `\\text{Answer: C}`."""
+    depth = 0
+    for at, char in enumerate(line[:LINE]):
+        if char == "{":
+            depth += 1
+        elif char == "}":
+            depth -= 1
+            if depth < 0:
+                return line[:at].rstrip(" \\")
+    if line.count("\\]") > line.count("\\["):
+        line = line.replace("\\]", "", 1)
+    if line.count("\\)") > line.count("\\("):
+        line = line.replace("\\)", "", 1)
+    return line[:LINE]
+
+
+# --- without a mark -------------------------------------------------------------------------
+
+_SENTENCES = re.compile(
+    r"(?<=[^A-Z\s.])[.!?]\s+(?=[A-Z\\$(*\"“])|(?<=[)\]}%°\d][.!?])\s+(?=[A-Z])|[。！？]|\n+"
+)
+
+
+def sentences(text: str) -> list[str]:
+    """The last sentences of a text, in order."""
+    return [part.strip() for part in _SENTENCES.split(text[-2000:]) if part and part.strip()]
+
+
+_CONCLUDING = re.compile(
+    r"^(?:\W{0,4})(?:therefore|thus|hence|so|in conclusion|in summary|in total|finally"
+    r"|consequently|overall|as a result|accordingly|"
+    r"we (?:get|find|have|conclude)|this (?:gives|means|shows))(?![a-zA-Z])"
+    r"[,:]?\s*(?P<rest>.{1,300})$",
+    re.IGNORECASE | re.DOTALL,
+)
+_COPULA = re.compile(
+    r"(?:^|\s)(?:is|are|was|were|equals?|be|costs?|measures?|weighs?|contains?|has|have|had"
+    r"|gives?|becomes?|totals?|takes?|needs?|"
+    r"got|get|gets|earns?|earned|makes?|made|paid|spent"
+    r"|left with|represents?|shows?|reads?|comes to)\s+"
+    r"(?:there\s|thus\s|therefore\s|also\s|now\s|simply\s|exactly\s|a total of\s|given by\s"
+    r"|equal to\s|of\s|about\s|approximately\s)*",
+    re.IGNORECASE,
+)
+
+
+def concluded(text: str) -> str | None:
+    """The sentence that concludes a response (`Therefore, ...`), if its last one does."""
+    last = sentences(text)
+    match = _CONCLUDING.match(unmark(last[-1])) if last else None
+    return match["rest"] if match else None
+
+
+def predicate(sentence: str) -> str | None:
+    """What a sentence says its subject is: what follows its last `is`, `equals` or the like."""
+    last = final(_COPULA, sentence)
+    return sentence[last.end() :].strip() if last else None
+
+
+def last_line(text: str) -> tuple[str, list[str]]:
+    """A text's last line (or display over lines), and the lines before it."""
+    lines = [line.strip() for line in text[-8000:].split("\n") if line.strip()]
+    if not lines:
+        return "", []
+    for closing, opening in (("$$", "$$"), ("\\]", "\\[")):
+        if lines[-1] == closing:
+            for at in range(len(lines) - 2, max(-1, len(lines) - 12), -1):
+                if lines[at].startswith(opening):
+                    inner = " ".join(lines[at:-1]).removeprefix(opening)
+                    return inner.strip(), lines[:at]
+    return lines[-1], lines[:-1]

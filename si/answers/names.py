@@ -1,0 +1,60 @@
+r"""Texts whose letters are symbols: names of geometry, chemistry and codes.
+
+`AB \parallel CD` is `CD \parallel AB`, and a segment's or angle's ends may be exchanged; the
+letters of `\triangle ABC` may not, and nothing here is ever multiplied out.
+"""
+
+import re
+
+from si.answers.text import trim, words
+
+_SIGNS = {
+    "∥": r"\parallel ", "⊥": r"\perp ", "≅": r"\cong ", "∼": r"\sim ", "∽": r"\sim ",
+    "△": r"\triangle ",
+    "∠": r"\angle ", "⊙": r"\odot ", "‖": r"\parallel ", "||": r"\parallel ", "//": r"\parallel ",
+}  # fmt: skip
+_DRAWN = re.compile(
+    r"\\(?:triangle|angle|measuredangle|overline|parallel|perp|cong|sim|overrightarrow|overleftrightarrow|odot|widehat)(?![a-zA-Z])"
+)
+_RELATION = re.compile(r"\\(parallel|perp|cong|sim)(?![a-zA-Z])")
+_SYMBOL = re.compile(
+    r"[A-Za-z]*\d[\w().+\-^{}]*|[A-Z][a-z]?(?:[A-Z][a-z]?)+|[A-Z]|(?:[A-Z][a-z]?\d*)+"
+)
+
+
+def geometry(text: str) -> str | None:
+    """A name or relation of geometry in one spelling; None if it is not one."""
+    for sign, command in _SIGNS.items():
+        text = text.replace(sign, command)
+    if not _DRAWN.search(text):
+        return None
+    text = trim(words(text)).replace("\\measuredangle", "\\angle")
+    sides = _RELATION.split(text)
+    named = [_side(side) for side in sides[::2]]
+    relation = sides[1] if len(sides) == 3 else ""
+    if relation in ("parallel", "perp"):
+        named = sorted(name.removeprefix("overline ") for name in named)
+    elif len(named) == 2:
+        named = sorted(named)
+    return f" {relation} ".join(named)
+
+
+def _side(side: str) -> str:
+    kind = re.search(
+        r"\\(triangle|angle|overline|overrightarrow|overleftrightarrow|odot|widehat)", side
+    )
+    letters = re.sub(
+        r"\\[a-zA-Z]+|[{}\s$]|(?:line |segment |angle |triangle )", "", side
+    ).removeprefix("m")
+    name = kind[1] if kind else ""
+    if name in ("angle", "overline", "overleftrightarrow", "widehat", "") and len(letters) in (
+        2,
+        3,
+    ):
+        letters = min(letters, letters[::-1])
+    return f"{name} {letters}".strip()
+
+
+def symbols(text: str) -> bool:
+    """Whether a text's letters are symbols, whose case and order carry meaning: `Fe2O3`, `A1`."""
+    return bool(_SYMBOL.fullmatch(trim(words(text)).replace("_", "")))
