@@ -15,11 +15,10 @@ import sys
 import tempfile
 import time
 
-from si.cli.on_cluster import place_from_outside
 from si.clusters.kubernetes.client import Cluster
 from si.clusters.kubernetes.jobs import KubernetesCluster
 from si.clusters.kubernetes.manifests import stage_job
-from si.clusters.kubernetes.runs import find_run
+from si.clusters.kubernetes.runs import find_run, place_from_outside
 from si.config.place import Place
 from si.runs.status import entries
 from si.store.keys import Spec

@@ -1,18 +1,10 @@
 """`si-ctl cancel`: stop a run on a cluster."""
 
-from typing import TYPE_CHECKING
-
 import typer
 
 from si.cli.options import NamespaceOption, ReleaseOption, RunArgument
+from si.clusters.kubernetes.client import Cluster
 from si.clusters.kubernetes.runs import find_run
-
-if TYPE_CHECKING:
-    pass
-
-
-def register(app: typer.Typer) -> None:
-    app.command()(cancel)
 
 
 def cancel(
@@ -21,8 +13,6 @@ def cancel(
     release: ReleaseOption = None,
 ) -> None:
     """Stop a run on a cluster and remove its Jobs; what is committed stays in the bucket."""
-    from si.clusters.kubernetes.client import Cluster
-
     cluster = Cluster(namespace)
     owner = find_run(cluster, run, release)
     name = owner["metadata"]["name"]

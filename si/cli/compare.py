@@ -2,19 +2,18 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from si.cli.console import table
 from si.cli.options import JsonOption, StoreOption, open_place
-
-if TYPE_CHECKING:
-    from si.config.recipe import Recipe
-    from si.store.port import Store
-
-
-def register(app: typer.Typer) -> None:
-    app.command()(compare)
+from si.config.recipe import Recipe, differences
+from si.report.compare import Named, page
+from si.report.compare import compare as read
+from si.runs.record import generations, load_recipe
+from si.runs.status import find_run, report_inputs, runs
+from si.store.port import Store
 
 
 def compare(
@@ -30,10 +29,6 @@ def compare(
 
     Runs that differ in nothing but the seed are compared as a group.
     """
-    from si.report.compare import Named, page
-    from si.report.compare import compare as read
-    from si.runs.status import report_inputs
-
     where = open_place(store)
     recipes = {name: _recipe(where, name) for wanted in runs for name in _named(where, wanted)}
     found = read(
@@ -49,7 +44,6 @@ def compare(
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=2))
         return
-    from si.cli.screen import table
 
     for shown in found.tables:
         table(shown.title, shown.columns, shown.rows)
@@ -62,17 +56,13 @@ def compare(
         typer.echo(f"\nPage: {out.resolve()}")
 
 
-def _recipe(where: "Store", name: str) -> "Recipe":
-    from si.runs.record import generations, load_recipe
+def _recipe(where: Store, name: str) -> Recipe:
 
     return load_recipe(where, name, generations(where, name)[-1])
 
 
-def _named(where: "Store", wanted: str) -> list[str]:
+def _named(where: Store, wanted: str) -> list[str]:
     """A run by its name; or those of a strategy, if they differ in their seeds alone."""
-    from si.config.recipe import differences
-    from si.runs.status import find_run, runs
-
     names = runs(where)
     recipes = {name: _recipe(where, name) for name in names} if wanted not in names else {}
     same = [name for name, recipe in recipes.items() if recipe.strategy == wanted]

@@ -4,8 +4,10 @@ import json
 from typing import Annotated
 
 import typer
+import yaml
 
 from si.cli.options import JsonOption, SetOption, recipe_file, resolve
+from si.config.loading import schema as make
 
 group = typer.Typer(no_args_is_help=True, help="Show and check recipes and places.")
 RecipeArgument = Annotated[
@@ -13,17 +15,11 @@ RecipeArgument = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    app.add_typer(group, name="config")
-
-
 @group.command()
 def show(
     recipe: RecipeArgument = None, settings: SetOption = None, as_json: JsonOption = False
 ) -> None:
     """Print the recipe and place that defaults, file, environment and flags resolve to."""
-    import yaml
-
     computed, place = resolve(recipe, settings, {})
     tree = computed.model_dump(mode="json") | {"place": place.model_dump(mode="json")}
     typer.echo(json.dumps(tree, indent=2) if as_json else yaml.safe_dump(tree, sort_keys=False))
@@ -39,6 +35,4 @@ def check(recipe: RecipeArgument = None, settings: SetOption = None) -> None:
 @group.command()
 def schema() -> None:
     """Print the JSON Schema of a recipe file, with every key's meaning."""
-    from si.config.loading import schema as make
-
     typer.echo(json.dumps(make(), indent=2))

@@ -6,29 +6,25 @@ from typing import Annotated
 
 import typer
 
-
-def register(app: typer.Typer) -> None:
-    app.command(hidden=True)(control)
+from si.cli.console import Screen
+from si.cli.options import match_steps
+from si.clusters.kubernetes.client import Cluster
+from si.clusters.kubernetes.jobs import ClusterHub, KubernetesCluster
+from si.clusters.kubernetes.lease import Lease
+from si.clusters.kubernetes.manifests import RUN, state_of
+from si.config.place import Place
+from si.config.recipe import Recipe
+from si.errors import RETRY, RunMissing, SiError, StageFailed
+from si.loop import conclude
+from si.run import WISHES, Run
+from si.runs.journal import Journal
+from si.runs.limits import Budget
+from si.runs.record import begin
+from si.store.open import open_store
 
 
 def control(run: Annotated[str, typer.Argument(help="The run's name.")]) -> None:
     """Run the loop of a run's object, as the controller's pod does."""
-    from si.cli.iterate import match_steps
-    from si.cli.screen import Screen
-    from si.clusters.kubernetes.client import Cluster
-    from si.clusters.kubernetes.jobs import ClusterHub, KubernetesCluster
-    from si.clusters.kubernetes.lease import Lease
-    from si.clusters.kubernetes.manifests import RUN, state_of
-    from si.config.place import Place
-    from si.config.recipe import Recipe
-    from si.errors import RETRY, RunMissing, SiError, StageFailed
-    from si.loop import conclude
-    from si.run import WISHES, Run
-    from si.runs.journal import Journal
-    from si.runs.limits import Budget
-    from si.runs.record import begin
-    from si.store.open import open_store
-
     cluster = Cluster()
     found = cluster.config_maps(f"app.kubernetes.io/component=run,{RUN}={run}")
     if not found:

@@ -1,22 +1,28 @@
 """`si-ctl data`: import, make and inspect data sets."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from si.cli.console import Counting, table
 from si.cli.options import JsonOption, StoreOption, open_place
-
-if TYPE_CHECKING:
-    from si.datasets.splits import Splits
+from si.clusters.local import local_folder
+from si.datasets.columns import parse_map
+from si.datasets.hub import NAME, download
+from si.datasets.importing import SHOWN, Source, import_data
+from si.datasets.rows import shown
+from si.datasets.sources import synth as make
+from si.datasets.sources import synth_spec
+from si.datasets.splits import SHARES, Splits
+from si.errors import RecipeError
+from si.records import SPLITS
+from si.report.dataset import inspect as look
 
 group = typer.Typer(no_args_is_help=True, help="Import, make and inspect data sets.")
-
-
-def register(app: typer.Typer) -> None:
-    app.add_typer(group, name="data")
 
 
 @group.command()
@@ -27,8 +33,6 @@ def synth(
     store: StoreOption = None,
 ) -> None:
     """Make a synthetic data set in the store, and print its address."""
-    from si.datasets.sources import synth as make
-
     typer.echo(make(open_place(store), source).spec.address)
 
 
@@ -62,14 +66,6 @@ def import_(
 
     The same command again resumes: what is checked or committed is not done again.
     """
-    from si.cli.screen import Counting
-    from si.clusters.local import local_folder
-    from si.datasets.columns import parse_map
-    from si.datasets.hub import NAME, download
-    from si.datasets.importing import SHOWN, Source, import_data
-    from si.datasets.rows import shown
-    from si.datasets.splits import Splits
-
     where = open_place(store)
     mapped, splits = parse_map(columns), Splits.parse(split)
     kind, path, origin = _kind(answer_kind), Path(source), source
@@ -126,7 +122,6 @@ def import_(
 
 
 def _kind(kind: str | None) -> str | None:
-    from si.errors import RecipeError
 
     if kind not in (None, "number", "choice", "text"):
         raise RecipeError(f"No answer is of kind {kind!r}", "kinds: number, choice, text")
@@ -135,16 +130,11 @@ def _kind(kind: str | None) -> str | None:
 
 def _slug(name: str) -> str:
     """A name as it can stand in an address."""
-    import re
-
     return re.sub(r"[^a-z0-9]+", "-", name.rpartition("/")[2].lower())[:30].strip("-") or "data"
 
 
-def _words(facts: dict[str, Any], splits: "Splits", kept: bool) -> Iterator[str]:
+def _words(facts: dict[str, Any], splits: Splits, kept: bool) -> Iterator[str]:
     """What an import came to, in a few lines."""
-    from si.datasets.splits import SHARES
-    from si.records import SPLITS
-
     counts = facts["splits"]
     words = ", ".join(f"{split} {counts.get(split, 0):,}" for split in SPLITS)
     yield f"{sum(counts.values()):,} queries: {words}" + (" (was there already)" if kept else "")
@@ -176,10 +166,6 @@ def inspect(
     as_json: JsonOption = False,
 ) -> None:
     """Count a data set's queries, and prove that its splits are disjoint by content."""
-    from si.cli.screen import Counting, table
-    from si.datasets.sources import synth_spec
-    from si.report.dataset import inspect as look
-
     where = open_place(store)
     address = (address or synth_spec("synth:embedded").address).strip("/")
     with Counting() as screen:

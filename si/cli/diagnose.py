@@ -6,13 +6,11 @@ from typing import Annotated
 
 import typer
 
+from si.api import diagnose as look
+from si.cli.console import table
 from si.cli.options import JsonOption, MapOption, SkipBadOption, StoreOption, mapping
 
 SHOWN = ("shares", "steps", "strategies")
-
-
-def register(app: typer.Typer) -> None:
-    app.command()(diagnose)
 
 
 def diagnose(
@@ -40,8 +38,6 @@ def diagnose(
     Rollouts of verl, TRL, NeMo-RL, OpenRLHF, lm-eval, lmms-eval and si-ctl are recognised by their
     columns; of others, name the columns with --map.
     """
-    from si.api import diagnose as look
-
     found = look(
         files, map=mapping(columns), threshold=threshold, k=k, skip_bad=skip_bad, store=store
     )
@@ -52,7 +48,6 @@ def diagnose(
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=2))
         return
-    from si.cli.screen import table
 
     for heading, words in found.words:
         typer.secho(heading, bold=True)

@@ -1,10 +1,11 @@
 """`si-ctl estimate`: what a run will cost, before it starts."""
 
 import json
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from si.cli.console import table
 from si.cli.options import (
     IterationsOption,
     JsonOption,
@@ -13,20 +14,21 @@ from si.cli.options import (
     SetOption,
     StoreOption,
     StrategyOption,
+    match_steps,
     resolve,
 )
+from si.config.loading import assignment
+from si.config.place import Place
+from si.config.recipe import Recipe
+from si.costs.actual import config_of, sizes_of
+from si.costs.assumptions import CPU, Assumptions, Width, published, width_of
+from si.costs.calibration import calibrate
+from si.costs.estimate import Step, Total, shared
+from si.costs.estimate import estimate as run_of
 from si.errors import RecipeError
-
-if TYPE_CHECKING:
-    from si.config.place import Place
-    from si.config.recipe import Recipe
-    from si.costs.assumptions import Assumptions, Width
-    from si.costs.estimate import Step, Total
-    from si.report.tables import Table
-
-
-def register(app: typer.Typer) -> None:
-    app.command()(estimate)
+from si.report.tables import Table, number
+from si.runs.status import find_run
+from si.store.open import open_store
 
 
 def estimate(
@@ -68,9 +70,6 @@ def estimate(
     }
     computed, place = resolve(recipe, settings, flags)
     assumed = assumptions(computed, place, calibrate, given(assume), bool(gpu))
-    from si.costs.assumptions import width_of
-    from si.costs.estimate import Total, shared
-    from si.costs.estimate import estimate as run_of
 
     width = width_of(place, assumed.device, gpus)
     computed = matched(computed, place)
@@ -98,7 +97,6 @@ def estimate(
         }
         typer.echo(json.dumps(whole, indent=2))
         return
-    from si.cli.screen import table
 
     if compare:
         totals = [Total.of(steps, place) for steps in runs]
@@ -114,20 +112,16 @@ def estimate(
 
 def given(texts: list[str] | None) -> dict[str, Any]:
     """`["pass_rate=0.4,response=300"]` as a dictionary."""
-    from si.config.loading import assignment
-
     parts = [part for text in texts or () for part in text.split(",") if part.strip()]
     return dict(assignment(part) for part in parts)
 
 
-def variants(recipe: "Recipe", text: str) -> "list[Recipe]":
+def variants(recipe: Recipe, text: str) -> list[Recipe]:
     """The recipe with each strategy of `vanilla:k=16,rp:k=8`.
 
     Raises:
         RecipeError: for what is no strategy, or an option other than k and iterations.
     """
-    from si.config.recipe import Recipe
-
     found = []
     for part in text.split(","):
         # An own strategy, `module:Class`, has a colon of its own.
@@ -154,32 +148,23 @@ def variants(recipe: "Recipe", text: str) -> "list[Recipe]":
     return found
 
 
-def matched(recipe: "Recipe", place: "Place") -> "Recipe":
+def matched(recipe: Recipe, place: Place) -> Recipe:
     """With the steps of the run that train.match_steps names, if it names one."""
     if not isinstance(recipe.train.match_steps, str):
         return recipe
-    from si.cli.iterate import match_steps
-    from si.store.open import open_store
 
     return match_steps(open_store(place), recipe)
 
 
 def assumptions(
-    recipe: "Recipe", place: "Place", run: str | None, own: dict[str, Any], named: bool
-) -> "Assumptions":
+    recipe: Recipe, place: Place, run: str | None, own: dict[str, Any], named: bool
+) -> Assumptions:
     """What the estimate takes for granted: a run's figures, or public ones.
 
     Args:
         named: whether the user has named a GPU.
     """
-    from si.costs.actual import config_of, sizes_of
-    from si.costs.assumptions import published
-    from si.store.open import open_store
-
     if run is not None:
-        from si.costs.calibration import calibrate
-        from si.runs.status import find_run
-
         where = open_store(place)
         name = find_run(where, run)
         found, theirs = calibrate(where, name)
@@ -212,13 +197,8 @@ def assumptions(
 # --- tables --------------------------------------------------------------------------------
 
 
-def by_stage(
-    recipe: "Recipe", steps: "list[Step]", place: "Place", assumed: "Assumptions"
-) -> "Table":
+def by_stage(recipe: Recipe, steps: list[Step], place: Place, assumed: Assumptions) -> Table:
     """Stage by stage; iterations that take the same are one row a stage."""
-    from si.costs.estimate import Total
-    from si.report.tables import Table, number
-
     rows: list[list[str]] = []
     iterations: dict[int, list[Step]] = {}
     for step in steps:
@@ -255,7 +235,7 @@ def by_stage(
     )
 
 
-def runs_of(iterations: "dict[int, list[Step]]") -> "list[tuple[int, int, list[Step]]]":
+def runs_of(iterations: dict[int, list[Step]]) -> list[tuple[int, int, list[Step]]]:
     """(first, last, stages) of neighbours that take the same."""
     found: list[tuple[int, int, list[Step]]] = []
     for t, steps in sorted(iterations.items()):
@@ -266,14 +246,12 @@ def runs_of(iterations: "dict[int, list[Step]]") -> "list[tuple[int, int, list[S
     return found
 
 
-def alike(step: "Step") -> tuple[Any, ...]:
+def alike(step: Step) -> tuple[Any, ...]:
     """What two steps of different iterations are compared by."""
     return step.entry[5:], step.samples, step.examples, step.wall, step.bytes
 
 
-def cells(step: "Step", place: "Place", assumed: "Assumptions") -> list[str]:
-    from si.costs.assumptions import CPU
-    from si.report.tables import number
+def cells(step: Step, place: Place, assumed: Assumptions) -> list[str]:
 
     sampled = step.stage == "explore"
     trained = step.stage == "train"
@@ -290,18 +268,16 @@ def cells(step: "Step", place: "Place", assumed: "Assumptions") -> list[str]:
 
 
 def side_by_side(
-    recipes: "list[Recipe]",
-    totals: "list[Total]",
-    together: "Total",
-    place: "Place",
-    assumed: "Assumptions",
-) -> "Table":
+    recipes: list[Recipe],
+    totals: list[Total],
+    together: Total,
+    place: Place,
+    assumed: Assumptions,
+) -> Table:
     """A row a run, and one for all of them in one store."""
-    from si.report.tables import Table, number
-
     first = totals[0]
 
-    def row(name: list[str], total: "Total") -> list[str]:
+    def row(name: list[str], total: Total) -> list[str]:
         of = total.device_hours / first.device_hours if first.device_hours else 0
         return [
             *name,
@@ -342,10 +318,8 @@ def side_by_side(
     )
 
 
-def assumptions_table(assumed: "Assumptions", width: "Width", place: "Place") -> "Table":
+def assumptions_table(assumed: Assumptions, width: Width, place: Place) -> Table:
     """Everything that the estimate takes for granted."""
-    from si.report.tables import Table
-
     rows = [
         [row["name"], figure(row["value"]), row["source"]]
         for row in assumed.to_json()
@@ -360,8 +334,7 @@ def assumptions_table(assumed: "Assumptions", width: "Width", place: "Place") ->
     return Table("Assumed", ["assumption", "value", "from"], rows, note)
 
 
-def unit(assumed: "Assumptions") -> str:
-    from si.costs.assumptions import CPU
+def unit(assumed: Assumptions) -> str:
 
     return "worker hours" if assumed.device == CPU else "GPU hours"
 

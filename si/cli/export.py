@@ -14,10 +14,10 @@ from si.cli.options import (
     StoreOption,
     reading_place,
 )
-
-
-def register(app: typer.Typer) -> None:
-    app.command()(export)
+from si.runs.export import choose
+from si.runs.export import export as write
+from si.runs.status import find_run
+from si.store.open import open_store
 
 
 def export(
@@ -47,11 +47,6 @@ def export(
     Every file is checked by its hash on the way. Of a run on a cluster the bucket is read from
     here, with credentials of your own.
     """
-    from si.runs.export import choose
-    from si.runs.export import export as write
-    from si.runs.status import find_run
-    from si.store.open import open_store
-
     where = open_store(reading_place(store, on, namespace, release))
     policy = choose(where, find_run(where, run), iteration)
     kind = write(where, policy, out, base, _merge if merge else None, force)

@@ -1,9 +1,10 @@
 """`si-ctl fetch`: bring what a recipe names into the store."""
 
-from typing import TYPE_CHECKING
+import json
 
 import typer
 
+from si.cli.console import Counting
 from si.cli.options import (
     JsonOption,
     NamespaceOption,
@@ -12,15 +13,15 @@ from si.cli.options import (
     ReleaseOption,
     SetOption,
     StoreOption,
+    reading_place,
     resolve,
 )
-
-if TYPE_CHECKING:
-    from si.store.commit import Manifest
-
-
-def register(app: typer.Typer) -> None:
-    app.command()(fetch)
+from si.clusters.local import local_folder
+from si.datasets.hub import HuggingFace
+from si.datasets.sources import dataset, policy
+from si.run import WISH
+from si.store.commit import Manifest
+from si.store.open import open_store
 
 
 def fetch(
@@ -37,20 +38,9 @@ def fetch(
     A run does so itself, on a cluster by a Job. Where that may reach no hub, fetch once from a
     machine that reaches the hub and, with credentials of yours, the bucket.
     """
-    import json
-
-    from si.cli.screen import Counting
-    from si.clusters.local import local_folder
-    from si.datasets.hub import HuggingFace
-    from si.datasets.sources import dataset, policy
-    from si.run import WISH
-    from si.store.open import open_store
-
     computed, place = resolve(recipe, settings, {"place.store": store})
     if on == "kubernetes":
-        from si.cli.on_cluster import place_from_outside
-
-        place = place_from_outside(namespace, release)
+        place = reading_place(store, on, namespace, release)
     where = open_store(place)
     made: dict[str, Manifest] = {}
     with Counting() as screen:

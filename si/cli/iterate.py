@@ -1,12 +1,14 @@
 """`si-ctl iterate`: run the loop, or resume it."""
 
+import shlex
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
+from si.cli.console import Screen, table
 from si.cli.options import (
     IterationsOption,
     KOption,
@@ -17,19 +19,26 @@ from si.cli.options import (
     SetOption,
     StoreOption,
     StrategyOption,
+    match_steps,
     resolve,
+    run_name,
 )
-
-if TYPE_CHECKING:
-    from si.clusters.local import LocalCluster
-    from si.config.place import Place
-    from si.config.recipe import Recipe
-    from si.run import Run
-    from si.store.port import Store
-
-
-def register(app: typer.Typer) -> None:
-    app.command()(iterate)
+from si.cli.pages import write
+from si.clusters.local import LocalCluster, exclusive, local_folder
+from si.config.place import Place
+from si.config.recipe import Recipe
+from si.datasets.hub import HuggingFace
+from si.loop import conclude
+from si.loop import iterate as loop
+from si.run import Run
+from si.runs.dry_run import Overlay, Plan
+from si.runs.limits import LIMITS, Budget, LimitReached
+from si.runs.record import begin
+from si.runs.trackers import trackers
+from si.runs.tracking import Tracked, Tracking
+from si.store.artifact import Artifact
+from si.store.open import open_store
+from si.store.port import Store
 
 
 def iterate(
@@ -97,7 +106,6 @@ def iterate(
         )
         return
     computed, place = resolve(recipe, settings, flags)
-    from si.store.open import open_store
 
     where = open_store(place)
     computed = match_steps(where, computed)
@@ -105,26 +113,15 @@ def iterate(
     if dry_run:
         _plan(where, computed, name, fresh)
         return
-    from si.clusters.local import exclusive
 
     with exclusive(where.url, name) as scratch:
-        from si.runs.record import begin
-
         generation = begin(where, name, computed, fresh)
         _work(where, place, computed, name, generation, scratch)
 
 
 def _work(
-    where: "Store", place: "Place", recipe: "Recipe", name: str, generation: int, scratch: Path
+    where: Store, place: Place, recipe: Recipe, name: str, generation: int, scratch: Path
 ) -> None:
-    from si.cli.screen import Screen
-    from si.clusters.local import local_folder
-    from si.datasets.hub import HuggingFace
-    from si.loop import conclude
-    from si.run import Run
-    from si.runs.limits import LIMITS, Budget, LimitReached
-    from si.runs.trackers import trackers
-    from si.runs.tracking import Tracked, Tracking
 
     started = time.monotonic()
     showing = trackers(place.trackers, local_folder(where))
@@ -156,22 +153,21 @@ def _work(
         typer.echo(run.stopped.words)
     typer.echo(f"{name}: {run.done} iterations in {time.monotonic() - started:.0f} s")
     if report:
-        typer.echo(f"Report: {write_report(run, report.ref.address, place)}")
+        page = local_folder(where) / "reports" / f"{name}.html"
+        typer.echo(f"Report: {write(where, name, Artifact.open(where, report.ref), page, place)}")
     if run.stopped and run.stopped.rule in LIMITS:
         raise LimitReached(run.stopped)
 
 
 def local_cluster(
-    where: "Store",
-    place: "Place",
-    recipe: "Recipe",
+    where: Store,
+    place: Place,
+    recipe: Recipe,
     name: str,
     scratch: Path,
     light: bool = False,
-) -> "LocalCluster":
+) -> LocalCluster:
     """Processes on this machine, with the engine's libraries loaded once (unless `light`)."""
-    from si.clusters.local import LocalCluster, local_folder
-
     engines = {recipe.sampling.engine, recipe.train.trainer}
     torch = "transformers" in engines and not light
     preload = ["si.clusters.preload", *(["si.engines.preload"] if torch else [])]
@@ -180,62 +176,13 @@ def local_cluster(
     return cluster
 
 
-def write_report(run: "Run", address: str, place: "Place") -> Path:
-    """Copy the report out of the store, to a path that a browser can open."""
-    from si.cli.report import write
-    from si.clusters.local import local_folder
-    from si.store.artifact import Artifact
-
-    page = local_folder(run.store) / "reports" / f"{run.name}.html"
-    return write(run.store, run.name, Artifact.open(run.store, address), page, place)
-
-
 def resume_command(fresh: bool) -> str:
     """The command that resumes what was just begun: the same, less `--fresh`."""
-    import shlex
-
     words = ["si-ctl", *sys.argv[1:]]
     return shlex.join(word for word in words if not (fresh and word == "--fresh"))
 
 
-def run_name(name: str) -> str:
-    """The name, if it is a DNS label of at most 30 characters."""
-    import re
-
-    from si.errors import RecipeError
-
-    if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,28}[a-z0-9])?", name):
-        raise RecipeError(
-            f"{name!r} is no run name",
-            "lower-case letters, digits and dashes, at most 30, no dash at either end",
-            "Give another name: --run NAME",
-        )
-    return name
-
-
-def match_steps(where: "Store", recipe: "Recipe") -> "Recipe":
-    """Replace a run's name in train.match_steps by that run's steps per iteration."""
-    named = recipe.train.match_steps
-    if not isinstance(named, str):
-        return recipe
-    from si.runs.status import find_run, status
-
-    tree = status(where, find_run(where, named))
-    steps = [
-        stage["facts"]["steps"]
-        for iteration in tree["iterations"]
-        for stage in iteration["stages"]
-        if stage["stage"] == "train" and stage["state"] == "done"
-    ]
-    train = recipe.train.model_copy(update={"match_steps": steps})
-    return recipe.model_copy(update={"train": train})
-
-
-def _plan(where: "Store", recipe: "Recipe", name: str, fresh: bool) -> None:
-    from si.cli.screen import table
-    from si.loop import iterate as loop
-    from si.runs.dry_run import Overlay, Plan
-    from si.runs.record import begin
+def _plan(where: Store, recipe: Recipe, name: str, fresh: bool) -> None:
 
     overlay = Overlay(where)
     generation = begin(overlay, name, recipe, fresh)

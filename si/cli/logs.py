@@ -2,19 +2,16 @@
 
 import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from si.cli.options import NamespaceOption, ReleaseOption, RunArgument, printable
+from si.cli.console import printable
+from si.cli.options import NamespaceOption, ReleaseOption, RunArgument
+from si.clusters.kubernetes.client import Cluster
+from si.clusters.kubernetes.manifests import ITERATION, RUN, STAGE
 from si.clusters.kubernetes.runs import find_run
-
-if TYPE_CHECKING:
-    from si.clusters.kubernetes.client import Cluster
-
-
-def register(app: typer.Typer) -> None:
-    app.command()(logs)
+from si.errors import RunMissing
 
 
 def logs(
@@ -30,9 +27,6 @@ def logs(
     release: ReleaseOption = None,
 ) -> None:
     """Show what the pods of a run on a cluster write."""
-    from si.clusters.kubernetes.client import Cluster
-    from si.clusters.kubernetes.manifests import ITERATION, RUN, STAGE
-
     cluster = Cluster(namespace)
     owner = find_run(cluster, run, release)
     mine = f"{RUN}={owner['metadata']['labels'][RUN]}"
@@ -43,8 +37,6 @@ def logs(
         select = f"{mine},{ITERATION}={iteration.removeprefix('it')},{STAGE}={name}"
     found = cluster.call(cluster.core.list_namespaced_pod, label_selector=select)["items"]
     if not found:
-        from si.errors import RunMissing
-
         raise RunMissing(
             f"No pods of {stage or 'the controller'} are there",
             f"run {run}, namespace {cluster.namespace}",
@@ -63,7 +55,7 @@ def logs(
         reader.join()
 
 
-def _read(cluster: "Cluster", pod: Mapping[str, Any], follow: bool, several: bool) -> None:
+def _read(cluster: Cluster, pod: Mapping[str, Any], follow: bool, several: bool) -> None:
     head = f"{pod['metadata']['name']} | " if several else ""
     for line in cluster.log(pod["metadata"]["name"], follow):
         # A model's words pass through here: no control codes to the terminal.

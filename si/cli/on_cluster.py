@@ -5,17 +5,33 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
+import yaml
+from rich.console import Console
 
+from si.cli.console import Screen, Shown, draw, of_journal, table, watch
+from si.cli.options import resolve, run_name
+from si.clusters.kubernetes.client import Cluster
+from si.clusters.kubernetes.diagnosis import failure, finished, stage_failed, troubles
+from si.clusters.kubernetes.manifests import (
+    RUN,
+    controller_job,
+    fetch_job,
+    run_object,
+    stage_job,
+    state_of,
+)
 from si.clusters.kubernetes.runs import begin, find_place, find_run, run_objects
-
-if TYPE_CHECKING:
-    from si.clusters.kubernetes.client import Cluster
-    from si.config.place import Place
-    from si.config.recipe import Recipe
-
+from si.clusters.kubernetes.watch import Mirror
+from si.config.place import Place
+from si.config.recipe import Recipe
+from si.datasets.sources import on_hub
+from si.errors import RecipeError, StageFailed
+from si.run import READS, WISHES
+from si.runs.limits import LIMITS, LimitReached, Stop
+from si.store.keys import Spec
 
 # -- what other verbs do on a cluster ------------------------------------------------------------
 
@@ -33,24 +49,15 @@ def iterate(
     output: str | None,
 ) -> None:
     """`si-ctl iterate --on kubernetes`: have a controller do it, and watch it."""
-    from si.cli.iterate import run_name
-    from si.cli.options import resolve
-    from si.clusters.kubernetes.client import Cluster
-    from si.runs.limits import LIMITS, LimitReached, Stop
-
     cluster = Cluster(namespace)
     computed, place = resolve(recipe, settings, flags, find_place(cluster, release))
     if not place.store.startswith("s3://"):
-        from si.errors import RecipeError
-
         raise RecipeError(
             f"Pods cannot share the store {place.store}",
             "place.store in the chart's values",
             "Name a bucket: s3://BUCKET/PREFIX",
         )
     if computed.model.source != "embedded" and Path(computed.model.source).is_dir():
-        from si.errors import RecipeError
-
         raise RecipeError(
             f"Pods have no folder {computed.model.source}",
             "model.source",
@@ -93,16 +100,8 @@ def iterate(
         raise LimitReached(stopped)
 
 
-def _plan(place: "Place", recipe: "Recipe", run: str, output: str | None) -> None:
+def _plan(place: Place, recipe: Recipe, run: str, output: str | None) -> None:
     """Print the objects of one iteration. Addresses follow from what is not computed yet."""
-    import yaml
-
-    from si.cli.screen import table
-    from si.clusters.kubernetes.manifests import controller_job, fetch_job, run_object, stage_job
-    from si.datasets.sources import on_hub
-    from si.run import READS, WISHES
-    from si.store.keys import Spec
-
     owner = run_object(place, run, recipe)
     owner["metadata"]["uid"] = "00000000-0000-0000-0000-000000000000"
     jobs = [controller_job(place, run, 1, owner)]
@@ -131,40 +130,10 @@ def _plan(place: "Place", recipe: "Recipe", run: str, output: str | None) -> Non
     table(f"Jobs of an iteration of {run}", ["job", "pods", "image"], rows)
 
 
-def place_from_outside(namespace: str | None, release: str | None) -> "Place":
-    """The release's place as a laptop reaches it: by `place.s3.endpoint_external`.
-
-    Raises:
-        RecipeError: if the bucket's server has a name for the inside of the cluster only.
-    """
-    from si.cli.options import resolve
-    from si.clusters.kubernetes.client import Cluster
-    from si.errors import RecipeError
-
-    place = resolve(None, None, {}, find_place(Cluster(namespace), release))[1]
-    s3 = place.s3
-    if s3.endpoint and not s3.endpoint_external:
-        raise RecipeError(
-            f"The bucket's server {s3.endpoint} is known inside the cluster only",
-            "place.s3.endpoint_external is not set",
-            (
-                "Name its address as seen from here: "
-                "SI_PLACE__S3__ENDPOINT_EXTERNAL=http://127.0.0.1:9000",
-                "Make one by port-forward: kubectl port-forward --namespace minio "
-                "service/minio 9000",
-            ),
-        )
-    inside = s3.model_copy(update={"endpoint": s3.endpoint_external})
-    return place.model_copy(update={"s3": inside})
-
-
 def status(
     run: str | None, watch: bool, as_json: bool, namespace: str | None, release: str | None
 ) -> None:
     """`si-ctl status --on kubernetes`: what the runs' objects say."""
-    from si.cli.screen import table
-    from si.clusters.kubernetes.client import Cluster
-
     cluster = Cluster(namespace)
     objects = [find_run(cluster, run, release)] if run else run_objects(cluster, release)
     trees = [_said(each) for each in objects]
@@ -173,10 +142,6 @@ def status(
     elif run and watch:
         _watch(cluster, objects[0])
     elif run:
-        from rich.console import Console
-
-        from si.cli.tree import draw, of_journal
-
         tree = draw(*of_journal(trees[0], time.time()))
         Console(highlight=False).print(tree, soft_wrap=True)
     elif not trees:
@@ -199,17 +164,12 @@ def status(
 
 def _said(owner: Mapping[str, Any]) -> dict[str, Any]:
     """What a run's object says: the run's name, its recipe, the journal."""
-    from si.clusters.kubernetes.manifests import RUN, state_of
-
     recipe = json.loads(owner["data"]["recipe"])
     return {"run": owner["metadata"]["labels"][RUN], "recipe": recipe} | state_of(owner)
 
 
-def _watch(cluster: "Cluster", owner: Mapping[str, Any]) -> None:
+def _watch(cluster: Cluster, owner: Mapping[str, Any]) -> None:
     """Show a run until it has ended or its object is gone; the API server tells of changes."""
-    from si.cli.tree import Shown, of_journal, watch
-    from si.clusters.kubernetes.watch import Mirror
-
     name = owner["metadata"]["name"]
     changed = threading.Event()
     last = _said(owner)
@@ -242,18 +202,12 @@ def _watch(cluster: "Cluster", owner: Mapping[str, Any]) -> None:
             raise typer.Exit(130) from None
 
 
-def attach(cluster: "Cluster", owner: Mapping[str, Any], controller: str) -> dict[str, Any]:
+def attach(cluster: Cluster, owner: Mapping[str, Any], controller: str) -> dict[str, Any]:
     """Show a run's progress until its controller ends; the run's last state.
 
     Raises:
         StageFailed: with what the controller said, if the run failed.
     """
-    from si.cli.screen import Screen
-    from si.clusters.kubernetes.diagnosis import failure, finished, stage_failed, troubles
-    from si.clusters.kubernetes.manifests import state_of
-    from si.clusters.kubernetes.watch import Mirror
-    from si.errors import StageFailed
-
     changed = threading.Event()
     name = owner["metadata"]["name"]
     its_job = f"metadata.name={controller}"
@@ -336,8 +290,8 @@ class Follower:
                 if stage["state"] != "done":
                     self.screen.hear({"event": "begin", "entry": entry, "shards": stage["shards"]})
             new = stage["failed"] - before["failed"]
-            for failure in stage["failures"][-new:] if new else ():
-                self.screen.hear({"event": "failure", "entry": entry, **failure})
+            for failed in stage["failures"][-new:] if new else ():
+                self.screen.hear({"event": "failure", "entry": entry, **failed})
             if stage["problem"] and stage["problem"] != before["problem"]:
                 self.screen.hear({"event": "problem", "entry": entry, **stage["problem"]})
             if stage["state"] == "done" and before["state"] != "done":

@@ -1,16 +1,19 @@
 """Options that several verbs share, and what they resolve to."""
 
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
+from si import resources
+from si.config.loading import assignment, load
+from si.config.place import Place
+from si.config.recipe import Recipe
 from si.errors import RecipeError
-
-if TYPE_CHECKING:
-    from si.config.place import Place
-    from si.config.recipe import Recipe
-    from si.store.port import Store
+from si.runs.status import find_run, status
+from si.store.open import open_store
+from si.store.port import Store
 
 StoreOption = Annotated[
     str | None,
@@ -53,18 +56,12 @@ SkipBadOption = Annotated[
 ]
 
 
-def printable(text: str) -> str:
-    """A line without what a terminal would obey: names and messages may be anybody's."""
-    return "".join(char if char.isprintable() else " " for char in text)
-
-
 def recipe_file(name: str | None) -> Path | None:
     """A recipe by path or by the name of a shipped one."""
     if name is None:
         return None
     if name.endswith((".yaml", ".yml")) or "/" in name:
         return Path(name)
-    from si import resources
 
     recipes = resources.folder("jobs") / "recipes"
     shipped = {path.stem: path for path in recipes.glob("*.yaml")}
@@ -82,29 +79,25 @@ def resolve(
     settings: list[str] | None,
     flags: dict[str, Any],
     release: dict[str, Any] | None = None,
-) -> tuple["Recipe", "Place"]:
+) -> tuple[Recipe, Place]:
     """Recipe and place from defaults, release, file, environment and flags, in rising order."""
-    from si.config.loading import assignment, load
-
     given = dict(assignment(text) for text in settings or ())
     given |= {name: value for name, value in flags.items() if value is not None}
     return load(recipe_file(recipe), given, release=release)
 
 
-def open_place(store: str | None) -> "Store":
+def open_place(store: str | None) -> Store:
     """The store that a reading verb looks into."""
-    from si.store.open import open_store
-
     return open_store(resolve(None, None, {"place.store": store})[1])
 
 
 def reading_place(
     store: str | None, on: str, namespace: str | None = None, release: str | None = None
-) -> "Place":
+) -> Place:
     """The place that a run lies in; one on a cluster as it is reached from here."""
     if on == "local":
         return resolve(None, None, {"place.store": store})[1]
-    from si.cli.on_cluster import place_from_outside
+    from si.clusters.kubernetes.runs import place_from_outside
 
     return place_from_outside(namespace, release)
 
@@ -121,3 +114,31 @@ def mapping(texts: list[str] | None) -> dict[str, str]:
         if part:
             found[name.strip()] = column.strip()
     return found
+
+
+def run_name(name: str) -> str:
+    """The name, if it is a DNS label of at most 30 characters."""
+    if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,28}[a-z0-9])?", name):
+        raise RecipeError(
+            f"{name!r} is no run name",
+            "lower-case letters, digits and dashes, at most 30, no dash at either end",
+            "Give another name: --run NAME",
+        )
+    return name
+
+
+def match_steps(where: Store, recipe: Recipe) -> Recipe:
+    """Replace a run's name in train.match_steps by that run's steps per iteration."""
+    named = recipe.train.match_steps
+    if not isinstance(named, str):
+        return recipe
+
+    tree = status(where, find_run(where, named))
+    steps = [
+        stage["facts"]["steps"]
+        for iteration in tree["iterations"]
+        for stage in iteration["stages"]
+        if stage["stage"] == "train" and stage["state"] == "done"
+    ]
+    train = recipe.train.model_copy(update={"match_steps": steps})
+    return recipe.model_copy(update={"train": train})

@@ -6,11 +6,8 @@ from typing import Annotated
 
 import typer
 
+from si.api import rebalance as make
 from si.cli.options import JsonOption, MapOption, SkipBadOption, StoreOption, mapping
-
-
-def register(app: typer.Typer) -> None:
-    app.command()(rebalance)
 
 
 def rebalance(
@@ -43,8 +40,6 @@ def rebalance(
 
     Rows are for TRL, LLaMA-Factory or verl. ar and gr ask for samples: their draws are written.
     """
-    from si.api import rebalance as make
-
     made = make(
         files,
         strategy,

@@ -7,11 +7,10 @@ from typing import Annotated
 
 import typer
 
+from si.cli.console import table
 from si.cli.options import JsonOption, StoreOption, open_place
-
-
-def register(app: typer.Typer) -> None:
-    app.command()(replay)
+from si.runs.replay import replay as again
+from si.runs.status import find_run
 
 
 def replay(
@@ -26,16 +25,12 @@ def replay(
 
     No GPU, nothing is sampled or committed: for ar and gr the draws they would ask for are shown.
     """
-    from si.runs.replay import replay as again
-    from si.runs.status import find_run
-
     where = open_place(store)
     with tempfile.TemporaryDirectory(prefix="si-replay-") as scratch:
         found = again(where, find_run(where, run), strategy, Path(scratch))
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=2))
         return
-    from si.cli.screen import table
 
     for shown in found.tables:
         table(shown.title, shown.columns, shown.rows)

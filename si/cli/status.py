@@ -2,10 +2,12 @@
 
 import json
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
+from si.cli.console import Shown, draw, of_store, table, watch
 from si.cli.options import (
     JsonOption,
     NamespaceOption,
@@ -14,13 +16,11 @@ from si.cli.options import (
     StoreOption,
     open_place,
 )
-
-if TYPE_CHECKING:
-    from si.store.port import Store
-
-
-def register(app: typer.Typer) -> None:
-    app.command()(status)
+from si.clusters.local import at_work
+from si.runs.status import Known, ended, find_run, runs
+from si.runs.status import status as read
+from si.runs.usage import Ledger
+from si.store.port import Store
 
 
 def status(
@@ -45,8 +45,6 @@ def status(
 
         status_there(run, watch, as_json, namespace, release)
         return
-    from si.runs.status import find_run, runs
-    from si.runs.status import status as read
 
     where = open_place(store)
     names = [find_run(where, run)] if run else runs(where)
@@ -56,18 +54,11 @@ def status(
     elif run and watch:
         _watch(where, names[0])
     elif run:
-        from rich.console import Console
-
-        from si.cli.tree import draw, of_store
-        from si.clusters.local import at_work
-
         shown = of_store(trees[0], at_work(where.url, names[0]))
         Console(highlight=False).print(draw(*shown), soft_wrap=True)
     elif not trees:
         typer.echo(f"No runs in {where.url}. Begin one: si-ctl iterate")
     else:
-        from si.cli.screen import table
-
         rows = [[t["run"], t["strategy"], t["k"], t["generation"], _progress(t)] for t in trees]
         table(f"runs in {where.url}", ["run", "strategy", "K", "generation", "state"], rows)
 
@@ -86,12 +77,7 @@ def _progress(tree: dict[str, Any]) -> str:
 PAUSE = 2.0  # seconds between two looks at the store
 
 
-def _watch(where: "Store", name: str) -> None:
-    from si.cli.tree import Shown, of_store, watch
-    from si.clusters.local import at_work
-    from si.runs.status import Known, ended
-    from si.runs.status import status as read
-    from si.runs.usage import Ledger
+def _watch(where: Store, name: str) -> None:
 
     known = Known(Ledger(where))
     seen = False

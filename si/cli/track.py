@@ -16,12 +16,16 @@ from si.cli.options import (
     StoreOption,
     reading_place,
 )
+from si.clusters.local import local_folder
+from si.errors import SiError, TrackerFailed
+from si.runs.record import generations, load_recipe
+from si.runs.status import Known, ended, find_run, status
+from si.runs.trackers import trackers
+from si.runs.tracking import Backlog, Tracked, why
+from si.runs.usage import Ledger
+from si.store.open import open_store
 
 PAUSE = 15.0  # seconds between two looks at the store
-
-
-def register(app: typer.Typer) -> None:
-    app.command()(track)
 
 
 def track(
@@ -44,14 +48,6 @@ def track(
     What a tracker has already is not told twice. Of a run on a cluster the bucket is read from
     here, with credentials of your own.
     """
-    from si.clusters.local import local_folder
-    from si.runs.record import generations, load_recipe
-    from si.runs.status import Known, ended, find_run, status
-    from si.runs.trackers import trackers
-    from si.runs.tracking import Backlog, Tracked
-    from si.runs.usage import Ledger
-    from si.store.open import open_store
-
     place = reading_place(store, on, namespace, release)
     where = open_store(place)
     name = find_run(where, run)
@@ -91,9 +87,6 @@ def track(
 @contextmanager
 def _speaking(tracker: str) -> Iterator[None]:
     """A foreign library's errors, in words."""
-    from si.errors import SiError, TrackerFailed
-    from si.runs.tracking import why
-
     try:
         yield
     except SiError:

@@ -6,11 +6,10 @@ from typing import Annotated
 
 import typer
 
-from si.cli.options import JsonOption, MapOption, SkipBadOption, mapping, printable
-
-
-def register(app: typer.Typer) -> None:
-    app.command()(verify)
+from si.cli.console import Counting, printable
+from si.cli.options import JsonOption, MapOption, SkipBadOption, mapping
+from si.report.tables import percent, percents
+from si.rollouts.verify import judge_file
 
 
 def verify(
@@ -35,10 +34,6 @@ def verify(
 
     Columns are recognised as `diagnose` does; of others, name response and answer with --map.
     """
-    from si.cli.screen import Counting
-    from si.report.tables import percent, percents
-    from si.rollouts.verify import judge_file
-
     with Counting() as counting:
         judged = judge_file(
             file,

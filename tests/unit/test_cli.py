@@ -1,12 +1,17 @@
 """The command line's shape: light, documented, and able to find its parts."""
 
+import ast
 import re
 import shutil
 import subprocess
 import sys
+from collections import defaultdict
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+
+from si.cli import VERBS
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "transformers", "pyarrow", "numpy", "pydantic", "boto3", "matplotlib", "rich")
@@ -23,6 +28,46 @@ def test_the_command_line_imports_nothing_heavy():
     bare = loaded_after("import typer")
     ours = loaded_after("import si.cli")
     assert not (ours - bare) & set(HEAVY)
+
+
+def imports_of_the_command_line():
+    """(module, imported module, whether inside a function) of every import in si/cli."""
+    for path in sorted((ROOT / "si" / "cli").glob("*.py")):
+        module = "si.cli" if path.stem == "__init__" else f"si.cli.{path.stem}"
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                yield module, node.module, node.col_offset > 0
+            elif isinstance(node, ast.Import):
+                yield from ((module, name.name, node.col_offset > 0) for name in node.names)
+
+
+def test_imports_inside_functions_are_the_exception():
+    """Verbs are loaded when called, so they import at the top; what is named here is what a verb
+    rarely needs and takes long to load."""
+    inside = {(m, imported) for m, imported, within in imports_of_the_command_line() if within}
+    assert inside == {
+        ("si.cli", "si.cli.console"),  # rich, to show an error
+        ("si.cli.export", "si.engines.merging"),  # torch and peft
+        ("si.cli.iterate", "si.cli.on_cluster"),  # the Kubernetes client, as below
+        ("si.cli.options", "si.clusters.kubernetes.runs"),
+        ("si.cli.status", "si.cli.on_cluster"),
+    }
+
+
+def test_the_command_line_has_no_import_circle():
+    """No module of si/cli imports itself by way of others, wherever the import stands."""
+    below = defaultdict(set)
+    for module, imported, _ in imports_of_the_command_line():
+        if imported.startswith("si.cli."):
+            below[module].add(imported)
+    assert len(below) > 10
+    list(TopologicalSorter(below).static_order())  # raises CycleError
+
+
+def test_every_verb_has_a_module():
+    """The table of verbs and the modules agree."""
+    helpers = {"__init__", "console", "on_cluster", "options", "pages"}
+    assert {path.stem for path in (ROOT / "si" / "cli").glob("*.py")} - helpers == set(VERBS)
 
 
 def test_controller_needs_no_torch():

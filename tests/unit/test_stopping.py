@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from si.cli.tree import of_journal
+from si.cli.console import of_journal
 from si.clusters.kubernetes.jobs import KubernetesCluster
 from si.clusters.kubernetes.runs import begin
 from si.config.loading import load

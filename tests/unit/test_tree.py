@@ -6,7 +6,7 @@ import time
 import pytest
 from rich.console import Console
 
-from si.cli.tree import Leaf, draw, of_journal, of_store, span, watch
+from si.cli.console import Leaf, draw, of_journal, of_store, span, watch
 from si.clusters.local import at_work, exclusive
 from si.config.recipe import Recipe
 from si.runs.record import begin

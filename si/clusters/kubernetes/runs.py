@@ -2,24 +2,26 @@
 
 import json
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from si.clusters.kubernetes.client import Cluster
-    from si.config.place import Place
-    from si.config.recipe import Recipe
+import yaml
+
+from si.clusters.kubernetes.client import Cluster
+from si.clusters.kubernetes.diagnosis import finished
+from si.clusters.kubernetes.manifests import RUN, controller_job, run_object, state_of
+from si.config.loading import load
+from si.config.place import Place
+from si.config.recipe import Recipe, differences
+from si.errors import RecipeError, RunBusy, RunMissing
+from si.runs.record import changed_recipe
 
 
-def find_place(cluster: "Cluster", release: str | None) -> dict[str, Any]:
+def find_place(cluster: Cluster, release: str | None) -> dict[str, Any]:
     """The place as the chart's release in this namespace has it.
 
     Raises:
         RecipeError: if there is no release, or several and none is named.
     """
-    import yaml
-
-    from si.errors import RecipeError
-
     found = {
         place["metadata"]["labels"]["app.kubernetes.io/instance"]: place
         for place in cluster.config_maps(
@@ -43,11 +45,31 @@ def find_place(cluster: "Cluster", release: str | None) -> dict[str, Any]:
     return tree
 
 
-def find_run(cluster: "Cluster", run: str, release: str | None) -> dict[str, Any]:
-    """A run's object, by the run's name or by a strategy that only one run has."""
-    from si.clusters.kubernetes.manifests import RUN
-    from si.errors import RunMissing
+def place_from_outside(namespace: str | None, release: str | None) -> Place:
+    """The release's place as a laptop reaches it: by `place.s3.endpoint_external`.
 
+    Raises:
+        RecipeError: if the bucket's server has a name for the inside of the cluster only.
+    """
+    place = load(release=find_place(Cluster(namespace), release))[1]
+    s3 = place.s3
+    if s3.endpoint and not s3.endpoint_external:
+        raise RecipeError(
+            f"The bucket's server {s3.endpoint} is known inside the cluster only",
+            "place.s3.endpoint_external is not set",
+            (
+                "Name its address as seen from here: "
+                "SI_PLACE__S3__ENDPOINT_EXTERNAL=http://127.0.0.1:9000",
+                "Make one by port-forward: kubectl port-forward --namespace minio "
+                "service/minio 9000",
+            ),
+        )
+    inside = s3.model_copy(update={"endpoint": s3.endpoint_external})
+    return place.model_copy(update={"s3": inside})
+
+
+def find_run(cluster: Cluster, run: str, release: str | None) -> dict[str, Any]:
+    """A run's object, by the run's name or by a strategy that only one run has."""
     objects = run_objects(cluster, release)
     same = [each for each in objects if each["metadata"]["labels"][RUN] == run] or [
         each for each in objects if json.loads(each["data"]["recipe"])["strategy"] == run
@@ -62,7 +84,7 @@ def find_run(cluster: "Cluster", run: str, release: str | None) -> dict[str, Any
     )
 
 
-def run_objects(cluster: "Cluster", release: str | None) -> list[dict[str, Any]]:
+def run_objects(cluster: Cluster, release: str | None) -> list[dict[str, Any]]:
     select = "app.kubernetes.io/name=si-ctl,app.kubernetes.io/component=run"
     if release:
         select += f",app.kubernetes.io/instance={release}"
@@ -70,7 +92,7 @@ def run_objects(cluster: "Cluster", release: str | None) -> list[dict[str, Any]]
 
 
 def begin(
-    cluster: "Cluster", place: "Place", recipe: "Recipe", run: str, fresh: bool
+    cluster: Cluster, place: Place, recipe: Recipe, run: str, fresh: bool
 ) -> tuple[dict[str, Any], str]:
     """Make the run's object and its controller, or find them; (the object, controller's name).
 
@@ -78,13 +100,6 @@ def begin(
         RunChanged: if the run was begun with another recipe.
         RunBusy: if a new generation, or another end, is wanted while a controller is at work.
     """
-    from si.clusters.kubernetes.diagnosis import finished
-    from si.clusters.kubernetes.manifests import controller_job, run_object, state_of
-    from si.config.place import Place
-    from si.config.recipe import Recipe, differences
-    from si.errors import RunBusy
-    from si.runs.record import changed_recipe
-
     token = str(time.time_ns()) if fresh else ""
     owner, made = cluster.create(run_object(place, run, recipe, token))
     old = Recipe.model_validate_json(owner["data"]["recipe"])
@@ -118,7 +133,7 @@ def begin(
     return owner, job["metadata"]["name"]
 
 
-def _bounds(recipe: "Recipe", place: "Place") -> str:
+def _bounds(recipe: Recipe, place: Place) -> str:
     """What may end a run early, in words."""
     asked = {
         "--patience": recipe.patience,
