@@ -137,7 +137,7 @@ def use(model: Any, family: Family) -> None:
         raise RecipeError(
             f"train.packing is not known to be right for models of type {model.config.model_type}",
             "their decoders may attend in other ways than causally over all that came before",
-            "Leave train.packing out, or describe the family: docs/how-to/own-family.md",
+            "Leave train.packing out, or describe the family: docs/how-to/custom-family.md",
         )
     AttentionInterface.register(ATTENTION, attend)
     part = next(key for key in model.config.sub_configs if getattr(model.config, key) is text)

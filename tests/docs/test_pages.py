@@ -89,7 +89,7 @@ def prepare(page: Path, folder: Path) -> None:
     shapes.mkdir()
     for name, colour in (("square", "blue"), ("angle", "black")):
         Image.new("RGB", (32, 32), colour).save(shapes / f"{name}.png")
-    example = (DOCS / "how-to" / "own-data.md").read_text()
+    example = (DOCS / "how-to" / "your-data.md").read_text()
     for name, text in FILE.findall(page.read_text()) or FILE.findall(example):
         (folder / name).write_text(text)
     rows = [

@@ -91,12 +91,66 @@ def test_settings_named_in_docs_exist():
             assert name in known, (file.name, name)
 
 
+PAGES = [*ROOT.glob("*.md"), ROOT / "helm" / "si-ctl" / "README.md", *DOCS.rglob("*.md")]
+
+
 def test_links_lead_somewhere():
     """Every relative link in the README and the docs leads to a file."""
-    for file in [ROOT / "README.md", *DOCS.rglob("*.md")]:
+    for file in PAGES:
         for target in re.findall(r"\]\(([^)#]+)", file.read_text()):
             if "://" not in target:
                 assert (file.parent / target).exists(), (file.name, target)
+
+
+# A path of the repository, not the end of a longer one or of a URL.
+FOLDERS = "si|tests|jobs|k8s|helm|images|benchmarks|requirements|docs"
+PATH = re.compile(rf"(?<![\w/.~-])((?:{FOLDERS}|\.ci|\.github)/[\w./-]*\w/?)(?![\w<*]|-<)")
+NAME = re.compile(r"(?<![\w/.-])si(?:\.\w+)+(?![\w<])")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_paths_and_modules_exist(page):
+    """Every path of the repository and every `si.x.y` that a page names is there."""
+    text = page.read_text()
+    paths = {found for found in PATH.findall(text) if not (ROOT / found).exists()}
+    names = {found for found in NAME.findall(text) if not defined(found)}
+    assert (paths, names) == (set(), set())
+
+
+def defined(name):
+    """Whether a dotted name is a module of si, or stands at the top of one."""
+    path, parts = ROOT / "si", name.split(".")[1:]
+    while parts and (path / parts[0]).is_dir():
+        path /= parts.pop(0)
+    if parts and (path / f"{parts[0]}.py").exists():
+        path /= f"{parts.pop(0)}.py"
+    else:
+        path /= "__init__.py"
+    if not parts:
+        return True
+    top = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom | ast.Import):
+            top |= {(alias.asname or alias.name) for alias in node.names}
+        elif isinstance(node, ast.ClassDef | ast.FunctionDef):
+            top.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names = {target.id for target in targets if isinstance(target, ast.Name)}
+            top |= set(ast.literal_eval(node.value)) if names == {"__all__"} else names
+    return parts[0] in top
+
+
+def test_tree_of_the_readme():
+    """The tree in the README has every package of si/, and names nothing that is not there."""
+    section = (ROOT / "README.md").read_text().split("## The code")[1].split("\n## ")[0]
+    lines = re.findall(r"^    ( *)([\w./]+)(?:  +\S.*)?$", section, re.MULTILINE)
+    named = {("si/" if indent else "") + name for indent, name in lines}
+    assert {name for name in named if not (ROOT / name).exists()} == set()
+    rooms = {
+        f"si/{path.name}/" for path in (ROOT / "si").iterdir() if (path / "__init__.py").exists()
+    }
+    assert rooms <= named
 
 
 def test_readme_begins_with_the_two_commands():

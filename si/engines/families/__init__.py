@@ -34,7 +34,7 @@ def family_of(folder: Path, name: str = AUTO) -> Family:
         raise RecipeError(
             f"{name} is no family",
             "it is not a subclass of si.engines.families.Family",
-            "See docs/how-to/own-family.md",
+            "See docs/how-to/custom-family.md",
         )
     return family()
 

@@ -94,5 +94,5 @@ class Family:
         raise RecipeError(
             "sampling.image_tokens is not known to work with this family of models",
             f"the processor is a {type(processor).__name__}",
-            "Leave it out, or describe the family: docs/how-to/own-family.md",
+            "Leave it out, or describe the family: docs/how-to/custom-family.md",
         )
