@@ -1,4 +1,4 @@
-"""What `import si` offers: anybody's rollouts diagnosed and re-balanced, in one call each."""
+"""What `import si` offers: diagnose and rebalance your rollouts, in one call each."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -30,23 +30,23 @@ def diagnose(
     skip_bad: bool = False,
     store: str | None = None,
 ) -> Diagnosis:
-    """Whom training on these rollouts favours, and what each strategy would change.
+    """How imbalanced training on these rollouts would be, and what each strategy would change.
 
         found = si.diagnose("rollouts/")
         print(dict(found.words)["Matthew effect"])
         found.figures["successes"]["share_by_level"]["L1"]   # a share, 0 to 1
 
     Args:
-        source: a file (JSONL, JSON, Parquet), several, or a folder; rows (mappings, one a
-            sample); a pyarrow or polars table, a pandas DataFrame; the name of a run of ours, or
+        source: a file (JSONL, JSON, Parquet), several, or a folder; rows (mappings, one per
+            sample); a pyarrow or polars table, a pandas DataFrame; the name of an si-ctl run, or
             the folder of one of its verify artefacts.
-        map: what a field is called, before what is recognised: `{"query_id": "uid"}`. Fields are
+        map: maps fields to columns and overrides recognition: `{"query_id": "uid"}`. Fields are
             query_id, prompt, response, messages, reward, step, tokens, images; values are columns
             or paths into them (`"extra.uid"`).
-        threshold: lowest reward of a right answer. By default the higher of two rewards seen; 1
-            where there are more than two and they reach it.
-        k: samples a query, as the strategies count them. By default the most common number.
-        skip_bad: leave out rows that cannot be used, instead of refusing; they are listed in
+        threshold: reward threshold, the lowest reward of a correct response. Default: the higher
+            one of exactly two rewards; 1 if there are more and some reach it.
+        k: samples per query, as the strategies count them. Default: the most common number.
+        skip_bad: leave out unusable rows instead of raising; they are listed in
             `figures["source"]["skipped_rows"]`.
         store: where a run lies; a folder or `s3://bucket/prefix`.
 
@@ -56,8 +56,8 @@ def diagnose(
         (heading, sentences), `tables`, `page()` (self-contained HTML).
 
     Raises:
-        si.errors.DataError: if the columns do not tell what is what, rows are bad, or it cannot
-            be told which rewards are a success; its text names file, row, field, and ways out.
+        si.errors.DataError: if the columns are not recognised, rows are bad, or the reward
+            threshold is unclear; its text names file, row and field, and what to do.
         si.errors.RunMissing: if there is neither a file nor a run of that name.
 
     Sources: strategies and shares by level arXiv 2510.26474; unbiased pass@k Chen et al. 2021
@@ -80,27 +80,27 @@ def rebalance(
     force: bool = False,
     store: str | None = None,
 ) -> Rebalanced:
-    """Training rows of what a strategy makes of these rollouts, or the draws that it asks for.
+    """A strategy's training rows for these rollouts, or the draws that it asks for.
 
         si.rebalance("rollouts.jsonl", "rp", out="train.jsonl")
         si.rebalance(rows, "gr").table               # query_id, n, prefix ...
 
     Args:
         source, map, threshold, k, skip_bad, store: as in `diagnose`.
-        strategy: vanilla, tc or rp make examples; ar and gr draws to sample, and so do
-            compositions such as gr+tc.
-        out: the file to write, whole or not at all; its suffix says JSONL, JSON or Parquet.
-            Without it the rows come back as a table.
-        format: trl, sharegpt (LLaMA-Factory), verl, or jsonl. Draws are plain rows in each.
-        seed: key of the random choices, as a recipe's: equal arguments give equal bytes.
-        force: replace a file that is there.
+        strategy: vanilla, tc or rp give examples; ar, gr and compositions such as gr+tc give
+            draws to sample.
+        out: the file to write, completely or not at all; its suffix selects JSONL, JSON or
+            Parquet. Without it the rows are returned as a table.
+        format: trl, sharegpt (LLaMA-Factory), verl, or jsonl. Draws are plain rows in every format.
+        seed: random seed. Equal arguments give equal bytes.
+        force: replace an existing file.
 
     Returns:
-        `kind` (examples or draws), `rows`, `samples` (that draws ask for), `successes`,
+        `kind` (examples or draws), `rows`, `samples` (requested by draws), `successes`,
         `queries`, `path` or `table`, `notes`.
 
     Raises:
-        si.errors.DataError: as `diagnose`; if `out` is there; if there is nothing to write.
+        si.errors.DataError: as `diagnose`; if `out` exists; if there is nothing to write.
         si.errors.RecipeError: for an unknown strategy or format, or an `out` that does not fit it.
 
     Source: the strategies of arXiv 2510.26474, as in docs/method.md.
@@ -116,7 +116,7 @@ def rollouts(
     skip_bad: bool = False,
     store: str | None = None,
 ) -> Rollouts:
-    """Rollouts from wherever they are, as numbers."""
+    """Rollouts from files, tables, rows or a run, as numeric columns."""
     if isinstance(source, str | Path):
         source = [source]
     if not isinstance(source, pa.Table) and hasattr(source, "to_arrow"):
@@ -151,7 +151,7 @@ def _store(store: str | None) -> Store:
 
 
 def _of_run(store: Store, name: str) -> Rollouts:
-    """A run's first rounds, with the levels that it was counted by."""
+    """A run's first rounds, with the levels that its metrics use."""
     try:
         run = find_run(store, name)
     except RunMissing as error:
@@ -169,7 +169,7 @@ def _of_run(store: Store, name: str) -> Rollouts:
 
 
 def _of_artifact(folder: Path) -> Rollouts:
-    """One verify artefact in `<store>/pool/verify/`; its levels are told from its samples."""
+    """One verify artefact in `<store>/pool/verify/`; its levels come from its own samples."""
     store = _store(str(folder.parents[2]))
     address = folder.relative_to(folder.parents[2]).as_posix()
     spec = Spec.load(store, address)

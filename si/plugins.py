@@ -26,7 +26,7 @@ def is_custom(name: str) -> bool:
 def label(name: str) -> str:
     """A name for paths and DNS labels: of `package.module:name` the part behind the colon.
 
-    Lower case; whatever is not a letter or a digit becomes a hyphen.
+    Lower case; every run of other characters than letters and digits becomes a hyphen.
     """
     return re.sub(r"[^a-z0-9]+", "-", name.rpartition(":")[2].lower()).strip("-")
 
@@ -34,7 +34,7 @@ def label(name: str) -> str:
 def load(kind: str, name: str, known: Mapping[str, str]) -> Any:
     """The object that a recipe names: one of `known`, or custom code.
 
-    Its module is imported only now, so that whoever calls this stays quick to import.
+    Its module is imported only now, so that callers stay quick to import.
 
     Args:
         kind: what the object is (strategy, judge, ...), for error messages.

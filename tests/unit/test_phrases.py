@@ -15,10 +15,7 @@ SI = ROOT / "si"
 # Rooms whose texts still wait for their rewriting. This list only shrinks.
 NOT_YET = (
     *("answers", "cli", "clusters", "config", "costs", "datasets", "embedded", "engines"),
-    *("machine", "report", "rollouts", "runs", "stages", "store"),
-    *("api.py", "errors.py", "events.py", "loop.py", "metrics.py", "plugins.py", "ports.py"),
-    *("randomness.py", "records.py", "resources.py", "run.py", "strategies.py", "verify.py"),
-    "__init__.py",
+    *("report", "rollouts", "runs", "stages", "store", "loop.py", "metrics.py", "run.py"),
 )
 
 PROSE = [
