@@ -29,6 +29,7 @@ COMMENTED = [
     ROOT / "mkdocs.yml",
     ROOT / "Makefile",
     *(ROOT / "helm").rglob("*.yaml"),
+    *(ROOT / "images").rglob("Dockerfile"),
     *(ROOT / "k8s").rglob("*.yaml"),
     *(ROOT / "jobs" / "recipes").glob("*.yaml"),
 ]
