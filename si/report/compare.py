@@ -1,7 +1,7 @@
-"""Runs side by side: what each came to, and what is different.
+"""Runs side by side: each one's results, and their differences.
 
-Runs that differ in nothing but the seed are one group (`groups.py`), and groups are compared: each
-with the first.
+Runs that differ only in their seed form one group (`groups.py`). Each group is compared with the
+first.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,13 +19,13 @@ from si.store.port import Store
 
 __all__ = ["Comparison", "Named", "compare", "page"]
 
-FEW_SEEDS = 5  # with fewer, an interval over seeds is too narrow, and words say so
+FEW_SEEDS = 5  # with fewer, an interval over seeds is too narrow, and the text says so
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs side by side: the groups that they form, words (heading, sentences), and tables (for a
-    terminal or a page)."""
+    """A comparison of runs: the groups that they form, words (heading, sentences), and tables (for
+    a terminal or a page)."""
 
     groups: list[Group]
 
@@ -35,7 +35,7 @@ class Comparison:
 
     @cached_property
     def differences(self) -> list[Difference]:
-        """Of every group to the first."""
+        """Differences of every group from the first."""
         first, *others = self.groups
         return [
             found
@@ -46,7 +46,7 @@ class Comparison:
 
     @cached_property
     def gains(self) -> list[Difference]:
-        """Of every group's runs to their own policy 0."""
+        """Differences of every group from its own policy 0."""
         return [
             found
             for which in ("best", "last")
@@ -85,7 +85,7 @@ class Comparison:
 
 
 def compare(store: Store, runs: Sequence[Named]) -> Comparison:
-    """Compare runs, or groups of runs that differ in their seeds, with the first of them."""
+    """Compare runs, or groups of runs that differ only in their seeds, with the first of them."""
     return Comparison(grouped(store, runs))
 
 
@@ -99,48 +99,48 @@ def _words(found: Comparison) -> list[tuple[str, str]]:
             words.append((group.name, _over_seeds(group, found.gains)))
     first = found.groups[0]
     for group in found.groups[1:]:
-        told = f"{_apart(group, first)} {_gain(group, found.differences)}"
-        words.append((f"{group.name} against {first.name}", told.strip()))
+        sentences = f"{_apart(group, first)} {_gain(group, found.differences)}"
+        words.append((f"{group.name} against {first.name}", sentences.strip()))
     return words
 
 
 def _over_seeds(group: Group, gains: Sequence[Difference]) -> str:
     seen = [matthew(run).seen for _, run in group.runs]
-    said = ", ".join(
+    verdicts = ", ".join(
         f"{seen.count(kind)} {kind}" for kind in ("yes", "partly", "no", "unknown") if kind in seen
     )
     return (
         f"{len(group.runs)} runs that differ in their seeds: "
         f"{', '.join(map(str, group.seeds))}. {_gain(group, gains)} "
-        f"The Matthew effect shows: {said}."
+        f"The Matthew effect is visible: {verdicts}."
     )
 
 
 def _apart(group: Group, first: Group) -> str:
-    """What is different in the shares of successes, at the last iteration that all share."""
+    """How the shares of successes differ, at the last iteration that all runs have."""
     runs = [run for _, run in (*group.runs, *first.runs)]
     shared = min(len(run.trained) for run in runs)
     if shared < 2 or len({run.data for run in runs}) > 1:
-        why = "They used different data" if shared >= 2 else "They share too few iterations"
-        return f"{why}: what re-balancing changed cannot be told."
+        why = "the data differ" if shared >= 2 else "they share too few iterations"
+        return f"The effect of re-balancing cannot be compared: {why}."
     here, there = ([run.trained[shared - 1] for _, run in side.runs] for side in (group, first))
     gaps = [_share(here, levels) - _share(there, levels) for levels in (HEAD, TAIL)]
-    told = (
+    gap = (
         f"at iteration {shared} the head's share of successes is {_gap(gaps[0])}, the tail's "
         f"{_gap(gaps[1])}"
     )
     if len(runs) > 2:
-        return f"Over seeds, {told}."
+        return f"Over seeds, {gap}."
     head, tail = (moved(there[0], here[0], levels) for levels in (HEAD, TAIL))
     if head < 0 < tail:
-        verdict = "Less of its successes are head, more are tail"
+        verdict = "Fewer of its successes are head, and more are tail"
     elif tail < 0 < head:
-        verdict = "More of its successes are head, less are tail"
+        verdict = "More of its successes are head, and fewer are tail"
     elif head == tail == 0:
-        verdict = "The shares of its successes differ no more than by chance"
+        verdict = "The shares of its successes differ no more than chance explains"
     else:
-        verdict = "The shares of its successes differ, head and tail not both clearly"
-    return f"{verdict}: {told}. {_effects(*first.runs[0], *group.runs[0])}".strip()
+        verdict = "The shares of its successes differ, but not clearly for both head and tail"
+    return f"{verdict}: {gap}. {_effects(*first.runs[0], *group.runs[0])}".strip()
 
 
 def _share(iterations: Sequence[Iteration], levels: Sequence[str]) -> float:
@@ -150,14 +150,14 @@ def _share(iterations: Sequence[Iteration], levels: Sequence[str]) -> float:
 
 
 def _effects(first_name: str, first: RunSummary, name: str, run: RunSummary) -> str:
-    """What the two verdicts on the Matthew effect, side by side, come to."""
+    """What the two verdicts on the Matthew effect mean side by side."""
     theirs, ours = matthew(first).seen, matthew(run).seen
     if theirs in ("yes", "partly") and ours == "no":
         return f"{first_name} shows the Matthew effect, {name} does not: it was counteracted."
     if theirs == "no" and ours in ("yes", "partly"):
         return f"{name} shows the Matthew effect, {first_name} does not."
     if theirs == ours == "no":
-        return "Neither shows the Matthew effect, so there was none to counteract."
+        return "Neither shows the Matthew effect, so there is nothing to counteract."
     if "unknown" in (theirs, ours):
         return ""
     return "Both show the Matthew effect, at least in part."
@@ -171,18 +171,18 @@ def _gain(group: Group, differences: Sequence[Difference]) -> str:
     whole = mine["all"]
     seeds = max(whole.seeds, whole.against_seeds)
     over = "queries" if seeds == 1 else "seeds and queries"
-    against = "over policy 0" if whole.against == "policy 0" else f"against {whole.against}"
-    told = [
+    against = "against policy 0" if whole.against == "policy 0" else f"against {whole.against}"
+    gains = [
         f"On test, best by dev, {against}: {points(whole.value)} "
         f"(95 % interval {point_range(whole.interval)}, bootstrap over {over})"
     ]
     if "tail" in mine:
         tail = mine["tail"]
-        told.append(f"on the tail {points(tail.value)} ({point_range(tail.interval)})")
+        gains.append(f"on the tail {points(tail.value)} ({point_range(tail.interval)})")
     ends = [f"{whole.change.words[0].upper()}{whole.change.words[1:]}."] if whole.change else []
     if 1 < seeds < FEW_SEEDS or (seeds > 1 and 1 in (whole.seeds, whole.against_seeds)):
         ends.append("With so few seeds the interval is too narrow.")
-    return " ".join([f"{'; '.join(told)}.", *ends])
+    return " ".join([f"{'; '.join(gains)}.", *ends])
 
 
 def _gap(gap: float) -> str:
@@ -221,7 +221,7 @@ def _seeds(found: Comparison) -> Table:
             if not ids:
                 continue
             right = [[answer[q] for q in ids] for answer in answers]
-            # Against nothing right at all: the interval of the accuracy itself.
+            # Compared with all incorrect: the interval of the accuracy itself.
             interval = crossed(right, [[False] * len(ids)], False, "seeds", group.name, which)
             each = sorted(sum(row) / len(row) for row in right)
             spread = f"{percent(each[0])} to {percent(each[-1])}" if len(each) > 1 else "–"
@@ -263,9 +263,9 @@ def _paired(found: Comparison) -> Table:
         f"Query by query against {found.groups[0].name}, on test",
         [*columns, "won", "lost", "p"],
         rows,
-        "Head = L1, tail = L5 and U. Interval: paired bootstrap over queries, and over seeds where "
-        "there are several. Won: right here, wrong there. p: exact two-sided sign test on won "
-        "against lost.",
+        "Head = L1, tail = L5 and U. Interval: paired bootstrap over queries, and over seeds if "
+        "there are several. Won: correct here and incorrect there. p: exact two-sided sign test "
+        "on won against lost.",
     )
 
 
@@ -288,7 +288,8 @@ def _shares(runs: Runs, what: str) -> Table:
         f"Shares of {what} by level",
         ["run", "iteration", *LEVELS, "head/tail", "Gini"],
         rows,
-        "head/tail: L1 over L5 and U. Gini: 0 if all queries contribute alike, 1 if one does all.",
+        "head/tail: L1 over L5 and U. Gini: 0 if all queries contribute equally, 1 if one query "
+        "contributes everything.",
     )
 
 
@@ -302,7 +303,7 @@ def _spent(runs: Runs) -> Table:
         "Spent, over all iterations",
         ["run", "iterations", *SPENT.values()],
         rows,
-        "Samples count both rounds; without the levels' and the evaluations'. Dropped: examples "
+        "Samples include both rounds, but not those of levels and evaluation. Dropped: examples "
         "too long to train on.",
     )
 
@@ -354,7 +355,7 @@ def _plots(found: Comparison, colours: Mapping[str, str]) -> dict[str, list[Any]
     drawn = [
         (
             lines("accuracy", "Test accuracy", range(last + 1), over(0, _on_test), close=True),
-            "Which line ends higher, and by more than lines move from iteration to iteration?",
+            "Which line ends higher, by more than lines move between iterations?",
         ),
         (
             bars(
@@ -367,15 +368,15 @@ def _plots(found: Comparison, colours: Mapping[str, str]) -> dict[str, list[Any]
                 ],
                 share=True,
             ),
-            "Where is the gain: among the easy queries on the left, or among the hard ones?",
+            "Where is the gain: among the easy queries on the left, or the hard ones on the right?",
         ),
     ]
     best = [each for each in found.differences if each.which == "best"]
     if best:
         rows = [(each.queries, each.value, each.interval, colours[each.group]) for each in best]
         look = (
-            f"To {found.groups[0].name}, best iterations by dev. A bar is a 95 % interval; one "
-            "that crosses zero may be chance."
+            f"Difference from {found.groups[0].name}, best iterations by dev. A bar is a 95 % "
+            "interval; one that crosses zero may be chance."
         )
         drawn.insert(1, (spans("differences", "Difference on test", rows), look))
     shares = []
@@ -398,6 +399,6 @@ def _on_test(it: Iteration) -> float | None:
 _LOOK = {
     ("Head", "successes"): "A rising line is one half of the Matthew effect.",
     ("Tail", "successes"): "A falling line is the other half.",
-    ("Head", "examples"): "What re-balancing leaves of the head for training.",
-    ("Tail", "examples"): "What it makes of the tail.",
+    ("Head", "examples"): "How much of the head re-balancing leaves in training.",
+    ("Tail", "examples"): "How much of the tail it adds.",
 }

@@ -1,4 +1,4 @@
-"""A run's plots, each with a sentence on what to look for and one on what it shows here."""
+"""A run's plots, each with a sentence on what to look for and one on what this run shows."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from si.report.plots import Line, Plot, lines, stacked
 from si.report.summary import Iteration, RunSummary
 from si.report.tables import number, percent, points
 
-LOSSES = 150  # points of a loss curve that are drawn
+LOSSES = 150  # maximum points of a loss curve
 
 
 def draw(run: RunSummary) -> dict[str, list[Plot]]:
@@ -40,15 +40,14 @@ def _accuracy(run: RunSummary) -> list[Plot]:
     for split, colour in zip(splits, SERIES, strict=False):
         values = [it.accuracy(split) for it in run.iterations]
         parts = [it.scores[split] for it in run.iterations]
-        # One band: two would hide one another.
+        # One band only: two would hide each other.
         band = [wilson(p["correct"], p["n"]) for p in parts] if split == splits[0] else ()
         series.append(Line(split, values, colour, band))
-    ring = "" if run.best is None else " and the ring the best iteration on dev"
+    ring = "" if run.best is None else "; the ring marks the best iteration on dev"
     drawn = [
         _plot(
             lines("accuracy", "Accuracy", every, series, marks=best, close=True),
-            "Do the lines rise, and rise together? "
-            + f"The band is the 95 % interval of {splits[0]}{ring}."
+            "Do both lines rise? " + f"The band is the 95 % interval of {splits[0]}{ring}."
             if splits
             else "",
             "; ".join(f"{s.label} {_from_to(s.values, percent)}" for s in series) + ".",
@@ -59,7 +58,7 @@ def _accuracy(run: RunSummary) -> list[Plot]:
         drawn.append(
             _plot(
                 lines(f"accuracy-{split}", f"Accuracy on {split} by level", every, by_level),
-                "Do the lower lines, the tail, rise without the upper ones, the head, falling?",
+                "Do the lower lines (tail) rise without the upper ones (head) falling?",
                 _head_and_tail(run, split),
             )
         )
@@ -73,7 +72,7 @@ def _head_and_tail(run: RunSummary, split: str) -> str:
         if all(n for _, n in ends):
             shares = [correct / n for correct, n in ends]
             said.append(f"{name} ({ends[0][1]} queries) {_from_to(shares, percent)}")
-    return f"{'; '.join(said)}." if said else "There are no head and tail queries."
+    return f"{'; '.join(said)}." if said else "There are no head or tail queries."
 
 
 def _shares(trained: Sequence[Iteration]) -> list[Plot]:
@@ -98,19 +97,19 @@ def _shares(trained: Sequence[Iteration]) -> list[Plot]:
     return [
         _plot(
             stack("successes"),
-            "Does the bottom layer, the head, grow from bar to bar while the top ones, the tail, "
-            "shrink? That is the Matthew effect.",
+            "Does the bottom layer (head) grow from bar to bar while the top layers (tail) shrink? "
+            "That is the Matthew effect.",
             f"{moved('successes')}.",
         ),
         _plot(
             stack("examples"),
-            "Beside the right answers: is less of the training head, and more of it tail?",
+            "Compared with the successes: are fewer examples head, and more of them tail?",
             f"re-balancing moved the head's share by {points(gaps[0])} and the tail's by "
             f"{points(gaps[1])} (means over iterations).",
         ),
         _plot(
             lines("pass", "First-round pass rate by level", xs, rates),
-            "How often samples are right before any re-balancing. Do the lower lines rise?",
+            "How often samples are correct before any re-balancing. Do the lower lines rise?",
             "; ".join(
                 f"{line.label} {_from_to(line.values, percent)}"
                 for line in (rates[0], rates[-2])
@@ -125,14 +124,14 @@ def _lengths(trained: Sequence[Iteration]) -> list[Plot]:
     xs = [it.t for it in trained]
     drawn = []
     for unit, look in (
-        ("tokens", "Do answers to hard queries stay long? Shrinking ones skip their reasoning."),
-        ("steps", "The same in steps: where one family's steps vanish, so does its reasoning."),
+        ("tokens", "Do answers to hard queries stay long? If they shrink, reasoning is lost."),
+        ("steps", "The same in steps: if the steps of a family vanish, so does its reasoning."),
     ):
         by_level = [
             Line(v, [it.figure("successes", f"{unit}_by_level", v) for it in trained], v)
             for v in LEVELS
         ]
-        title = f"Length of right answers in {unit}"
+        title = f"Length of correct answers in {unit}"
         means = [it.figure("successes", f"{unit}_mean") for it in trained]
         drawn.append(
             _plot(
@@ -160,18 +159,18 @@ def _spent(trained: Sequence[Iteration]) -> list[Plot]:
     return [
         _plot(
             stacked("samples", "Samples: round 1, and round 2 above", xs, rounds, share=False),
-            "What resampling asks for on top of the K samples of each query. Where the policy "
-            "improves, it shrinks.",
+            "Round 2 is what resampling adds to the K samples of each query. It shrinks as the "
+            "policy improves.",
             f"{first} in the first round, {second} in the second.",
         ),
         _plot(
             bar("tokens", "Tokens sampled"),
-            "What exploration costs, both rounds.",
+            "The cost of exploration, both rounds.",
             f"{number(total['tokens'])} tokens in all.",
         ),
         _plot(
             bar("steps", "Gradient steps"),
-            "Strategies that make more examples also train more steps: is a gain more than that?",
+            "Strategies with more examples also train more steps. Does that explain the gain?",
             f"{number(total['steps'])} steps in all.",
         ),
         _losses(trained),
@@ -198,11 +197,11 @@ def _losses(trained: Sequence[Iteration]) -> Plot:
             "gradient step",
             points=False,
         ),
-        "A training that learns falls; one that begins low has seen such answers before.",
+        "The loss should fall. If it starts low, the policy already gives such answers.",
         f"from iteration to iteration the first step's loss is {_from_to(firsts, _loss)}, the last "
         f"step's {_from_to(lasts, _loss)}."
         if firsts
-        else "no losses were kept.",
+        else "no losses were recorded.",
     )
 
 
@@ -211,7 +210,7 @@ def _loss(value: float) -> str:
 
 
 def _from_to(values: Sequence[float | None], show: Any) -> str:
-    """`41.0 % to 43.5 %`: the first and the last that are known."""
+    """`41.0 % to 43.5 %`: the first and the last known value."""
     known = [value for value in values if value is not None]
     if not known:
         return "–"

@@ -1,8 +1,8 @@
-"""What a run came to, in words, chosen by rules on the numbers: every page says the same of it.
+"""A run's results in words, chosen by rules on the numbers, so that every page agrees.
 
 - *Matthew effect*: between the first iteration and the last, the head's share of successes
-  grows and the tail's falls, each by more than `NOTABLE` and than twice the standard error of
-  such a difference (successes taken as independent draws).
+  grows and the tail's falls, each by more than `NOTABLE` and by more than twice the standard
+  error of such a difference (successes treated as independent draws).
 - *Accuracy rose*: the exact sign test on the queries whose answer changed (McNemar) is below
   `UNLIKELY`.
 """
@@ -17,12 +17,12 @@ from si.report.intervals import Interval, paired
 from si.report.summary import Iteration, RunSummary
 from si.report.tables import percent, point_range, points, probability
 
-NOTABLE = 0.01  # change of a share that is more than "hardly any"
-UNLIKELY = 0.05  # chance below which a paired difference is called real
+NOTABLE = 0.01  # smallest change of a share that is mentioned
+UNLIKELY = 0.05  # p-value below which a paired difference counts as real
 
 
 class Change(NamedTuple):
-    """A paired difference on the same queries: how many were won, how many lost."""
+    """A paired difference on the same queries: how many were won and how many lost."""
 
     n: int
     wins: int
@@ -30,7 +30,7 @@ class Change(NamedTuple):
 
     @property
     def difference(self) -> float:
-        """Accuracy's difference (-1 to 1)."""
+        """Difference in accuracy (-1 to 1)."""
         return (self.wins - self.losses) / self.n if self.n else 0.0
 
     @property
@@ -48,13 +48,15 @@ class Change(NamedTuple):
     @property
     def words(self) -> str:
         counts = f"{self.wins} queries won, {self.losses} lost, of {self.n}"
-        chance = "more than" if self.p < UNLIKELY else "within what"
+        chance = (
+            "more than chance explains" if self.p < UNLIKELY else "no more than chance explains"
+        )
         sign = "" if self.p < 0.001 else "= "
-        return f"{counts}: {chance} chance explains (sign test, p {sign}{probability(self.p)})"
+        return f"{counts}: {chance} (sign test, p {sign}{probability(self.p)})"
 
 
 def counted(it: Iteration, split: str, levels: Sequence[str] | None = None) -> tuple[int, int]:
-    """Right answers and queries of a split, or of its queries of these levels."""
+    """Numbers of correct answers and of queries in a split, or in its queries of these levels."""
     part = it.scores.get(split)
     if part is None:
         return 0, 0
@@ -65,7 +67,7 @@ def counted(it: Iteration, split: str, levels: Sequence[str] | None = None) -> t
 
 
 def changed(old: Mapping[str, bool], new: Mapping[str, bool]) -> Change:
-    """Wins and losses of `new` against `old`, on the queries that both have."""
+    """Wins and losses of `new` against `old`, on the queries that both answered."""
     both = sorted(old.keys() & new.keys())
     return Change(
         len(both),
@@ -75,7 +77,7 @@ def changed(old: Mapping[str, bool], new: Mapping[str, bool]) -> Change:
 
 
 class Matthew(NamedTuple):
-    """Whether the rich got richer: shares of successes by iteration, and what to call it.
+    """Whether the rich got richer: shares of successes by iteration, and a verdict in words.
 
     `seen` is yes, partly, no or unknown (fewer than two iterations).
     """
@@ -91,16 +93,16 @@ def matthew(run: RunSummary) -> Matthew:
     head = [it.share("successes", HEAD) for it in run.trained]
     tail = [it.share("successes", TAIL) for it in run.trained]
     if len(head) < 2 or None in (head[0], head[-1], tail[0], tail[-1]):
-        words = "One iteration cannot show whether the Matthew effect is at work: run at least two."
+        words = "One iteration cannot show the Matthew effect. Run at least two."
         return Matthew("unknown", words, head, tail)
     first, last = run.trained[0], run.trained[-1]
     up, down = moved(first, last, HEAD), -moved(first, last, TAIL)
     if up > 0 and down > 0:
-        seen, verdict = "yes", "The Matthew effect shows"
+        seen, verdict = "yes", "The Matthew effect is visible"
     elif up == down == 0:
-        seen, verdict = "no", "No Matthew effect: the shares moved no more than chance moves them"
+        seen, verdict = "no", "No Matthew effect: the shares moved no more than chance explains"
     elif up >= 0 and down >= 0:
-        seen, verdict = "partly", "The Matthew effect shows in part"
+        seen, verdict = "partly", "The Matthew effect is partly visible"
     elif up <= 0 and down <= 0:
         seen, verdict = "no", "No Matthew effect: the shares moved the other way"
     else:
@@ -114,7 +116,7 @@ def matthew(run: RunSummary) -> Matthew:
 
 
 def moved(old: Iteration, new: Iteration, levels: Sequence[str]) -> float:
-    """By how much the levels' share of successes differs; 0 if that is little or may be chance."""
+    """Change of the levels' share of successes; 0 if it is small or may be chance."""
     shares, error = [], 0.0
     for it in (old, new):
         share = it.share("successes", levels) or 0.0
@@ -126,7 +128,7 @@ def moved(old: Iteration, new: Iteration, levels: Sequence[str]) -> float:
 
 
 def _of_queries(run: RunSummary) -> str:
-    """The imbalance that was there to begin with: the first iteration's queries by level."""
+    """The initial imbalance: the first iteration's queries by level."""
     counts = (run.trained[0].metrics or {}).get("queries_by_level") or {}
     total = sum(count or 0 for count in counts.values())
     if not total:
@@ -136,9 +138,9 @@ def _of_queries(run: RunSummary) -> str:
 
 
 def rebalanced(run: RunSummary) -> str:
-    """What re-balancing did between successes and training examples, over all iterations."""
+    """How re-balancing moved shares from successes to training examples, over all iterations."""
     if not run.trained:
-        return "Nothing was trained yet."
+        return "Nothing has been trained yet."
     means = {}
     for name, levels in (("head", HEAD), ("tail", TAIL)):
         for what in ("successes", "examples"):
@@ -151,12 +153,12 @@ def rebalanced(run: RunSummary) -> str:
     )
     if all(abs(means[n, "examples"] - means[n, "successes"]) < 0.0005 for n in ("head", "tail")):
         return (
-            "Training examples were the successes as they came: head "
+            "The training examples are the unchanged successes: head "
             f"{percent(means['head', 'examples'])}, tail {percent(means['tail', 'examples'])} "
             "(mean over iterations)."
         )
     return (
-        f"Between successes and training examples, {run.strategy} moved the head's share from "
+        f"From successes to training examples, {run.strategy} moved the head's share from "
         f"{head} and the tail's from {tail} (mean over iterations)."
     )
 
@@ -173,10 +175,10 @@ def progress(run: RunSummary) -> str:
     before, after = zero.accuracy(split), then.accuracy(split)
     which = f"iteration {chosen}" + (", the best on dev" if chosen == run.best else ", the last")
     if run.last == 0:
-        return f"Policy 0 has {percent(before)} on {split}; nothing was trained yet."
+        return f"Policy 0 has {percent(before)} on {split}; nothing has been trained yet."
     if chosen == 0:
         return (
-            f"Held-out accuracy did not rise: on dev, no iteration beat policy 0, which has "
+            f"Held-out accuracy did not rise: no iteration beat policy 0 on dev. Policy 0 has "
             f"{percent(before)} on {split}."
         )
     change = changed(zero.right[split], then.right[split])
@@ -190,7 +192,7 @@ def progress(run: RunSummary) -> str:
 
 
 def to_json(run: RunSummary) -> dict[str, Any]:
-    """All of a run's figures, and whether they show the Matthew effect."""
+    """All figures of a run as JSON, with the verdict on the Matthew effect."""
     return {
         "strategy": run.strategy,
         "k": run.k,

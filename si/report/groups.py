@@ -1,7 +1,7 @@
-"""Runs in groups that differ in nothing but the seed, and how far one group is from another.
+"""Groups of runs that differ only in their seed, and differences between groups.
 
 A difference on test has a 95 % interval by the paired bootstrap over queries (Koehn 2004), and over
-seeds and queries where a group has several seeds (`si.report.intervals`).
+seeds and queries if a group has several seeds (`si.report.intervals`).
 """
 
 import re
@@ -31,18 +31,18 @@ class Named(NamedTuple):
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in nothing but the seed. A run alone is a group, too."""
+    """Runs that differ only in their seed. A single run is a group, too."""
 
     name: str
     runs: Runs
     seeds: tuple[int, ...]
 
     def answers(self, which: str) -> list[Mapping[str, bool]]:
-        """Query id -> right or wrong on test, for each seed whose run has such an iteration."""
+        """Query id -> whether its answer on test is correct, per seed that has the iteration."""
         return [it.right["test"] for it in self.picked(which) if "test" in it.right]
 
     def picked(self, which: str) -> list[Iteration]:
-        """Of each run one iteration: the `best` on dev, the `last`, or `zero`."""
+        """One iteration of each run: the `best` on dev, the `last`, or `zero`."""
         found = []
         for _, run in self.runs:
             t = {"best": run.best, "last": run.last, "zero": 0}[which]
@@ -52,15 +52,15 @@ class Group:
 
 
 class Difference(NamedTuple):
-    """A group's test accuracy less another's.
+    """A group's test accuracy minus another's.
 
     Attributes:
-        which: of each run the `best` iteration on dev, or the `last`.
+        which: each run's `best` iteration on dev, or its `last`.
         queries: all, or those of head or tail levels.
         n: how many queries.
         value: mean over seeds (-1 to 1).
-        matched: both groups have the same seeds, so that these are compared pairwise.
-        change: wins and losses, where both groups have one seed.
+        matched: both groups have the same seeds, which are compared pairwise.
+        change: wins and losses, if both groups have one seed.
     """
 
     group: str
@@ -85,7 +85,7 @@ class Difference(NamedTuple):
 
 
 def grouped(store: Store, runs: Sequence[Named]) -> list[Group]:
-    """Runs read, and put together where they differ in nothing but the seed."""
+    """Read runs and group those that differ only in their seed."""
     read = {run.name: collect(store, run.refs) for run in runs}
     groups: dict[str, list[Named]] = {}
     for run in runs:
@@ -114,13 +114,13 @@ def _group(members: Sequence[Named], read: Mapping[str, RunSummary]) -> Group:
 
 
 def differences(group: Group, other: Group, which: str, theirs: str) -> Iterator[Difference]:
-    """Of all, head and tail queries, where there are any that all runs have answered."""
+    """Differences on all, head and tail queries that all runs have answered."""
     new, old = group.answers(which), other.answers(theirs)
     if len(new) < len(group.runs) or len(old) < len(other.runs):
         return
     shared = sorted(set.intersection(*(set(answers) for answers in (*new, *old))))
     level = other.runs[0][1].levels
-    # Repeated seeds tell nothing of which belongs to which.
+    # Repeated seeds cannot be matched.
     matched = group.seeds == other.seeds and len(set(group.seeds)) == len(group.seeds)
     single = len(new) == len(old) == 1
     for queries, levels in QUERIES.items():
@@ -149,5 +149,5 @@ def differences(group: Group, other: Group, which: str, theirs: str) -> Iterator
 
 
 def mean(rows: Sequence[Sequence[bool]]) -> float:
-    """Share of right answers over all seeds and queries."""
+    """Share of correct answers over all seeds and queries."""
     return sum(map(sum, rows)) / (len(rows) * len(rows[0]))

@@ -1,8 +1,8 @@
-"""Confidence intervals: what a number may be by the luck of which queries, and seeds, were used.
+"""95 % confidence intervals: how a number may vary with the choice of queries and seeds.
 
-All are 95 % intervals. An accuracy has Wilson's interval, a difference on the same queries the
-percentile interval of the paired bootstrap: queries are drawn anew, with replacement, both sides
-keep their answers to them, and the middle 95 % of the differences are the interval.
+An accuracy has Wilson's interval. A difference on the same queries has the percentile interval of
+the paired bootstrap: queries are resampled with replacement, both sides keep their answers to
+them, and the middle 95 % of the differences form the interval.
 
 - E. B. Wilson (1927), Probable inference, the law of succession, and statistical inference.
 - B. Efron and R. J. Tibshirani (1993), An Introduction to the Bootstrap, chapter 13 (percentiles).
@@ -21,7 +21,7 @@ import numpy as np
 from si.metrics import Array
 from si.randomness import Key, keyed_seed
 
-OUTSIDE = 0.025  # probability that is left out at either end
+OUTSIDE = 0.025  # probability outside the interval, at either end
 Z = 1.959963984540054  # the normal distribution's quantile there
 RESAMPLES = 10_000
 
@@ -34,7 +34,7 @@ class Interval(NamedTuple):
 
 
 def wilson(correct: int, n: int) -> Interval | None:
-    """Wilson's interval of `correct` of `n`; None of nothing.
+    """Wilson's interval for `correct` of `n`; None if n is 0.
 
     (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n), with p = correct / n.
     """
@@ -48,12 +48,12 @@ def wilson(correct: int, n: int) -> Interval | None:
 
 
 def paired(wins: int, losses: int, n: int) -> Interval | None:
-    """The paired bootstrap's interval of (wins - losses) / n; None of nothing.
+    """The paired bootstrap's interval for (wins - losses) / n; None if n is 0.
 
-    A query adds 1 if it was won, -1 if it was lost, else 0. Of n such, drawn with replacement, the
-    sum's distribution is the n-fold convolution of that of one: computed whole instead of sampled,
-    as after infinitely many resamples (Efron and Tibshirani's ideal bootstrap), so no seed is
-    needed.
+    A query adds 1 if it was won, -1 if it was lost, else 0. The sum of n queries drawn with
+    replacement has the n-fold convolution of one query's distribution. It is computed exactly
+    instead of sampled, as after infinitely many resamples (Efron and Tibshirani's ideal
+    bootstrap), so it needs no seed.
     """
     if not n:
         return None
@@ -61,7 +61,7 @@ def paired(wins: int, losses: int, n: int) -> Interval | None:
     width = 2 * n + 1
     whole = np.fft.irfft(np.fft.rfft(one, width) ** n, width)
     below, above = np.cumsum(whole), np.cumsum(whole[::-1])
-    # The first sum that is not left out, from either end: swapped sides give the mirrored interval.
+    # The first sum inside, from either end: swapping the sides mirrors the interval.
     low, high = (int(np.searchsorted(tail, OUTSIDE)) for tail in (below, above))
     return Interval((low - n) / n, (n - high) / n)
 
@@ -69,23 +69,23 @@ def paired(wins: int, losses: int, n: int) -> Interval | None:
 def crossed(
     new: Sequence[Sequence[bool]], old: Sequence[Sequence[bool]], matched: bool, *key: Key
 ) -> Interval | None:
-    """The interval of mean(new) - mean(old), over seeds and queries; None of nothing.
+    """The interval for mean(new) - mean(old), over seeds and queries; None if there are none.
 
-    Every resample draws queries, the same for all, and seeds, both with replacement and apart from
-    one another (Owen's pigeonhole bootstrap): seeds answer the same queries, so that drawing
-    queries within each seed would let their luck average out as it does not. With few seeds, say
-    less than five, such an interval is too narrow; where queries and seeds matter little beside
-    pure chance, it is too wide, by a factor of up to the root of 3.
+    Every resample draws queries, the same for all seeds, and seeds, both with replacement and
+    independently (Owen's pigeonhole bootstrap). All seeds answer the same queries, so drawing
+    queries within each seed would average out luck that does not average out. With fewer than
+    about five seeds the interval is too narrow. If queries and seeds matter little compared with
+    pure chance, it is too wide, by a factor of up to the square root of 3.
 
     Args:
-        new, old: for each seed, whether each query was answered rightly; queries in one order.
-        matched: row i of both is the same seed, so they are drawn together.
-        key: of the resamples' generator.
+        new, old: for each seed, whether each query was answered correctly; same order of queries.
+        matched: row i of both has the same seed, so they are drawn together.
+        key: seeds the generator of the resamples.
     """
     ours, theirs = np.array(new, float), np.array(old, float)
     if not ours.size or not theirs.size:
         return None
-    # Queries whose answers are alike under all seeds are drawn as one, in their number.
+    # Queries with equal answers under all seeds are drawn as one group.
     kinds, counts = np.unique(np.vstack([ours, theirs]), axis=1, return_counts=True)
     rng = np.random.Generator(np.random.PCG64(keyed_seed(*key)))
     queries = rng.multinomial(counts.sum(), counts / counts.sum(), RESAMPLES) / counts.sum()

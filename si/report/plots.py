@@ -1,8 +1,8 @@
-"""Plots as SVG that is part of a page: its text is text, its colours are the page's.
+"""Plots as inline SVG: text stays text, and colours follow the page.
 
-matplotlib draws in the light theme's colours; afterwards each becomes a CSS variable, so a
-plot follows the reader's light or dark theme. The bytes depend on the numbers and on
-matplotlib's version alone: no date, no random ids, no layout by font metrics.
+matplotlib draws in the light theme's colours. Each colour then becomes a CSS variable, so that a
+plot follows the reader's light or dark theme. The bytes depend only on the numbers and on
+matplotlib's version: no date, no random ids, no layout by font metrics.
 """
 
 import io
@@ -54,7 +54,7 @@ class Line(NamedTuple):
 
 
 class Plot(NamedTuple):
-    """A drawn plot as a page shows it: with what to look for, and what it shows here."""
+    """A plot with a sentence on what to look for and one on what this run shows."""
 
     svg: Markup
     look: str = ""
@@ -150,7 +150,7 @@ def stacked(
 def bars(
     name: str, title: str, groups: Sequence[str], series: Sequence[Line], share: bool = False
 ) -> str:
-    """Grouped bars; the series are told apart by colour, their labels belong into a legend."""
+    """Grouped bars; colours distinguish the series, and their labels go into a legend."""
     with _drawing():
         figure, axes = _axes(title, right=0.97)
         width = 0.8 / max(1, len(series))
@@ -193,7 +193,7 @@ def spans(
 
 @contextmanager
 def _drawing() -> Iterator[None]:
-    """Our settings on top of matplotlib's own, whatever this machine's matplotlibrc says."""
+    """Our settings on top of matplotlib's defaults, independent of this machine's matplotlibrc."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_SETTINGS)
@@ -217,7 +217,7 @@ def _text(colour: str) -> str:
 
 
 def _percent(axes: Any, highest: float = 1.0) -> None:
-    """An axis from 0 to the first of 100, 50, 20 and 10 percent that leaves no half empty."""
+    """An axis from 0 to the smallest of 10, 20, 50 and 100 percent that holds all values."""
     top = next((top for top in (0.1, 0.2, 0.5) if highest < 0.95 * top), 1.0)
     axes.set_ylim(0, 1.02 * top)
     axes.set_yticks([top * fifth / 5 for fifth in range(6)])

@@ -1,11 +1,11 @@
-"""Responses of a run for its page: which are shown, and the block that the page's browser reads.
+"""The sample browser's data: which responses a page shows, and the block that its script reads.
 
-A run may have hundreds of thousands of responses. Queries are chosen by their own keyed numbers,
-in turn from each level of each exploration, and then all responses of a chosen query are shown,
-so that its story can be followed. Until that choice is made only ids are read; afterwards the
-shards with chosen queries, one at a time.
+A run may have hundreds of thousands of responses. Queries are chosen by a number keyed to each, in
+turn from each level of each exploration. All responses of a chosen query are shown, so that readers
+can follow it through the run. The choice reads only ids; afterwards the shards with chosen queries
+are read one at a time.
 
-The block is JSON, compressed, in base64: letters and digits, which nothing in it can leave.
+The block is compressed JSON in base64, so its content cannot break out of the page's markup.
 """
 
 import base64
@@ -32,15 +32,15 @@ from si.store.artifact import Artifact
 from si.store.keys import Ref, Spec
 from si.store.port import Store
 
-LONGEST = 3000  # characters of a response or question that are shown
-SHORT = 300  # of an answer
+LONGEST = 3000  # maximum characters of a response or question
+SHORT = 300  # maximum characters of an answer
 PIXELS = 320  # longest side of a shown image
-HEAVY = 30_000  # bytes of a shown PNG; heavier pictures are shown as JPEG
-IMAGES = 4  # images shown of one query
-READ = 256 << 20  # bytes of images among whose queries the choice is made
-THREADS = 8  # shards read at once, where a bucket answers slowly
+HEAVY = 30_000  # maximum bytes of a PNG; larger images become JPEG
+IMAGES = 4  # maximum images per query
+READ = 256 << 20  # bytes of images from whose queries the choice is made
+THREADS = 8  # shards read in parallel, since a bucket may answer slowly
 MEGABYTE = 1_000_000
-BASE64 = 4 / 3  # its length over that of the bytes
+BASE64 = 4 / 3  # length of the text over that of the bytes
 
 # How a response was drawn.
 GREEDY, FIRST, PLAIN, GUIDED = "greedy", "first", "plain", "guided"
@@ -74,12 +74,12 @@ class Response(NamedTuple):
 
     Attributes:
         query: position in `Responses.queries`.
-        t: iteration. Its explorations ask the policy of the iteration before, its evaluation (how
-            is `greedy`) the one that it trained.
+        t: iteration. Its exploration samples the previous iteration's policy; its evaluation (how
+            is `greedy`) the policy that it trained.
         how: greedy, first (round), plain or guided (second round).
-        given: what was given to the policy, before `text`, which it wrote.
-        more: characters that are left out behind `text`.
-        copies: how often it is an example of iteration t's training.
+        given: the prefix that the policy continued with `text`.
+        more: characters left out after `text`.
+        copies: number of times it is an example in iteration t's training.
     """
 
     query: int
@@ -100,14 +100,14 @@ class Response(NamedTuple):
 
 
 class Responses(NamedTuple):
-    """What the page shows, and of how much it is a part.
+    """What the page shows, and the totals that it is chosen from.
 
     Attributes:
         queries: in the order of the data.
         responses: training's before evaluation's, by iteration, query, round, prefix and sample.
-        images: data URIs, each once.
-        total: responses of the run (those that measured levels not counted).
-        total_queries: queries that they answer.
+        images: data URIs without duplicates.
+        total: responses of the run, without those that measured levels.
+        total_queries: queries with a response.
     """
 
     queries: list[Query]
@@ -126,11 +126,11 @@ def gather(
     text_mb: float,
     images_mb: float,
 ) -> Responses:
-    """Choose and read.
+    """Choose the responses for the page, and read them with their queries and images.
 
     Args:
         refs: the report stage's inputs by role.
-        samples, text_mb, images_mb: how much at most, as `report` in the recipe says.
+        samples, text_mb, images_mb: the limits of the recipe's `report` section.
     """
     found = list(_sources(store, refs))
     data = Dataset(Artifact.open(store, refs["data"]))
@@ -167,7 +167,7 @@ def gather(
     return Responses(queries, responses, images, total, everybody)
 
 
-# --- which ---------------------------------------------------------------------------------
+# --- choosing ------------------------------------------------------------------------------
 
 
 def _sources(store: Store, refs: Mapping[str, Ref]) -> Iterator[Source]:
@@ -187,7 +187,7 @@ def _sources(store: Store, refs: Mapping[str, Ref]) -> Iterator[Source]:
 
 def _candidates(data: Dataset, seed: int) -> pa.Array | None:
     """Ids of the queries to choose from: those in some parts of a large data set, so that not all
-    of its images have to be read. None for all."""
+    of its images must be read. None means all."""
     parts = defaultdict(list)
     for record in data.artifact.manifest.shards:
         if "split" in record.facts:
@@ -208,7 +208,7 @@ def _candidates(data: Dataset, seed: int) -> pa.Array | None:
 
 
 class _Count(NamedTuple):
-    """How many responses a query has, and the first exploration that asked it."""
+    """How many responses a query has, and the first exploration that sampled it."""
 
     n: int
     first: int
@@ -218,7 +218,7 @@ class _Count(NamedTuple):
 def _counted(
     found: Sequence[Source], within: pa.Array | None, each: Callable[..., Iterator[Any]]
 ) -> dict[str, _Count]:
-    """All queries that were asked and are in `within`, by id; of verdicts only the ids are read."""
+    """All sampled queries in `within`, by id; reads only the ids of verdicts."""
 
     def ids(task: tuple[int, int]) -> list[dict[str, Any]]:
         number, shard = task
@@ -243,7 +243,7 @@ def _counted(
 
 
 def _levels(store: Store, refs: Mapping[str, Ref], wanted: Iterable[str]) -> dict[str, str]:
-    """Level by query id, from all artefacts that the run's levels lie in."""
+    """Level by query id, from all artefacts with the run's levels."""
     places = {refs["levels"]}
     for role, ref in refs.items():
         if role.startswith("examples-"):
@@ -260,8 +260,8 @@ def _levels(store: Store, refs: Mapping[str, Ref], wanted: Iterable[str]) -> dic
 def _chosen(
     counted: Mapping[str, _Count], levels: Mapping[str, str], seed: int, most: int
 ) -> dict[str, _Count]:
-    """Queries whose responses are at most so many altogether, dealt in turn from every level of
-    every exploration, within these in a keyed order."""
+    """Queries with at most `most` responses in total, taken in turn from every level of every
+    exploration, in a keyed order within each."""
     strata = defaultdict(list)
     for query_id, count in counted.items():
         strata[count.first, levels.get(query_id, "?")].append(query_id)
@@ -326,7 +326,7 @@ def _count_copies(
     scratch: Path,
     by_query: Mapping[str, Sequence[dict[str, Any]]],
 ) -> None:
-    """Fill in how often each response is an example of its iteration's training."""
+    """Fill in how often each response is an example in its iteration's training."""
     rows = {
         (row["t"], *(row[name] for name in KEY)): row
         for rows in by_query.values()
@@ -337,7 +337,7 @@ def _count_copies(
         name, _, t = role.rpartition("-")
         if name != "examples":
             continue
-        # Examples may be many, with their tokens and texts: from a file only the ids are read.
+        # There may be many examples with tokens and texts: only the ids are read from the file.
         folder = Artifact.open(store, ref).download(scratch / role)
         path = folder / "examples.parquet"
         used = pq.read_table(path, columns=KEY, filters=pc.field("query_id").isin(list(by_query)))
@@ -352,10 +352,10 @@ def _count_copies(
 def _fitting(
     chosen: Iterable[str], rows: Mapping[str, Sequence[Mapping[str, Any]]], most: float
 ) -> list[str]:
-    """Of the chosen queries, in their order, as many as the page has room for."""
+    """The first of the chosen queries whose text fits into `most` bytes of the page."""
     kept = []
     for query_id in chosen:
-        # What a query's responses add to the block, compressed for themselves: a little too much.
+        # What a query's responses add to the block. Compressed separately: a slight overestimate.
         text = "\n".join(row["text"][:LONGEST] + str(row["extracted"]) for row in rows[query_id])
         most -= BASE64 * (len(zlib.compress(text.encode("utf-8", "replace"))) + len(rows[query_id]))
         if most < 0:
@@ -376,8 +376,8 @@ def _queries(data: Dataset, order: Sequence[str]) -> dict[str, dict[str, Any]]:
 def _images(
     data: Dataset, order: Sequence[str], asked: Iterable[str], most: float
 ) -> tuple[list[str], dict[str, tuple[list[int], int]]]:
-    """Images as data URIs, each once, in the order of choice until there is no more room; and by
-    query id their positions, and how many are left out."""
+    """Images as data URIs without duplicates, in the order of choice until `most` bytes are used;
+    and by query id their positions, and how many are left out."""
     encoded = data.images(asked) if most else {}
     place: dict[str, int | None] = {}
     uris: list[str] = []
@@ -434,9 +434,9 @@ class Picture(NamedTuple):
 
 
 def embed(image: bytes) -> Picture | None:
-    """An image as a data URI, decoded and encoded anew; None if it is no PNG or JPEG.
+    """An image as a data URI, decoded and re-encoded; None if it is not a PNG or JPEG.
 
-    The bytes come from a data set that anybody may have made: only pixels pass.
+    The bytes come from an untrusted data set, so only the pixels are kept.
     """
     from PIL import Image
 
@@ -460,11 +460,11 @@ def embed(image: bytes) -> Picture | None:
     return Picture(uri, picture.width)
 
 
-# --- what the page gets --------------------------------------------------------------------
+# --- for the page --------------------------------------------------------------------------
 
 
 def few(found: Responses, t: int, seed: int) -> list[tuple[Query, Response]]:
-    """Of iteration t's training a right and a wrong response for each level, and two guided."""
+    """One correct and one incorrect response of iteration t per level, and two guided ones."""
     groups: dict[tuple[str, bool], list[Response]] = defaultdict(list)
     for response in found.responses:
         if response.t == t and response.how != GREEDY:
@@ -483,7 +483,7 @@ def few(found: Responses, t: int, seed: int) -> list[tuple[Query, Response]]:
 
 
 def pack(found: Responses) -> str:
-    """The block: an object of columns, `queries` and `responses`, and the list `images`."""
+    """The block: an object with the columns of `queries` and `responses`, and the list `images`."""
     block = {
         "levels": LEVELS,
         "images": found.images,

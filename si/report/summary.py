@@ -1,4 +1,4 @@
-"""What a run came to, in numbers: read once from its committed artefacts, for every page."""
+"""A run's results in numbers, read once from its committed artefacts for every page."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from si.store.keys import Ref, Spec
 from si.store.port import Store
 
 SOURCES = ("own", "earlier", "reference", "plain")
-SPENT = {  # an iteration's `spent` -> what a column of it is called
+SPENT = {  # an iteration's `spent` -> the title of its column
     "samples": "samples",
     "samples_2": "of round 2",
     "tokens": "sampled tokens",
@@ -23,7 +23,7 @@ SPENT = {  # an iteration's `spent` -> what a column of it is called
 
 @dataclass(frozen=True)
 class Iteration:
-    """One iteration's figures. Iteration 0 is policy 0: it has scores and nothing else.
+    """One iteration's figures. Iteration 0 is policy 0 and has only scores.
 
     Attributes:
         scores: what `evaluate` wrote, by split.
@@ -32,8 +32,8 @@ class Iteration:
             level and the Matthew metrics; `accuracy_by_level`, `queries_by_level`.
         spent: samples, samples_2 (second round), tokens (sampled), examples, train_tokens,
             steps, dropped (examples too long to train on).
-        losses: training loss, one a gradient step.
-        identical: share (0 to 1) of the successes whose text another one of the same query has.
+        losses: training loss per gradient step.
+        identical: share (0 to 1) of the successes with the same text as another of their query.
         sources: second-round samples by where their prefix came from: own, earlier, reference
             or plain (no prefix).
     """
@@ -54,12 +54,12 @@ class Iteration:
         return sum(known) if known else None
 
     def figure(self, what: str, name: str, level: str | None = None) -> Any:
-        """A figure of `successes` or `examples`, or a level's part of it; None where none is."""
+        """A figure of `successes` or `examples`, or a level's part of it; None if missing."""
         value = (self.metrics or {}).get(what, {}).get(name)
         return value.get(level) if level is not None and value is not None else value
 
     def pass_rate(self, level: str) -> float | None:
-        """Share (0 to 1) of right samples in the first round of a level's queries."""
+        """Share (0 to 1) of correct samples in the first round of a level's queries."""
         rates: Mapping[str, float | None] = (self.metrics or {}).get("accuracy_by_level", {})
         return rates.get(level)
 
@@ -74,9 +74,10 @@ class Iteration:
 @dataclass(frozen=True)
 class RunSummary:
     """A run's iterations from 0 on, and the three that matter: best (chosen on dev), last, and
-    oracle (best on test, which nobody could have known). None where the split was not scored.
+    oracle (best on test, which cannot be chosen without the test split). None if the split was
+    not scored.
 
-    `levels`: of the held-out queries, by id.
+    `levels`: levels of the held-out queries, by id.
     """
 
     strategy: str
@@ -104,11 +105,11 @@ class RunSummary:
 
 
 def best(scores: Sequence[Mapping[str, Any]], split: str = "dev") -> int | None:
-    """The iteration with the highest accuracy on `split`, the earliest of equals.
+    """The iteration with the highest accuracy on `split`; the earliest among equals.
 
     Args:
         scores: the scores.json of every iteration from 0.
-        split: dev to choose a policy; test only for what is then called the oracle.
+        split: dev to choose a policy; test only for the oracle.
 
     Returns:
         None if the split was not scored.
@@ -122,17 +123,21 @@ def best(scores: Sequence[Mapping[str, Any]], split: str = "dev") -> int | None:
 
 
 def collect(store: Store, refs: Mapping[str, Ref]) -> RunSummary:
-    """Read what a run has made.
+    """Read a run's artefacts.
 
     Args:
         refs: the report stage's inputs by role: `data`, `scores-0..`, and per iteration from 1
-            `examples-t`, `policy-t`, `explore-t`, `verify-t`, perhaps `explore2-t`, `verify2-t`.
+            `examples-t`, `policy-t`, `explore-t`, `verify-t`, optionally `explore2-t`, `verify2-t`.
 
     Raises:
         DataError: if not even policy 0 has scores.
     """
     if "scores-0" not in refs:
-        raise DataError("This run has no scores yet", "not even of policy 0", "Let it go on first.")
+        raise DataError(
+            "This run has no scores yet",
+            "policy 0 has not been evaluated",
+            "Continue the run first: repeat its iterate command.",
+        )
     iterations: list[Iteration] = []
     while f"scores-{len(iterations)}" in refs:
         iterations.append(_iteration(store, refs, len(iterations)))

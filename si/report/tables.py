@@ -1,4 +1,4 @@
-"""Tables and figures as text, for a terminal, Markdown and pages alike."""
+"""Tables and figures as text, for terminals, Markdown and pages."""
 
 from typing import NamedTuple
 
@@ -37,12 +37,12 @@ def point_range(interval: tuple[float, float] | None) -> str:
 
 
 def _hundred(share: float) -> float:
-    """Times 100, so that 0.6 - 0.4625 and 11 / 80 are printed alike."""
+    """Times 100, rounded so that 0.6 - 0.4625 and 11 / 80 print the same."""
     return round(100 * share, 9)
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """A number with thousands separators, whole ones without decimals; None -> a dash."""
+    """A number with thousands separators, integers without decimals; None -> a dash."""
     if value is None:
         return "–"
     return f"{value:,.0f}" if isinstance(value, int) else f"{value:,.{digits}f}"

@@ -62,7 +62,7 @@ def test_axe_finds_nothing_serious(
     browser.set_window_size(1200, 1000)
     if name == "report":
         ready(browser, pages[name].as_uri())
-        choose(browser, how="guided", verdict="wrong")
+        choose(browser, how="guided", verdict="incorrect")
     else:
         browser.get(pages[name].as_uri())
     browser.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")

@@ -102,12 +102,12 @@ def test_works_from_a_file_and_is_quiet(opened: Any, shown: Responses) -> None:
 
 FILTERS: list[tuple[dict[str, str], Any]] = [
     ({"level": "L5,U"}, lambda q, r: q.level in ("L5", "U")),
-    ({"verdict": "wrong"}, lambda q, r: not r.correct),
+    ({"verdict": "incorrect"}, lambda q, r: not r.correct),
     ({"how": "guided"}, lambda q, r: r.how == GUIDED),
     ({"how": "greedy", "t": "0"}, lambda q, r: r.how == GREEDY and r.t == 0),
     ({"t": "2", "split": "train"}, lambda q, r: r.t == 2 and q.split == "train"),
     ({"family": HOSTILE[0]}, lambda q, r: q.family == HOSTILE[0]),
-    ({"used": "yes", "verdict": "right"}, lambda q, r: r.copies > 0 and r.correct),
+    ({"used": "yes", "verdict": "correct"}, lambda q, r: r.copies > 0 and r.correct),
     ({"used": "no", "level": "L1"}, lambda q, r: not r.copies and q.level == "L1"),
     ({"text": "onErrOr answer"}, lambda q, r: _text(q, r, "onerror") and _text(q, r, "answer")),
     ({"text": "no response says this"}, lambda q, r: False),
@@ -175,7 +175,7 @@ def test_the_list_names_the_chosen_one(opened: Any) -> None:
 def test_a_link_opens_its_sample(made: dict[str, Any], browser: Any, shown: Responses) -> None:
     """Filters and sample stand in the address, and the address brings them back."""
     ready(browser, made["page"].as_uri())
-    choose(browser, level="L1", how="guided", verdict="right")
+    choose(browser, level="L1", how="guided", verdict="correct")
     browser.find_element(By.ID, "list").send_keys("jj")
     WebDriverWait(browser, 10).until(lambda d: chosen(d) in urllib.parse.unquote(d.current_url))
     there, url, n = chosen(browser), browser.current_url, count(browser)

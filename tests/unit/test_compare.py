@@ -93,7 +93,7 @@ def test_words_and_json_have_the_interval(tmp_path: Path) -> None:
     words = dict(found.words)
     assert "bootstrap over seeds and queries" in words["ab against c"]
     assert "With so few seeds" in words["ab against c"]
-    assert "over policy 0" in words["ab"]
+    assert "against policy 0" in words["ab"]
     said = json.loads(json.dumps(found.to_json()))
     assert [g["seeds"] for g in said["groups"]] == [[0, 1, 2], [0, 1, 2]]
     whole = said["differences"][0]

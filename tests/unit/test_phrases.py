@@ -15,7 +15,8 @@ SI = ROOT / "si"
 # Rooms whose texts still wait for their rewriting. This list only shrinks.
 NOT_YET = (
     *("answers", "cli", "clusters", "config", "costs", "datasets", "embedded", "engines"),
-    *("report", "rollouts", "runs", "stages", "store", "loop.py", "metrics.py", "run.py"),
+    *("rollouts", "runs", "stages", "store"),
+    *("report/dataset.py", "loop.py", "metrics.py", "run.py"),
 )
 
 PROSE = [
@@ -108,7 +109,8 @@ def foreign(texts: Iterator[Text]) -> list[str]:
 
 
 def ours(path: Path) -> bool:
-    return path.relative_to(SI).parts[0] not in NOT_YET
+    room = path.relative_to(SI).as_posix()
+    return room not in NOT_YET and room.partition("/")[0] not in NOT_YET
 
 
 @pytest.mark.parametrize("path", PROSE, ids=lambda path: str(path.relative_to(ROOT)))

@@ -184,8 +184,8 @@ def test_a_run_without_iterations_has_a_report(
         role: ref for role, ref in runs["gr+rp"].items() if role in ("data", "levels", "scores-0")
     }
     files = _report(store, refs, tmp_path, 0)
-    assert "nothing was trained yet" in files["report.md"].decode()
-    assert b"nothing was trained yet" in files["report.html"]
+    assert "nothing has been trained yet" in files["report.md"].decode()
+    assert b"nothing has been trained yet" in files["report.html"]
     with pytest.raises(DataError):
         collect(store, {"data": refs["data"]})
 
@@ -277,8 +277,8 @@ def test_progress_is_claimed_only_beyond_chance(right: tuple[str, ...], words: s
 
 
 def test_rebalancing_says_when_nothing_was_moved() -> None:
-    """Examples that are the successes as they came are called that."""
-    assert "as they came" in rebalanced(_run((0.5, 0.1)))
+    """Examples that equal the successes are called unchanged."""
+    assert "unchanged successes" in rebalanced(_run((0.5, 0.1)))
 
 
 def test_sign_test_is_exact() -> None:

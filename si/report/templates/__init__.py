@@ -1,7 +1,7 @@
-"""The pages: HTML templates, and how they are filled in.
+"""HTML templates of pages, and the function that fills them in.
 
-Everything that a template prints is escaped unless it is a plot of ours. A page is one file
-that asks nobody for anything: its content security policy forbids it.
+Everything that a template prints is escaped, except our own plots. A page is one file that loads
+nothing: its content security policy forbids it.
 """
 
 from functools import cache
@@ -28,16 +28,16 @@ def _environment() -> Environment:
 
 
 def _kept(words: str) -> str:
-    """Words whose numbers and units are not torn apart at a line's end."""
+    """The text with no-break spaces between numbers and units."""
     return words.replace(" %", "\u00a0%").replace("p = ", "p\u00a0=\u00a0")
 
 
 def source(name: str) -> str:
-    """A file of this folder as it is."""
+    """The text of a file in this folder."""
     return (Path(__file__).parent / name).read_text()
 
 
 def render(template: str, **values: Any) -> str:
-    """A template of this folder, filled in; lone surrogates, unknown to UTF-8, become `?`."""
+    """A template of this folder, filled in; lone surrogates, invalid in UTF-8, become `?`."""
     text = _environment().get_template(template).render(colours=COLOURS, **values)
     return text.encode("utf-8", "replace").decode()

@@ -1,4 +1,4 @@
-// The sample browser of a report. What was sampled goes into the page as text, never as markup.
+// The sample browser of a report. Model output is inserted as text, never as markup.
 "use strict";
 (async () => {
   const packed = document.getElementById("responses");
@@ -16,14 +16,14 @@
     greedy: "greedy, held out",
   };
   const METHODS = {
-    exact: "the same text",
+    exact: "same text",
     number: "as numbers",
     choice: "as choices",
-    math: "by math-verify",
-    timeout: "given up after the time limit",
+    math: "with math-verify",
+    timeout: "time limit reached",
     none: "no final answer found",
   };
-  const ENDS = { stop: "by itself", length: "cut off by the token limit" };
+  const ENDS = { stop: "end of turn", length: "token limit" };
   const idOf = (i) =>
     [R.t[i], R.how[i], Q.query_id[R.query[i]], R.prefix_id[i], R.sample[i]].join("/");
   const places = new Map(every.map((i) => [idOf(i), i]));
@@ -55,7 +55,7 @@
     return element;
   };
   const count = (n) => n.toLocaleString("en");
-  const verdict = (i) => (R.correct[i] ? "right" : "wrong");
+  const verdict = (i) => (R.correct[i] ? "correct" : "incorrect");
   const sign = (i) => (R.correct[i] ? "✓" : "✗");
   const chip = (words, kind = "plain") => make("span", { class: `chip ${kind}` }, words);
   const levelChip = (level) => {
@@ -101,11 +101,11 @@
 
   const apply = (wanted = matching[at]) => {
     matching = every.filter(matcher(filters()));
-    const right = matching.filter((i) => R.correct[i]).length;
+    const correct = matching.filter((i) => R.correct[i]).length;
     found.textContent = matching.length
       ? `${count(matching.length)} of ${count(every.length)} samples, ` +
-        `${((100 * right) / matching.length).toFixed(1)} % right`
-      : "No sample is like that.";
+        `${((100 * correct) / matching.length).toFixed(1)} % correct`
+      : "No sample matches.";
     tall.style.height = `${matching.length * ROW}px`;
     show(Math.max(0, matching.indexOf(wanted)));
   };
@@ -142,7 +142,7 @@
     const last = Math.min(matching.length, first + Math.ceil(list.clientHeight / ROW) + 6);
     const rows = [];
     for (let position = first; position < last; position++) rows.push(row(position));
-    // The chosen one stays, even out of sight: the list names it to screen readers.
+    // The selected row stays, even out of sight: the list refers screen readers to it.
     if (matching.length && (at < first || at >= last)) rows.push(row(at));
     tall.replaceChildren(...rows);
     if (matching.length) list.setAttribute("aria-activedescendant", `row-${matching[at]}`);
@@ -152,7 +152,7 @@
   // --- one sample -----------------------------------------------------------------------------
   const fact = (name, ...value) => make("div", {}, make("dt", {}, name), make("dd", {}, ...value));
   const trainedOn = (i) => {
-    if (R.how[i] === "greedy") return "never: held out";
+    if (R.how[i] === "greedy") return "never (held out)";
     if (!R.copies[i]) return "no";
     return R.copies[i] === 1 ? "once" : `${count(R.copies[i])} copies`;
   };
@@ -179,12 +179,12 @@
   };
   const detail = (i) => {
     const q = R.query[i];
-    const pictures = Q.images[q].map((place, n) =>
+    const views = Q.images[q].map((place, n) =>
       make("img", { src: images[place], alt: `Image ${n + 1} of the query` }),
     );
-    for (const picture of pictures) {
-      picture.addEventListener("load", () =>
-        picture.classList.toggle("tiny", picture.naturalWidth < 128),
+    for (const view of views) {
+      view.addEventListener("load", () =>
+        view.classList.toggle("tiny", view.naturalWidth < 128),
       );
     }
     const missing = Q.images_left_out[q];
@@ -208,7 +208,7 @@
       make(
         "div",
         { class: "top" },
-        ...pictures,
+        ...views,
         make("p", { class: "question" }, Q.question[q]),
       ),
       ...(missing ? [make("p", { class: "note" }, `${count(missing)} images left out`)] : []),
@@ -223,7 +223,7 @@
       make(
         "dl",
         { class: "facts" },
-        fact("Found", R.extracted[i] ?? "no answer"),
+        fact("Extracted", R.extracted[i] ?? "no answer"),
         fact("Reference", Q.answer[q]),
         fact("Compared", method ?? R.method[i]),
         fact("Trained on", trainedOn(i)),
@@ -285,7 +285,7 @@
     const i = places.get(wanted.get("at"));
     apply(i);
     if (wanted.has("at") && i === undefined) {
-      found.textContent += ". The sample of this link is not among those on this page.";
+      found.textContent += ". This page does not contain the linked sample.";
     }
     root.closest("section").scrollIntoView();
     return true;
