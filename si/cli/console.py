@@ -24,6 +24,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from si.entry import Entry
 from si.errors import SiError
 from si.events import Event
 from si.runs.journal import describe
@@ -116,7 +117,7 @@ class Screen:
                 self.line(f"  {event['entry']}: worker {event['workers']} failed; trying again")
             case "done":
                 begun = self.begun.get(event["entry"])
-                words = describe(event["entry"].split("/")[1], event["facts"])
+                words = describe(event["entry"], event["facts"])
                 self.done(event["entry"], begun and time.monotonic() - begun, words)
 
     def done(self, entry: str, seconds: float | None, words: str) -> None:
@@ -225,7 +226,7 @@ def of_store(tree: dict[str, Any], process: int | None) -> Shown:
         for stage in iteration["stages"]:
             done = stage["state"] == "done"
             if done:
-                words = describe(stage["entry"].split("/")[1], stage["facts"])
+                words = describe(stage["entry"], stage["facts"])
                 again = stage["attempts"] - stage["shards"]
             else:
                 left = stage["seconds_left"] if process is not None else None
@@ -246,7 +247,7 @@ def of_journal(state: dict[str, Any], now: float) -> Shown:
     leaves: list[Leaf] = []
     took: dict[str, float] = {}  # by stage, of the last iteration that has it
     for stage in state.get("stages", []):
-        name, done = stage["entry"].split("/")[1], stage["state"] == "done"
+        name, done = Entry.parse(stage["entry"]).step, stage["state"] == "done"
         words = stage.get("words", "")
         if not done:
             left = None
@@ -286,17 +287,17 @@ def draw(head: str, leaves: Iterable[Leaf], last: Iterable[str] = (), brief: boo
     root = Tree(safe(head))
     groups: dict[int, list[Leaf]] = {}
     for leaf in leaves:
-        groups.setdefault(int(leaf.entry.split("/")[0].removeprefix("it")), []).append(leaf)
+        groups.setdefault(Entry.parse(leaf.entry).t, []).append(leaf)
     for number, stages in groups.items():
         label = f"iteration {number}" if number else "policy 0"
         if brief and number != max(groups):
             seconds = sum(stage.seconds or 0.0 for stage in stages)
-            scores = [stage.words for stage in stages if stage.entry.endswith("/evaluate")]
+            scores = [s.words for s in stages if Entry.parse(s.entry).step == "evaluate"]
             root.add(safe(f"{label:<17} {seconds:9.1f} s  {''.join(scores)}"))
             continue
         branch = root.add(safe(label))
         for stage in stages:
-            name = stage.entry.split("/")[1]
+            name = Entry.parse(stage.entry).step
             spent = "" if stage.seconds is None else f"{stage.seconds:.1f} s"
             added = branch.add(safe(f"{name:<17} {spent:>8}  {stage.words}".rstrip()))
             for note in stage.notes:

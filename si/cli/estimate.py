@@ -25,6 +25,7 @@ from si.costs.assumptions import CPU, Assumptions, Width, published, width_of
 from si.costs.calibration import calibrate
 from si.costs.estimate import Step, Total, shared
 from si.costs.estimate import estimate as run_of
+from si.entry import Entry
 from si.errors import RecipeError
 from si.report.tables import Table, number
 from si.runs.status import find_run
@@ -202,14 +203,14 @@ def by_stage(recipe: Recipe, steps: list[Step], place: Place, assumed: Assumptio
     rows: list[list[str]] = []
     iterations: dict[int, list[Step]] = {}
     for step in steps:
-        iterations.setdefault(int(step.entry[2:4]), []).append(step)
+        iterations.setdefault(Entry.parse(step.entry).t, []).append(step)
     last = iterations[recipe.iterations].pop()  # the report, which no other iteration has
     for first, until, same in runs_of(iterations):
         label = f"{first} to {until}, each" if until > first else str(first)
         for step in same:
-            rows.append([label, step.entry[5:], *cells(step, place, assumed)])
+            rows.append([label, Entry.parse(step.entry).step, *cells(step, place, assumed)])
             label = ""
-    rows.append(["end", last.entry[5:], *cells(last, place, assumed)])
+    rows.append(["end", Entry.parse(last.entry).step, *cells(last, place, assumed)])
     total = Total.of(steps, place)
     rows.append(
         [
@@ -248,7 +249,7 @@ def runs_of(iterations: dict[int, list[Step]]) -> list[tuple[int, int, list[Step
 
 def alike(step: Step) -> tuple[Any, ...]:
     """What two steps of different iterations are compared by."""
-    return step.entry[5:], step.samples, step.examples, step.wall, step.bytes
+    return Entry.parse(step.entry).step, step.samples, step.examples, step.wall, step.bytes
 
 
 def cells(step: Step, place: Place, assumed: Assumptions) -> list[str]:

@@ -11,6 +11,7 @@ from si.cli.options import NamespaceOption, ReleaseOption, RunArgument
 from si.clusters.kubernetes.client import Cluster
 from si.clusters.kubernetes.manifests import ITERATION, RUN, STAGE
 from si.clusters.kubernetes.runs import find_run
+from si.entry import Entry
 from si.errors import RunMissing
 
 
@@ -33,8 +34,11 @@ def logs(
     if stage is None:
         select = f"{mine},app.kubernetes.io/component=controller"
     else:
-        iteration, _, name = stage.partition("/")
-        select = f"{mine},{ITERATION}={iteration.removeprefix('it')},{STAGE}={name}"
+        try:
+            entry = Entry.parse(stage)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--stage") from error
+        select = f"{mine},{ITERATION}={entry.t:02d},{STAGE}={entry.step}"
     found = cluster.call(cluster.core.list_namespaced_pod, label_selector=select)["items"]
     if not found:
         raise RunMissing(

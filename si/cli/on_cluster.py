@@ -29,8 +29,9 @@ from si.config.place import Place
 from si.config.recipe import Recipe
 from si.datasets.sources import on_hub
 from si.errors import RecipeError, StageFailed
-from si.run import READS, WISHES
+from si.run import WISHES
 from si.runs.limits import LIMITS, LimitReached, Stop
+from si.stages import STAGES
 from si.store.keys import Spec
 
 # -- what other verbs do on a cluster ------------------------------------------------------------
@@ -108,8 +109,8 @@ def _plan(place: Place, recipe: Recipe, run: str, output: str | None) -> None:
     if on_hub(recipe):
         jobs.append(fetch_job(place, run, 1, recipe.pick(*WISHES), owner))
     shards = -(-recipe.data.slice_size // recipe.explore.shard_queries)
-    for stage in (*READS, "report"):
-        width = shards if stage in ("explore", "verify") else 1
+    for stage in STAGES:
+        width = shards if STAGES[stage].sharded else 1
         spec = Spec(stage, "it01", {}, {}, {}, width)
         jobs.append(stage_job(place, run, 1, f"it01/{stage}", spec, owner))
     del owner["metadata"]["uid"]

@@ -7,9 +7,9 @@ from si.config.place import Place
 from si.costs.actual import costs
 from si.report.tables import Table, number
 from si.runs.status import status
+from si.stages import STAGES
 from si.stages.report import Section, extended
 from si.store.artifact import Artifact
-from si.store.keys import SCHEMA_VERSIONS
 from si.store.port import Store
 
 
@@ -39,7 +39,7 @@ def times(tree: dict[str, Any]) -> Section:
     """Seconds of work by iteration and stage, repeated attempts included, from provenance."""
     iterations = tree["iterations"]
     took = {s["stage"] for it in iterations for s in it["stages"] if s["seconds"]}
-    stages = [stage for stage in SCHEMA_VERSIONS if stage in took]
+    stages = [stage for stage in ("synth", "import", "fetch", *STAGES) if stage in took]
     rows = []
     for it in iterations:
         spent = dict.fromkeys(stages, 0.0)

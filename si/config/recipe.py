@@ -3,11 +3,11 @@
 import difflib
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from si.config.section import Positive, Section
+from si.config.section import LATER, Positive, Section
 from si.plugins import is_custom, label
 
 RESAMPLING = ("ar", "gr")
@@ -20,13 +20,13 @@ class Data(Section):
     """`synth:embedded`, the address of a data set in the store (`data/<name>-<digest12>`), or
     `hub:owner/name`, also with `@revision`: a data set of the Hugging Face hub, imported when it is
     first used."""
-    map: str = ""
+    map: Annotated[str, LATER] = ""
     """Of a `hub:` source: which column holds what, as `data import --map` takes it."""
-    split: str = ""
+    split: Annotated[str, LATER] = ""
     """Of a `hub:` source: which rows are train, dev and test, as `data import --split` takes it."""
-    answer_kind: Literal["number", "choice", "text"] | None = None
+    answer_kind: Annotated[Literal["number", "choice", "text"] | None, LATER] = None
     """Of a `hub:` source: kind of the answers; by default inferred for each row."""
-    skip_bad: bool = False
+    skip_bad: Annotated[bool, LATER] = False
     """Of a `hub:` source: leave out rows that cannot be used, instead of refusing them all."""
     schedule: Literal["fixed", "fresh"] = "fresh"
     """`fixed`: the same queries every iteration; `fresh`: a disjoint slice per iteration."""
@@ -38,7 +38,7 @@ class Model(Section):
     source: str = "embedded"
     """Policy 0: `embedded`, a folder with a Hugging Face checkpoint, `owner/name` on the hub, also
     with `@revision`, or the address of one in the store (`policies/<name>-<digest12>`)."""
-    family: str = "auto"
+    family: Annotated[str, LATER] = "auto"
     """What kind of model it is: `auto`, as its config.json says, or `package.module:Class` of a
     family of one's own."""
 
@@ -66,9 +66,9 @@ class Sampling(Section):
     rounding depends on it."""
     system_prompt: str = ""
     """Text of a system turn before the question; empty for none."""
-    prompt_template: str = "{question}"
+    prompt_template: Annotated[str, LATER] = "{question}"
     """Text of the user's turn; `{question}` stands for the question."""
-    image_tokens: Positive | None = None
+    image_tokens: Annotated[Positive | None, LATER] = None
     """Most tokens that a picture takes: a larger one is shrunk. By default what the checkpoint's
     processor says."""
 
@@ -172,14 +172,14 @@ class Train(Section):
     """Train a LoRA adapter instead of all weights."""
     freeze_vision: bool = True
     """Keep the vision tower's and projector's weights."""
-    packing: bool = False
+    packing: Annotated[bool, LATER] = False
     """Lay a micro-batch's examples end to end in one row, none of which sees another, instead of
     padding them: as many as fit into `micro_batch` x `max_length` tokens."""
-    cache_vision: bool = False
+    cache_vision: Annotated[bool, LATER] = False
     """Compute what a frozen vision tower makes of a query's pictures once, and keep it."""
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Annotated[bool, LATER] = False
     """Compute activations twice instead of keeping them."""
-    liger: bool = False
+    liger: Annotated[bool, LATER] = False
     """Use Liger's kernels for norms and MLPs; needs a GPU and the package liger-kernel."""
     cpu_threads: Positive = 2
     """Threads on a CPU; part of the recipe since the order of sums depends on it."""

@@ -17,6 +17,7 @@ from si.costs.estimate import Step, estimate
 from si.datasets.dataset import Dataset
 from si.datasets.sources import SLICES, dataset, policy
 from si.embedded import EMBEDDED_POLICY
+from si.entry import Entry
 from si.errors import DataError, RecipeError
 from si.machine.data_sheets import gpu_of
 from si.report.tables import Table, number
@@ -155,13 +156,13 @@ def costs(store: Store, run: str, place: Place, tree: Mapping[str, Any]) -> Cost
     begun: dict[str, Figures] = {}
     # An artefact that several entries point to was made once.
     for stage in reversed({stage["address"]: stage for stage in reversed(stages)}.values()):
-        whole = int(stage["entry"][2:4]) <= done
+        whole = Entry.parse(stage["entry"]).t <= done
         _add(actual if whole else begun, stage["entry"], taken(stage, place, on))
     return Costs(estimated, actual, total(begun), on, why)
 
 
 def _add(table: dict[str, Figures], entry: str, figures: Figures) -> None:
-    name = entry.partition("/")[2]
+    name = Entry.parse(entry).step
     table[name] = total({"": table.get(name, {}), "more": figures})
 
 

@@ -19,7 +19,6 @@ from si.errors import RecipeError
 from si.machine.data_sheets import GPUS, Gpu, gpu_of
 
 CPU = "cpu"
-BY_GPU = ("explore", "train")
 USUAL = "A100"  # the kind of GPU where none is named
 SMALL = 100e6  # weights below which the figures of GPUs say nothing
 GUESS = "assumed"

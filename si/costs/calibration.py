@@ -15,11 +15,13 @@ import pyarrow.compute as pc
 
 from si.config.recipe import Recipe
 from si.costs.assumptions import CPU, Assumptions
+from si.entry import Entry
 from si.errors import DataError
 from si.records import outcomes
 from si.runs.record import generations, load_recipe
 from si.runs.status import entries
 from si.runs.usage import Ledger, intervals
+from si.stages import STAGES
 from si.store.artifact import Artifact
 from si.store.commit import Manifest, load_manifest
 from si.store.keys import Spec
@@ -27,7 +29,7 @@ from si.store.port import Store
 
 JUDGED = ["query_id", "prefix_id", "correct"]
 EVEN = 0.5  # cuts are spread evenly over a response
-CONSTANT = ("resample", "rebalance", "levels", "evaluate", "report")
+CONSTANT = [stage.name for stage in STAGES.values() if not (stage.sharded or stage.gpus)]
 
 
 def calibrate(store: Store, run: str) -> tuple[Assumptions, Recipe]:
@@ -72,7 +74,7 @@ def _data(store: Store, made: dict[str, Manifest]) -> dict[str, Any]:
     return {
         "queries": made["it01/explore"].facts["queries"],
         "held_out": made["it00/evaluate-explore"].facts["queries"],
-        "levels_known": not any(entry.endswith("/levels-explore") for entry in made),
+        "levels_known": not any(Entry.parse(entry).step == "levels-explore" for entry in made),
         "data_bytes": _bytes([made["it00/data"]]),
         "base_bytes": _bytes([made["it00/policy"]]),
     }
@@ -90,7 +92,11 @@ def _passes(store: Store, made: dict[str, Manifest]) -> dict[str, Any]:
         for entry, manifest in made.items()
         if entry.endswith(("/verify", "/verify-2"))
     }
-    firsts = {entry: outcomes(table) for entry, table in verdicts.items() if entry[-1] != "2"}
+    firsts = {
+        entry: outcomes(table)
+        for entry, table in verdicts.items()
+        if not Entry.parse(entry).step.endswith("-2")
+    }
     every = pa.concat_tables(firsts.values())
     hits, drawn = (every[name].to_numpy().astype(float) for name in ("k", "n"))
     mean = float((hits / drawn).mean())

@@ -13,10 +13,12 @@ from typing import Any
 
 from si.config.place import Place
 from si.config.recipe import Recipe
-from si.costs.assumptions import BY_GPU, CPU, Assumptions, Width
+from si.costs.assumptions import CPU, Assumptions, Width
+from si.entry import Entry
 from si.randomness import keyed_rng
 from si.records import Draw, Outcome
 from si.runs.usage import HOUR
+from si.stages import STAGES
 from si.strategies import Strategy, by_name, rule_of
 
 POPULATION = 2000  # made-up queries that a strategy is asked about
@@ -228,13 +230,13 @@ def _steps(recipe: Recipe, assumed: Assumptions) -> Iterator[Step]:
         entry: str, identity: tuple[Any, ...], queries: float, samples: float, tokens: float
     ) -> Iterator[Step]:
         """Exploring, and judging what it brought."""
-        it, name = entry.split("/")
+        name = Entry.parse(entry).step
         per_shard = recipe.explore.shard_queries * (4 if name == "evaluate-explore" else 1)
         shards = max(1, ceil(queries / per_shard))
         size = tokens * assumed.token_bytes
         key = (entry, *identity)
         yield Step(entry, "explore", key, queries, shards, samples, tokens, bytes=size)
-        judged = f"{it}/{name.replace('explore', 'verify')}"
+        judged = entry.replace("explore", "verify")
         size = samples * assumed.verdict_bytes
         yield Step(judged, "verify", (judged, *identity), queries, shards, samples, bytes=size)
 
@@ -317,7 +319,7 @@ def _training(
 
 def _timed(step: Step, assumed: Assumptions, width: Width) -> Step:
     """The step with the seconds that it takes."""
-    gpu = assumed.device != CPU and step.stage in BY_GPU
+    gpu = assumed.device != CPU and step.stage in STAGES and STAGES[step.stage].gpus
     match step.stage:
         case "explore":
             devices = min(width.explore, step.shards)

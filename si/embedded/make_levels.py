@@ -22,6 +22,8 @@ from si.datasets.dataset import Dataset
 from si.embedded import EMBEDDED_LEVELS
 from si.records import LEVEL_TABLE
 from si.run import Run
+from si.runner import DATA, POLICY
+from si.stages.explore import Slice
 from si.store.artifact import Artifact
 from si.store.folder import FolderStore
 
@@ -42,9 +44,9 @@ def main() -> None:
         run = Run("levels", Recipe(), store, cluster, on_event=lambda event: print(event))
         made = sources.synth(store, levels=False)
         dataset = Dataset(Artifact(store, made))
-        run.stages |= {"it00/data": made, "it00/policy": sources.fetch(store, "embedded")}
+        run.stages |= {DATA: made, POLICY: sources.fetch(store, "embedded")}
         everything = [
-            {"split": split, "start": 0, "stop": dataset.size(split)}
+            Slice(split=split, start=0, stop=dataset.size(split))
             for split in ("train", "dev", "test")
         ]
         levels = run.levels(0, everything)

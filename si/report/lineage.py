@@ -5,25 +5,12 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+from si.entry import ROLES, STEPS
 from si.store.artifact import Artifact
 from si.store.keys import Ref
 from si.store.port import Store
 
 THREADS = 8  # records read at once, where a bucket answers slowly
-# What an artefact may be in an iteration, in the order in which things happen.
-STEPS = (
-    "explore",
-    "verify",
-    "resample",
-    "explore-2",
-    "verify-2",
-    "rebalance",
-    "train",
-    "evaluate-explore",
-    "evaluate-verify",
-    "evaluate",
-)
-BEGINNING = ("data", "policy", "levels-explore", "levels-verify", "levels")
 
 
 class Node(NamedTuple):
@@ -31,7 +18,7 @@ class Node(NamedTuple):
 
     Attributes:
         t: the first iteration that it has a part in.
-        place: which part: one of `BEGINNING` or `STEPS`.
+        place: which part: a step of `si.entry`.
         inputs: role -> address.
     """
 
@@ -54,7 +41,7 @@ def lineage(store: Store, refs: Mapping[str, Ref]) -> list[Node]:
     by_iteration = defaultdict(list)
     for role, ref in sorted(refs.items()):
         name, _, number = role.rpartition("-")
-        by_iteration[int(number) if name else 0].append((_PLACES.get(name, role), ref))
+        by_iteration[int(number) if name else 0].append((_STEP_OF.get(name, role), ref))
     found: dict[str, Node] = {}
     with ThreadPoolExecutor(THREADS) as pool:
         for t, waiting in sorted(by_iteration.items()):
@@ -77,20 +64,11 @@ def lineage(store: Store, refs: Mapping[str, Ref]) -> list[Node]:
                         {role: each.address for role, each in inputs},
                     )
                     waiting += [(_place(role, place), each) for role, each in inputs]
-    order = {place: i for i, place in enumerate((*BEGINNING, *STEPS))}
+    order = {place: i for i, place in enumerate(STEPS)}
     return sorted(found.values(), key=lambda n: (n.t, order.get(n.place, len(order)), n.address))
 
 
-# Role among the report's inputs -> step of the iteration.
-_PLACES = {
-    "explore": "explore",
-    "verify": "verify",
-    "explore2": "explore-2",
-    "verify2": "verify-2",
-    "examples": "rebalance",
-    "policy": "train",
-    "scores": "evaluate",
-}
+_STEP_OF = {role: step for step, role in ROLES.items()}
 
 
 def _place(role: str, above: str) -> str:

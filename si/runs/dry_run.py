@@ -5,10 +5,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from si.config.section import Section
 from si.datasets.port import Hub
 from si.datasets.sources import named
+from si.entry import Entry
 from si.errors import ArtifactMissing, RecipeError
 from si.run import Run
+from si.stages.explore import Slice
+from si.stages.stage import Params
 from si.store.commit import Manifest, load_manifest
 from si.store.keys import Ref, Spec
 from si.store.port import Store
@@ -118,29 +122,25 @@ class Plan(Run):
         if self.data.content != UNKNOWN:
             super()._check_data()
 
-    def _selection(self, t: int) -> list[dict[str, Any]]:
+    def _selection(self, t: int) -> list[Slice]:
         if self.data.content != UNKNOWN:
             return super()._selection(t)
         fresh = self.recipe.data.schedule == "fresh"
-        return [{"split": "train", "start": 0, "stop": self.recipe.data.slice_size * fresh}]
+        return [Slice(split="train", start=0, stop=self.recipe.data.slice_size * fresh)]
 
     def stage(
         self,
-        t: int,
-        entry: str,
-        stage: str,
+        entry: Entry,
         name: str,
-        params: Mapping[str, Any],
+        settings: Section,
+        params: Params,
         inputs: Mapping[str, Ref],
         shards: int = 1,
-        strategy: str | None = None,
     ) -> Manifest:
-        settings = self._settings(stage, strategy)
-        spec = Spec(stage, name, settings, dict(params) | self._salt(), inputs, shards)
+        spec = self.spec(entry, name, settings, params, inputs, shards)
         known = all(ref.content != UNKNOWN for ref in inputs.values())
         manifest = load_manifest(self.store, spec) if known else None
-        entry = f"it{t:02d}/{entry}"
         address = spec.address if known else None
-        self.steps.append(Step(entry, address, shards, manifest is not None))
+        self.steps.append(Step(str(entry), address, shards, manifest is not None))
         self.stages[entry] = manifest or Unmade(spec, ())
         return self.stages[entry]

@@ -8,9 +8,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from si.entry import Entry
 from si.errors import SiError
 from si.events import Event
 from si.runs.limits import LIMITS
+from si.stages import STAGES
 
 LAST_FAILURES = 10  # kept per stage; the count goes on
 
@@ -64,7 +66,7 @@ class Journal:
                 failure = {"pod": event["pod"], "why": event["why"], "when": time.time()}
                 stage["failures"] = [*stage["failures"], failure][-LAST_FAILURES:]
             case "done" if stage["state"] != "done":
-                words = describe(event["entry"].split("/")[1], event["facts"])
+                words = describe(event["entry"], event["facts"])
                 stage |= {"state": "done", "words": words, "problem": None}
                 stage["committed"] = stage["shards"]
                 if "began" in stage:
@@ -102,32 +104,7 @@ def said(error: SiError) -> dict[str, Any]:
     }
 
 
-def describe(stage: str, facts: dict[str, Any]) -> str:
-    """What a stage's figures say, in a few words."""
-    match stage:
-        case "explore" | "explore-2" | "levels-explore" | "evaluate-explore":
-            dropped = f", {facts['dropped']} dropped" if facts.get("dropped") else ""
-            return f"{facts['samples']} samples, {facts['tokens']} tokens{dropped}"
-        case "verify" | "verify-2" | "levels-verify" | "evaluate-verify":
-            share = 100 * facts["correct"] / max(1, facts["samples"])
-            return f"{share:.1f} % right"
-        case "resample":
-            sources = [
-                f"{facts[f'samples_{name}']} {name}"
-                for name in ("own", "earlier", "reference", "plain")
-                if facts.get(f"samples_{name}")
-            ]
-            return f"{facts['samples']} more samples asked ({', '.join(sources) or 'none'})"
-        case "rebalance":
-            return f"{facts['examples']} examples of {facts['solved']} solved queries"
-        case "train":
-            losses = facts["losses"]
-            fall = f", loss {losses[0]:.3f} -> {losses[-1]:.3f}" if losses else ""
-            return f"{facts['steps']} steps{fall}"
-        case "evaluate":
-            return ", ".join(
-                f"{name.removeprefix('accuracy_')} {100 * value:.1f} %"
-                for name, value in facts.items()
-                if name.startswith("accuracy_")
-            )
-    return ""
+def describe(entry: str, facts: dict[str, Any]) -> str:
+    """An entry's figures in a few words; empty if there is nothing to say."""
+    stage = STAGES.get(Entry.parse(entry).stage)
+    return stage.facts.model_validate(facts).describe() if stage else ""

@@ -17,16 +17,15 @@ import pyarrow.compute as pc
 from pydantic import ValidationError
 
 from si.config.recipe import Recipe
+from si.entry import Entry
 from si.errors import DataError, RecipeError
 from si.plugins import label
 from si.records import HEAD, LEVELS, TAIL
 from si.report.tables import Table, number, percent
-from si.run import READS
 from si.runs.record import generations, load_recipe
 from si.runs.status import entries
+from si.stages import STAGES, rebalance, resample
 from si.stages.job import Job
-from si.stages.rebalance import rebalance
-from si.stages.resample import resample
 from si.store.artifact import Artifact
 from si.store.commit import Output, load_manifest
 from si.store.keys import Ref, Spec
@@ -146,21 +145,21 @@ def replay(store: Store, run: str, strategy: str, scratch: Path) -> Replay:
     specs = {
         entry: Spec.load(store, address)
         for entry, address in entries(store, run).items()
-        if entry.split("/")[1] in ("explore", "verify", "rebalance", "policy")
+        if Entry.parse(entry).step in ("explore", "verify", "rebalance", "policy")
     }
     asks, own = rule_of(strategy, "resample"), rule_of(recipe.strategy, "resample")
     found = []
     for entry, spec in specs.items():
-        manifest = load_manifest(store, spec) if entry.endswith("/rebalance") else None
+        manifest = load_manifest(store, spec) if Entry.parse(entry).step == "rebalance" else None
         if manifest is None:
             continue
         trained = Artifact(store, manifest)
         t = spec.params["iteration"]
         both = asks == own
         inputs = {r: ref for r, ref in spec.inputs.items() if both or not r.endswith("-2")}
-        settings = recipe.pick(*READS["rebalance"]) | {"strategy": rule_of(strategy, "reshape")}
-        again = replace(spec, settings=settings, inputs=inputs)
-        made = rebalance(Job(store, again, _folder(scratch, f"{t}-rebalance")))(0)
+        settings = rebalance.Settings.of(recipe.model_copy(update={"strategy": strategy}))
+        again = replace(spec, settings=settings.identity(), inputs=inputs)
+        made = rebalance.rebalance(Job(store, again, _folder(scratch, f"{t}-rebalance")))(0)
         assert made is not None
         metrics = trained.json("metrics.json")
         found.append(
@@ -203,11 +202,12 @@ def _draws(
     if rule == "gr" and recipe.data.schedule == "fixed":
         for earlier in range(1, t):
             for role, entry in (("rollouts", "explore"), ("verdicts", "verify")):
-                ref = _ref(store, specs[f"it{earlier:02d}/{entry}"])
+                ref = _ref(store, specs[str(Entry(earlier, entry))])
                 inputs[f"earlier-{role}-{earlier}"] = ref
-    settings = recipe.pick(*READS["resample"]) | {"strategy": rule}
-    asked = Spec("resample", f"it{t:02d}-{label(rule)}", settings, dict(spec.params), inputs)
-    made = resample(Job(store, asked, _folder(scratch, f"{t}-resample")))(0)
+    settings = resample.Settings.of(recipe.model_copy(update={"strategy": rule}))
+    params = resample.Params.model_validate(spec.params)
+    asked = STAGES["resample"].spec(f"it{t:02d}-{label(rule)}", settings, params, inputs)
+    made = resample.resample(Job(store, asked, _folder(scratch, f"{t}-resample")))(0)
     assert made is not None
     draws: Any = made.files["draws.parquet"]
     levels = Artifact.open(store, spec.inputs["levels"])

@@ -7,18 +7,14 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
 
+from si.entry import ROLES, Entry
 from si.errors import RunMissing
-from si.report.lineage import BEGINNING, STEPS
-from si.run import ROLES
 from si.runs.limits import PATIENCE, Stop, recorded
 from si.runs.record import generations, load_recipe, run_folder
 from si.runs.usage import NOTHING, Ledger, Spent, intervals
 from si.store.commit import committed, load_manifest
 from si.store.keys import Ref, Spec, read_record
 from si.store.port import Store
-
-# The order in which stages happen within an iteration.
-ORDER = (*BEGINNING, *STEPS, "report")
 
 
 def runs(store: Store) -> list[str]:
@@ -68,28 +64,24 @@ def entries(store: Store, name: str, known: dict[str, str] | None = None) -> dic
                 known[address] = read_record(store, address, lambda raw: raw["address"])
             found[match.group(1)] = known[address]
 
-    def when(entry: str) -> tuple[str, int]:
-        iteration, stage = entry.split("/")
-        return iteration, ORDER.index(stage) if stage in ORDER else len(ORDER)
-
-    return {entry: found[entry] for entry in sorted(found, key=when)}
+    return {entry: found[entry] for entry in sorted(found, key=Entry.parse)}
 
 
 def report_inputs(store: Store, name: str) -> dict[str, Ref]:
     """What the report stage reads, by role, of everything that the run has finished."""
     refs: dict[str, Ref] = {}
     for entry, address in entries(store, name).items():
-        iteration, stage = entry.split("/")
+        where = Entry.parse(entry)
         spec = Spec.load(store, address)
         manifest = load_manifest(store, spec)
         if manifest is None:
             continue
-        if stage == "data":
+        if where.step == "data":
             refs["data"] = manifest.ref
-        elif stage == "evaluate" and "levels" not in refs:
+        elif where.step == "evaluate" and "levels" not in refs:
             refs["levels"] = spec.inputs["levels"]
-        if stage in ROLES:
-            refs[f"{ROLES[stage]}-{int(iteration[2:])}"] = manifest.ref
+        if where.step in ROLES:
+            refs[f"{ROLES[where.step]}-{where.t}"] = manifest.ref
     return refs
 
 
@@ -134,9 +126,9 @@ def status(store: Store, name: str, known: Known | None = None) -> dict[str, Any
     for entry, stage in stages.items():
         if stage["state"] == "open":
             stage["seconds_left"] = _left(entry, stages, known.ledger, time.time())
-    tree: dict[str, list[dict[str, Any]]] = {}
+    tree: dict[int, list[dict[str, Any]]] = {}
     for entry, stage in stages.items():
-        tree.setdefault(entry.split("/")[0], []).append(stage)
+        tree.setdefault(Entry.parse(entry).t, []).append(stage)
     stopped = stopped_at(store, run_folder(name, found[-1]), stages)
     return {
         "run": name,
@@ -149,9 +141,7 @@ def status(store: Store, name: str, known: Known | None = None) -> dict[str, Any
         "planned": recipe.iterations,
         "stopped": stopped and stopped.to_json(),
         "spent": sum(spent.values(), NOTHING).to_json(),
-        "iterations": [
-            {"iteration": int(number[2:]), "stages": stages} for number, stages in tree.items()
-        ],
+        "iterations": [{"iteration": t, "stages": stages} for t, stages in tree.items()],
     }
 
 
@@ -211,7 +201,7 @@ def _left(
         whole = seconds * (stage["shards"] - stage["committed"]) / width
         since = _ended_at(done)
     else:
-        same = [s for s in before if s["entry"].split("/")[1] == entry.split("/")[1]]
+        same = [s for s in before if Entry.parse(s["entry"]).step == Entry.parse(entry).step]
         if not same or same[-1]["state"] != "done":
             return None
         whole = same[-1]["spent"]["wall_seconds"] * stage["shards"] / same[-1]["shards"]

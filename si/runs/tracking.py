@@ -15,6 +15,7 @@ from time import monotonic
 from typing import Any, NamedTuple, Self
 
 from si.config.recipe import Recipe
+from si.entry import Entry
 from si.errors import SiError
 from si.events import Event
 from si.records import HEAD, LEVELS, TAIL
@@ -104,13 +105,13 @@ class Reader:
 
     def read(self, entry: str, manifest: Manifest) -> Batch | None:
         """What a stage has to say; None if nothing."""
-        iteration, _, stage = entry.partition("/")
-        t, facts = int(iteration.removeprefix("it")), manifest.facts
+        where = Entry.parse(entry)
+        t, step, facts = where.t, where.step, manifest.facts
         artifact = Artifact(self.store, manifest)
-        match stage:
+        match step:
             case "explore" | "explore-2":
                 values = {
-                    f"{stage}/{name}": facts.get(name) for name in ("samples", "tokens", "dropped")
+                    f"{step}/{name}": facts.get(name) for name in ("samples", "tokens", "dropped")
                 }
             case "rebalance":
                 values = _matthew(artifact.json("metrics.json"))
@@ -237,11 +238,11 @@ class Tracking:
             if feed.is_alive():
                 feed.warn(f"{feed.name} does not answer; {feed.later}")
 
-    def hear(self, event: Event, stages: Mapping[str, Manifest]) -> None:
+    def hear(self, event: Event, stages: Mapping[Entry, Manifest]) -> None:
         """Take in an event of `si.run.Run`, whose stages these are."""
         if event["event"] == "done":
             for feed in self.feeds:
-                feed.queue.put((event["entry"], stages[event["entry"]]))
+                feed.queue.put((event["entry"], stages[Entry.parse(event["entry"])]))
 
 
 class _Feed(Thread):

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from si.errors import ArtifactMissing
+from si.stages import STAGES
 from si.store.commit import Manifest
 from si.store.port import Store
 
@@ -107,7 +108,7 @@ class Ledger:
 
     def artifact(self, manifest: Manifest) -> Spent:
         """What a whole artefact took."""
-        tokens = manifest.facts.get("tokens", 0) if manifest.spec.stage in TOKENS else 0
+        tokens = manifest.facts.get("tokens", 0) if _on_model(manifest.spec.stage) else 0
         size = sum(blob.size for record in manifest.shards for blob in record.blobs)
         return self.work(manifest.spec.address) + Spent(tokens=tokens, bytes=size)
 
@@ -116,7 +117,9 @@ class Ledger:
         return sum((self.work(address) for address in sorted(set(addresses))), NOTHING)
 
 
-TOKENS = ("explore", "train")  # stages whose fact `tokens` is about a model's work
+def _on_model(stage: str) -> bool:
+    """Whether a stage's `tokens` count what a model sampled or was trained on."""
+    return stage in STAGES and STAGES[stage].gpus
 
 
 def made_by(store: Store, manifest: Manifest, shard: int = 0) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from si.datasets.dataset import Dataset
 from si.errors import DataError
 from si.records import LEVELS, SCORES, SPLITS
 from si.report.summary import best
+from si.stages import stage
 from si.stages.job import Job, ShardFunction
 from si.store.commit import Output
 from si.store.keys import canonical
@@ -23,7 +24,29 @@ __all__ = ["best", "evaluate", "score", "summarise"]
 Row = Mapping[str, Any]
 
 
-def evaluate(job: Job) -> ShardFunction:
+class Settings(stage.Settings):
+    """Scores depend on verdicts alone."""
+
+
+class Params(stage.Params):
+    """The iteration whose policy is scored, and the splits that it is scored on."""
+
+    iteration: int
+    splits: list[str]
+
+
+class Facts(stage.Facts):
+    """`accuracy_SPLIT` for each split, 0 to 1."""
+
+    def describe(self) -> str:
+        return ", ".join(
+            f"{name.removeprefix('accuracy_')} {100 * value:.1f} %"
+            for name, value in (self.model_extra or {}).items()
+            if name.startswith("accuracy_")
+        )
+
+
+def evaluate(job: Job[Settings, Params]) -> ShardFunction:
     """Stage function: greedy rollouts and their verdicts to scores.parquet and scores.json.
 
     Raises:

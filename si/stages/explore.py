@@ -9,16 +9,21 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow as pa
+from pydantic import Field
 
+from si.config.recipe import Recipe, Sampling
+from si.config.section import LATER, Section
 from si.datasets.dataset import Dataset
 from si.engines.port import Sampler
 from si.plugins import load
 from si.randomness import keyed_seed
 from si.records import ROLLOUTS, Draw, Query, Request, Sampled, render_prompt
+from si.stages import stage
 from si.stages.job import Job, ShardFunction
+from si.stages.stage import code_of
 from si.store.commit import Output
 
 ENGINES = {
@@ -45,11 +50,64 @@ def shard_draws(draws: Sequence[Draw], shard_queries: int) -> list[list[Draw]]:
     ]
 
 
-def explore(job: Job) -> ShardFunction:
-    """The stage: policy and queries (or draws) to rollouts.
+class Settings(stage.Settings):
+    """What exploration reads of the recipe."""
 
-    Settings: seed, sampling, model.family if it is the user's own. Params: iteration, round, k,
-    select, shard_queries, greedy. Inputs: data, policy, base, and draws if there are any.
+    seed: int = 0
+    sampling: Sampling = Sampling()
+    family: Annotated[str, LATER] = Field("auto", alias="model.family")
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> "Settings":
+        family = recipe.model.family
+        return cls(seed=recipe.seed, sampling=recipe.sampling, family=family, code=code_of(family))
+
+
+class Slice(Section):
+    """Queries of a split in the data's own order: rows `start` to `stop`, the latter excluded."""
+
+    split: str
+    start: int
+    stop: int
+
+
+class Params(stage.Params):
+    """What the loop asks of exploration.
+
+    Attributes:
+        iteration: the iteration whose seeds are used; 0 where responses do not depend on it.
+        round: 1, 2 for the draws of a resampling stage, 0 for levels and evaluation.
+        k: samples per query; 0 where draws say how many.
+        select: the queries, where there are no draws.
+        shard_queries: distinct queries per shard.
+        greedy: one response per query at temperature 0.
+    """
+
+    iteration: int
+    round: int
+    k: int
+    select: list[Slice]
+    shard_queries: int
+    greedy: bool
+
+
+class Facts(stage.Facts):
+    """Counts over a stage's shards; `tokens` are sampled ones, `dropped` are unusable samples."""
+
+    queries: int = 0
+    samples: int = 0
+    tokens: int = 0
+    dropped: int = 0
+
+    def describe(self) -> str:
+        dropped = f", {self.dropped} dropped" if self.dropped else ""
+        return f"{self.samples} samples, {self.tokens} tokens{dropped}"
+
+
+def explore(job: Job[Settings, Params]) -> ShardFunction:
+    """Stage function: a policy and queries, or draws, to rollouts.
+
+    Inputs: data, policy, base, and draws if there are any.
     """
     return Explorer(job)
 
@@ -57,10 +115,10 @@ def explore(job: Job) -> ShardFunction:
 class Explorer:
     """Does the stage's shards, with one engine, which is loaded for the first of them."""
 
-    def __init__(self, job: Job):
+    def __init__(self, job: Job[Settings, Params]):
         self.job = job
         self.data = Dataset(job.input("data"))
-        self.shards = shard_draws(_draws(job, self.data), job.params["shard_queries"])
+        self.shards = shard_draws(_draws(job, self.data), job.params.shard_queries)
         self.queries = {query.query_id: query for query in self.data.queries(self.data.table())}
 
     @cached_property
@@ -108,35 +166,36 @@ class Explorer:
             for row in _rows(self.job, self.sampler, draw, request, samples)
         ]
         reasons = [row["finish_reason"] for row in rows]
-        facts = {
-            "queries": len({draw.query_id for draw in self.shards[shard]}),
-            "samples": len(rows),
-            "tokens": sum(len(row["token_ids"]) - row["prefix_len"] for row in rows),
-            "dropped": reasons.count("dropped"),
-        }
+        facts = Facts(
+            queries=len({draw.query_id for draw in self.shards[shard]}),
+            samples=len(rows),
+            tokens=sum(len(row["token_ids"]) - row["prefix_len"] for row in rows),
+            dropped=reasons.count("dropped"),
+        )
         table = pa.Table.from_pylist(rows, ROLLOUTS)
         figures = getattr(self.sampler, "take_figures", None)
         provenance = {"engine": figures()} if figures else {}
-        return Output({ROLLOUTS_FILE: table}, len(rows), facts, provenance)
+        return Output({ROLLOUTS_FILE: table}, len(rows), facts.identity(), provenance)
 
 
-def _draws(job: Job, data: Dataset) -> list[Draw]:
+def _draws(job: Job[Settings, Params], data: Dataset) -> list[Draw]:
     """What to sample, for the whole stage, in the order that shards follow."""
     if job.has("draws"):
         rows = job.input("draws").tables(DRAWS_FILE).to_pylist()
         rows.sort(key=lambda row: (row["query_id"], row["prefix_id"]))
         return [Draw(**{**row, "prefix_ids": tuple(row["prefix_ids"])}) for row in rows]
-    k = 1 if job.params["greedy"] else job.params["k"]
-    selected = data.select(job.params["select"])["query_id"].to_pylist()
+    k = 1 if job.params.greedy else job.params.k
+    selected = data.select([piece.identity() for piece in job.params.select])[
+        "query_id"
+    ].to_pylist()
     return [Draw(query_id, k) for query_id in selected]
 
 
-def _sampler(job: Job) -> Sampler:
+def _sampler(job: Job[Settings, Params]) -> Sampler:
     """The engine with the policy loaded."""
-    settings: dict[str, Any] = dict(job.settings["sampling"])
-    if "model.family" in job.settings:
-        settings["family"] = job.settings["model.family"]
-    if job.params["greedy"]:
+    settings: dict[str, Any] = job.settings.sampling.model_dump(mode="json")
+    settings["family"] = job.settings.family
+    if job.params.greedy:
         settings["temperature"] = 0.0
     engine = load("engine", settings["engine"], ENGINES)
     policy = job.folder("policy")
@@ -147,27 +206,33 @@ def _sampler(job: Job) -> Sampler:
     return sampler
 
 
-def _request(job: Job, draw: Draw, query: Query, images: tuple[bytes, ...]) -> Request:
+def _request(
+    job: Job[Settings, Params], draw: Draw, query: Query, images: tuple[bytes, ...]
+) -> Request:
     params = job.params
     seeds = tuple(
         keyed_seed(
-            job.settings["seed"],
-            params["iteration"],
-            params["round"],
+            job.settings.seed,
+            params.iteration,
+            params.round,
             draw.query_id,
             draw.prefix_id,
             sample,
         )
         for sample in range(draw.n)
     )
-    sampling = job.settings["sampling"]
-    limit = sampling["max_new_tokens"] - len(draw.prefix_ids)
-    question = render_prompt(sampling.get("prompt_template", "{question}"), query.question)
+    sampling = job.settings.sampling
+    limit = sampling.max_new_tokens - len(draw.prefix_ids)
+    question = render_prompt(sampling.prompt_template, query.question)
     return Request(question, images, seeds, draw.prefix_ids, limit)
 
 
 def _rows(
-    job: Job, sampler: Sampler, draw: Draw, request: Request, samples: Sequence[Sampled]
+    job: Job[Settings, Params],
+    sampler: Sampler,
+    draw: Draw,
+    request: Request,
+    samples: Sequence[Sampled],
 ) -> Iterator[Mapping[str, Any]]:
     for number, (seed, sampled) in enumerate(zip(request.seeds, samples, strict=True)):
         dropped = sampled.finish_reason == "dropped"
@@ -175,7 +240,7 @@ def _rows(
         text, token_ends = sampler.decode(token_ids)
         yield {
             "query_id": draw.query_id,
-            "round": job.params["round"],
+            "round": job.params.round,
             "prefix_id": draw.prefix_id,
             "sample": number,
             "seed": seed,

@@ -1,22 +1,28 @@
 """What a stage function sees: its settings, its inputs, a scratch folder. Nothing else."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
-from si.errors import SiError
+from pydantic import ValidationError
+
+from si.errors import RecipeError, SiError
 from si.store.artifact import Artifact
 from si.store.commit import Output
 from si.store.keys import Spec
 from si.store.port import Store
+
+S = TypeVar("S")
+P = TypeVar("P")
 
 # Does one shard of a stage. It is made once per worker (`StageFunction`), so that
 # engines load once. None where another process of the same group has the output.
 ShardFunction = Callable[[int], Output | None]
 
 
-class Job:
+class Job(Generic[S, P]):
     """One stage at work in one process.
 
     Settings and inputs that the stage's key does not hold cannot be reached from
@@ -30,14 +36,26 @@ class Job:
         self._open: dict[str, Artifact] = {}
 
     @cached_property
-    def settings(self) -> dict[str, Any]:
-        """The recipe fields that this stage declared, by dotted name (`sampling`, `train`)."""
-        return dict(self.spec.settings)
+    def settings(self) -> S:
+        """What the stage reads of the recipe: the `Settings` of its module."""
+        return cast(S, self._typed("Settings", self.spec.settings))
 
     @cached_property
-    def params(self) -> dict[str, Any]:
-        """What the loop handed in: iteration, round, k, slice."""
-        return dict(self.spec.params)
+    def params(self) -> P:
+        """What the loop handed in: the `Params` of the stage's module."""
+        return cast(P, self._typed("Params", self.spec.params))
+
+    def _typed(self, name: str, values: Mapping[str, Any]) -> Any:
+        kind = getattr(import_module(f"si.stages.{self.spec.stage}"), name)
+        try:
+            return kind.model_validate(dict(values))
+        except ValidationError as error:
+            raise RecipeError(
+                f"Stage {self.spec.stage} cannot use the {name.lower()} of {self.spec.address}",
+                str(error),
+                "Was the run begun by another version of si-ctl? Use the version that began it, or "
+                "begin the run again under another name.",
+            ) from error
 
     def has(self, role: str) -> bool:
         return role in self.spec.inputs
@@ -68,7 +86,7 @@ class Job:
         return target
 
 
-StageFunction = Callable[[Job], ShardFunction]
+StageFunction = Callable[[Job[Any, Any]], ShardFunction]
 
 
 def in_turn(do: ShardFunction, shards: Iterator[int]) -> Iterator[tuple[int, Output | None]]:

@@ -3,11 +3,26 @@
 import pyarrow as pa
 
 from si.records import LEVEL_TABLE, level, outcomes
+from si.stages import stage
 from si.stages.job import Job, ShardFunction
 from si.store.commit import Output
 
 
-def levels(job: Job) -> ShardFunction:
+class Settings(stage.Settings):
+    """Levels depend on verdicts alone."""
+
+
+class Params(stage.Params):
+    """Nothing but the generation."""
+
+
+class Facts(stage.Facts):
+    """How many queries have a level."""
+
+    queries: int = 0
+
+
+def levels(job: Job[Settings, Params]) -> ShardFunction:
     """Stage function: verdicts to levels.parquet, sorted by query.
 
     Inputs: verdicts-1 to verdicts-n; a query's samples are counted over all of them.
@@ -19,6 +34,6 @@ def levels(job: Job) -> ShardFunction:
         counted = outcomes(pa.concat_tables(verdicts))
         names = map(level, counted["n"].to_pylist(), counted["k"].to_pylist())
         table = counted.append_column("level", pa.array(names, pa.string())).cast(LEVEL_TABLE)
-        return Output({"levels.parquet": table}, len(table), {"queries": len(table)})
+        return Output({"levels.parquet": table}, len(table), Facts(queries=len(table)).identity())
 
     return shard

@@ -19,16 +19,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from si.config.recipe import Recipe, TcSettings
 from si.datasets.dataset import Dataset
 from si.errors import DataError
 from si.metrics import Array, matthew, pass_rates, step_counts
 from si.randomness import keyed_rng
 from si.records import EXAMPLES, KEY, LEVELS, outcomes, successes
+from si.stages import stage
 from si.stages.job import Job, ShardFunction
+from si.stages.stage import code_of
 from si.store.artifact import Artifact
 from si.store.commit import PARQUET, Output
 from si.store.keys import canonical
-from si.strategies import Strategy, by_name, uses
+from si.strategies import Strategy, by_name, rule_of, uses
 
 T = TypeVar("T")
 
@@ -39,12 +42,47 @@ THREADS = 2  # reading and sorting ahead of what is written
 WANTED = [*KEY, "token_ids", "prefix_len", "text"]
 
 
-def rebalance(job: Job) -> ShardFunction:
+class Settings(stage.Settings):
+    """What re-balancing reads of the recipe; `strategy` is its reshaping rule."""
+
+    seed: int = 0
+    strategy: str = "vanilla"
+    tc: TcSettings = TcSettings()
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> "Settings":
+        rule = rule_of(recipe.strategy, "reshape")
+        return cls(seed=recipe.seed, strategy=rule, tc=recipe.tc, code=code_of(rule))
+
+
+class Params(stage.Params):
+    """Iteration, and samples per query in the first round."""
+
+    iteration: int
+    k: int
+
+
+class Facts(stage.Facts):
+    """Counts of queries, successes and examples; `tokens` of the examples' responses; `identical`
+    is the share of successes whose text is that of another success of their query."""
+
+    queries: int = 0
+    solved: int = 0
+    successes: int = 0
+    examples: int = 0
+    tokens: int = 0
+    identical: float = 0.0
+
+    def describe(self) -> str:
+        return f"{self.examples} examples of {self.solved} solved queries"
+
+
+def rebalance(job: Job[Settings, Params]) -> ShardFunction:
     """Stage function: rollouts and verdicts of both rounds to examples.parquet, sorted by
     (query, round, prefix, sample, copy), and the Matthew metrics to metrics.json.
 
-    Settings: seed, strategy (vanilla, tc or rp), tc. Params: iteration, k. Inputs: data,
-    levels, rollouts-1, verdicts-1 and, after a resampling round, rollouts-2 and verdicts-2.
+    Inputs: data, levels, rollouts-1, verdicts-1 and, after a resampling round, rollouts-2 and
+    verdicts-2.
 
     Raises:
         DataError: if verdicts are not about the rollouts beside them, or a query has no level,
@@ -53,14 +91,14 @@ def rebalance(job: Job) -> ShardFunction:
 
     def shard(_: int) -> Output:
         settings, params = job.settings, job.params
-        strategy = by_name(settings["strategy"], tc=settings["tc"])
-        rng = partial(keyed_rng, settings["seed"], "rebalance", params["iteration"])
+        strategy = by_name(settings.strategy, tc=settings.tc.model_dump(mode="json"))
+        rng = partial(keyed_rng, settings.seed, "rebalance", params.iteration)
         path = job.scratch / "examples.parquet"
         with ThreadPoolExecutor(THREADS) as pool:
             rounds = _rounds(job, pool)
             queries = _queries(job, pa.concat_tables(rounds[0].verdicts))
             tally = _Tally(len(queries.ids))
-            work = partial(_examples, queries, strategy, params["k"], rng, tally)
+            work = partial(_examples, queries, strategy, params.k, rng, tally)
             with pq.ParquetWriter(path, EXAMPLES, use_dictionary=KEY, **PARQUET) as file:
                 for examples in _ahead(pool, work, _buckets(job, rounds, queries.ids, pool)):
                     file.write_table(examples)
@@ -70,16 +108,16 @@ def rebalance(job: Job) -> ShardFunction:
             **pass_rates(queries.level, queries.n, queries.k),
         }
         right, used = tally.successes[0], tally.examples[0]
-        facts: dict[str, Any] = {
-            "queries": len(queries.ids),
-            "solved": int(np.count_nonzero(right)),
-            "successes": int(right.sum()),
-            "examples": int(used.sum()),
-            "tokens": int(tally.examples[1].sum()),
-            "identical": int(tally.identical.sum()) / max(1, int(right.sum())),
-        }
+        facts = Facts(
+            queries=len(queries.ids),
+            solved=int(np.count_nonzero(right)),
+            successes=int(right.sum()),
+            examples=int(used.sum()),
+            tokens=int(tally.examples[1].sum()),
+            identical=int(tally.identical.sum()) / max(1, int(right.sum())),
+        )
         files: dict[str, Any] = {"examples.parquet": path, "metrics.json": canonical(metrics)}
-        return Output(files, facts["examples"], facts)
+        return Output(files, facts.examples, facts.identity())
 
     return shard
 
@@ -112,7 +150,7 @@ class _Round(NamedTuple):
     verdicts: list[pa.Table]
 
 
-def _rounds(job: Job, pool: Executor) -> list[_Round]:
+def _rounds(job: Job[Settings, Params], pool: Executor) -> list[_Round]:
     def table(verdicts: Artifact, shard: int) -> pa.Table:
         return verdicts.table("verdicts.parquet", shard, [*KEY, "correct"])
 
@@ -122,7 +160,7 @@ def _rounds(job: Job, pool: Executor) -> list[_Round]:
     ]
 
 
-def _queries(job: Job, verdicts: pa.Table) -> Queries:
+def _queries(job: Job[Settings, Params], verdicts: pa.Table) -> Queries:
     counted = outcomes(verdicts)
     ids = counted["query_id"].combine_chunks()
     data = Dataset(job.input("data"))
@@ -162,7 +200,9 @@ class Bucket(NamedTuple):
     path: Path
 
 
-def _buckets(job: Job, rounds: list[_Round], ids: pa.Array, pool: Executor) -> Iterator[Bucket]:
+def _buckets(
+    job: Job[Settings, Params], rounds: list[_Round], ids: pa.Array, pool: Executor
+) -> Iterator[Bucket]:
     """All successes, by ranges of query ids."""
 
     def right(task: tuple[Artifact, int, pa.Table]) -> pa.Table:

@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from markupsafe import Markup
 
-from si.config.recipe import Report
+from si.config.recipe import UNBOUND, Recipe, Report
+from si.entry import BEGINNING, LOOP
 from si.records import HEAD, LEVELS, TAIL
 from si.report.findings import changed, counted, matthew, progress, rebalanced, to_json
 from si.report.intervals import wilson
-from si.report.lineage import BEGINNING, STEPS, Node, lineage
+from si.report.lineage import Node, lineage
 from si.report.samples import Responses, few, gather, pack
 from si.report.summary import SOURCES, SPENT, RunSummary, collect
 from si.report.tables import Table, number, percent, percents, point_range, points, probability
 from si.report.templates import render, source
+from si.stages import stage
 from si.stages.job import Job, ShardFunction
 from si.store.commit import Output
 from si.store.keys import canonical
@@ -45,11 +47,33 @@ STRATEGIES = {
 WITHOUT_BROWSER = 500  # responses among which a few are picked, if the browser shows none
 
 
-def report(job: Job) -> ShardFunction:
+class Settings(Recipe):
+    """The whole recipe, less what only says how far a run goes and what it is called."""
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> "Settings":
+        return cls.model_validate(recipe.model_dump())
+
+    def identity(self) -> dict[str, Any]:
+        return {name: value for name, value in super().identity().items() if name not in UNBOUND}
+
+
+class Params(stage.Params):
+    """How many iterations the report is about."""
+
+    iterations: int
+
+
+class Facts(stage.Facts):
+    """A report has no figures of its own."""
+
+
+def report(job: Job[Settings, Params]) -> ShardFunction:
     """Stage function: everything of a run to report.html, report.md and report.json."""
 
     def shard(_: int) -> Output:
-        refs, settings = job.spec.inputs, job.settings
+        # The page shows the settings as they were stored.
+        refs, settings = job.spec.inputs, dict(job.spec.settings)
         run = collect(job.store, refs)
         room = Report.model_validate(settings.get("report", {}))
         shown = gather(
@@ -468,10 +492,10 @@ def _choice(shown: Responses, room: Report) -> list[str]:
 
 def _flow(nodes: Sequence[Node]) -> dict[str, Any]:
     """The lineage as a diagram: what each iteration made, in the order of the loop."""
-    steps = [step for step in STEPS if any(node.place == step for node in nodes)]
+    steps = [step.name for step in LOOP if any(node.place == step.name for node in nodes)]
     return {
         "steps": steps,
-        "beginning": [node for node in nodes if node.place in BEGINNING],
+        "beginning": [node for node in nodes if node.place in {step.name for step in BEGINNING}],
         "rows": [
             (t, [[n for n in nodes if (n.t, n.place) == (t, step)] for step in steps])
             for t in sorted({node.t for node in nodes})

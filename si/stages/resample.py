@@ -6,46 +6,99 @@ from functools import cached_property, partial
 from typing import Any
 
 import pyarrow as pa
+from pydantic import Field
 
+from si.config.recipe import ArSettings, GrSettings, Recipe
 from si.datasets.dataset import Dataset
 from si.randomness import keyed_rng
 from si.records import DRAWS, KEY, Outcome, Trajectory, outcomes, successes
+from si.stages import stage
 from si.stages.job import Job, ShardFunction
+from si.stages.stage import code_of
 from si.store.artifact import Artifact
 from si.store.commit import Output
-from si.strategies import SOURCES, by_name
+from si.strategies import SOURCES, by_name, rule_of
 
 
-def resample(job: Job) -> ShardFunction:
+class Settings(stage.Settings):
+    """What resampling reads of the recipe; `strategy` is its resampling rule."""
+
+    seed: int = 0
+    strategy: str = "gr"
+    ar: ArSettings = ArSettings()
+    gr: GrSettings = GrSettings()
+    max_new_tokens: int | None = Field(None, alias="sampling.max_new_tokens")
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> "Settings":
+        rule = rule_of(recipe.strategy, "resample")
+        return cls(
+            seed=recipe.seed,
+            strategy=rule,
+            ar=recipe.ar,
+            gr=recipe.gr,
+            max_new_tokens=recipe.sampling.max_new_tokens,
+            code=code_of(rule),
+        )
+
+
+class Params(stage.Params):
+    """Iteration, and samples per query in the first round."""
+
+    iteration: int
+    k: int
+
+
+class Facts(stage.Facts):
+    """Counts of the second round's draws; `samples_SOURCE` by where a prefix comes from."""
+
+    queries: int = 0
+    draws: int = 0
+    samples: int = 0
+    samples_own: int = 0
+    samples_earlier: int = 0
+    samples_reference: int = 0
+    samples_plain: int = 0
+
+    def describe(self) -> str:
+        counts = {source: getattr(self, f"samples_{source}") for source in (*SOURCES, "plain")}
+        sources = [f"{count} {source}" for source, count in counts.items() if count]
+        return f"{self.samples} more samples asked ({', '.join(sources) or 'none'})"
+
+
+def resample(job: Job[Settings, Params]) -> ShardFunction:
     """Stage function: first-round verdicts to draws.parquet, sorted by query and prefix.
 
-    Settings: seed, strategy (ar, gr or an own one), ar, gr. Params: iteration, k. Inputs: data,
-    rollouts, verdicts; earlier-rollouts-t and earlier-verdicts-t where the queries are the same
-    in each iteration; policy (its tokenizer.json) where gr may use the data's rationales.
+    Inputs: data, rollouts, verdicts; earlier-rollouts-t and earlier-verdicts-t where every
+    iteration has the same queries; policy (its tokenizer.json) where gr may use rationales.
     """
 
     def shard(_: int) -> Output:
         settings, params = job.settings, job.params
-        strategy = by_name(settings["strategy"], ar=settings["ar"], gr=settings["gr"])
+        strategy = by_name(
+            settings.strategy,
+            ar=settings.ar.model_dump(mode="json"),
+            gr=settings.gr.model_dump(mode="json"),
+        )
         asked = strategy.resample(
             _outcomes(job.input("verdicts")),
             _Trajectories(job),
-            params["k"],
-            partial(keyed_rng, settings["seed"], "resample", params["iteration"]),
+            params.k,
+            partial(keyed_rng, settings.seed, "resample", params.iteration),
         )
         draws = sorted(asked, key=lambda draw: (draw.query_id, draw.prefix_id))
         columns = [pa.array([getattr(d, f.name) for d in draws], f.type) for f in DRAWS]
         samples = dict.fromkeys((*SOURCES, "plain"), 0)
         for draw in draws:
             samples[draw.source] += draw.n
-        facts = {
-            "queries": len({draw.query_id for draw in draws}),
-            "draws": len(draws),
-            "samples": sum(samples.values()),
+        facts = Facts(
+            queries=len({draw.query_id for draw in draws}),
+            draws=len(draws),
+            samples=sum(samples.values()),
             **{f"samples_{source}": n for source, n in samples.items()},
-        }
+        )
         table = pa.table(columns, DRAWS)
-        return Output({"draws.parquet": table}, len(draws), facts)
+        return Output({"draws.parquet": table}, len(draws), facts.identity())
 
     return shard
 
@@ -60,7 +113,7 @@ def _outcomes(verdicts: Artifact) -> Iterator[Outcome]:
 class _Trajectories:
     """Where guided resampling finds trajectories: (query id, source) -> candidates."""
 
-    def __init__(self, job: Job):
+    def __init__(self, job: Job[Settings, Params]):
         self.job = job
 
     def __call__(self, query_id: str, source: str) -> list[Callable[[], Trajectory]]:
@@ -111,7 +164,7 @@ class _Trajectories:
         may be (settings may tell), so that its continuation could not end."""
         text = self.rationales.get(query_id, "")
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids if text else []
-        limit = self.job.settings.get("sampling.max_new_tokens")
+        limit = self.job.settings.max_new_tokens
         return ids if limit is None or len(ids) <= limit else []
 
     def _reference(self, ids: list[int], separator: str) -> Trajectory:

@@ -4,15 +4,21 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
+
+from si.config.recipe import Recipe, Train
+from si.config.section import LATER
 from si.datasets.dataset import Dataset
 from si.engines.port import Trainer
 from si.errors import NothingToTrain, RecipeError
 from si.plugins import load
 from si.randomness import keyed_seed
 from si.records import TrainingRow, render_prompt
+from si.stages import stage
 from si.stages.job import Job, ShardFunction
+from si.stages.stage import code_of
 from si.store.checkpoints import forget, kept
 from si.store.commit import Output
 
@@ -21,15 +27,64 @@ TRAINERS = {
     "deepspeed": "si.engines.deepspeed:DeepSpeedTrainer",
 }
 EXAMPLES_FILE = "examples.parquet"
-# Settings of other sections that the trainer makes prompts by.
-PROMPTS = ("sampling.system_prompt", "sampling.image_tokens", "model.family")
+# Fields of the recipe's section `train` that the loop resolves into inputs and steps.
+RESOLVED = ("init", "pool", "match_steps")
 
 
-def train(job: Job) -> ShardFunction:
-    """The stage: examples and a policy to the next policy, as a Hugging Face folder.
+class Settings(stage.Settings):
+    """What training reads of the recipe: its own section, and what makes the prompts."""
 
-    Settings: train, and of sampling and model what makes the prompts. Params: iteration,
-    steps (int or None), seed. Inputs: data, start, base, examples-1 to examples-n.
+    train: Train = Train()
+    system_prompt: str = Field("", alias="sampling.system_prompt")
+    prompt_template: Annotated[str, LATER] = Field("{question}", alias="sampling.prompt_template")
+    image_tokens: Annotated[int | None, LATER] = Field(None, alias="sampling.image_tokens")
+    family: Annotated[str, LATER] = Field("auto", alias="model.family")
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> "Settings":
+        return cls(
+            train=recipe.train,
+            system_prompt=recipe.sampling.system_prompt,
+            prompt_template=recipe.sampling.prompt_template,
+            image_tokens=recipe.sampling.image_tokens,
+            family=recipe.model.family,
+            code=code_of(recipe.model.family),
+        )
+
+    def identity(self) -> dict[str, Any]:
+        values = super().identity()
+        unread = RESOLVED if self.train.trainer == "deepspeed" else (*RESOLVED, "deepspeed")
+        for name in unread:
+            del values["train"][name]
+        return values
+
+
+class Params(stage.Params):
+    """Iteration, seed, and how many gradient steps; None for as many as the examples make."""
+
+    iteration: int
+    steps: int | None
+    seed: int
+
+
+class Facts(stage.Facts):
+    """What a trainer says: steps, examples, tokens, dropped examples, losses (one a step)."""
+
+    steps: int = 0
+    examples: int = 0
+    tokens: int = 0
+    dropped: int = 0
+    losses: list[float] = Field([])
+
+    def describe(self) -> str:
+        fall = f", loss {self.losses[0]:.3f} -> {self.losses[-1]:.3f}" if self.losses else ""
+        return f"{self.steps} steps{fall}"
+
+
+def train(job: Job[Settings, Params]) -> ShardFunction:
+    """Stage function: examples and a policy to the next policy, as a Hugging Face folder.
+
+    Inputs: data, start, base, examples-1 to examples-n.
     """
 
     # Threads that spin while they wait stall a machine that has other work; torch reads this when
@@ -39,9 +94,11 @@ def train(job: Job) -> ShardFunction:
     def do(shard: int) -> Output | None:
         rows = _rows(job)
         settings: dict[str, Any] = {
-            **job.settings["train"],
-            "steps": job.params["steps"],
-            **{name.partition(".")[2]: v for name, v in job.settings.items() if name in PROMPTS},
+            **job.settings.train.model_dump(mode="json", exclude=set(RESOLVED)),
+            "steps": job.params.steps,
+            "system_prompt": job.settings.system_prompt,
+            "image_tokens": job.settings.image_tokens,
+            "family": job.settings.family,
         }
         trainer: Trainer = load("trainer", settings["trainer"], TRAINERS)()
         start = job.folder("start")
@@ -49,7 +106,7 @@ def train(job: Job) -> ShardFunction:
         base = start if same else job.folder("base")
         out = job.scratch / "trained"
         out.mkdir()
-        seed = keyed_seed(job.params["seed"], "train", job.params["iteration"])
+        seed = keyed_seed(job.params.seed, "train", job.params.iteration)
         address = job.spec.address
         part, attempt = machine()
         with kept(job.store, address, job.scratch / "kept", pause(), part, attempt) as checkpoints:
@@ -99,7 +156,7 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def _rows(job: Job) -> list[TrainingRow]:
+def _rows(job: Job[Settings, Params]) -> list[TrainingRow]:
     """All examples with their questions and images, in stored order.
 
     Raises:
@@ -110,15 +167,14 @@ def _rows(job: Job) -> list[TrainingRow]:
     examples = [row for table in pool for row in table.to_pylist()]
     if not examples:
         raise NothingToTrain(
-            f"There are no examples to train iteration {job.params['iteration']} on",
+            f"There are no examples to train iteration {job.params.iteration} on",
             ", ".join(artifact.address for artifact in job.inputs("examples")),
             "Sample more per query (--k), or begin with easier queries or a better policy.",
         )
     data = Dataset(job.input("data"))
     wanted = {example["query_id"] for example in examples}
-    template = job.settings.get("sampling.prompt_template", "{question}")
     questions = {
-        row["query_id"]: render_prompt(template, row["question"])
+        row["query_id"]: render_prompt(job.settings.prompt_template, row["question"])
         for row in data.table(columns=["query_id", "question"]).to_pylist()
     }
     images = data.images(wanted)

@@ -29,15 +29,18 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
 
+from si.config.recipe import Recipe, Verify
 from si.datasets.dataset import Dataset
 from si.errors import DataError, RecipeError, StageFailed
-from si.plugins import load
+from si.plugins import is_custom, load
 from si.records import VERDICTS
+from si.stages import stage
 from si.stages.job import Job, ShardFunction
+from si.stages.stage import code_of
 from si.store.commit import Output
 
 LONGEST = 512  # characters of an answer; a longer one is none (nor twice its reference's length)
@@ -653,7 +656,37 @@ def own_judge(
     return verdicts
 
 
-def verify(job: Job) -> ShardFunction:
+class Settings(stage.Settings):
+    """What verifying reads of the recipe."""
+
+    verify: Verify = Verify()
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> "Settings":
+        return cls(verify=recipe.verify, code=code_of(recipe.verify.judge))
+
+    def identity(self) -> dict[str, Any]:
+        values = super().identity()
+        if not is_custom(self.verify.judge):
+            del values["verify"]["judge"]
+        return values
+
+
+class Params(stage.Params):
+    """Nothing but the generation."""
+
+
+class Facts(stage.Facts):
+    """How many samples were verified, and how many of them are correct."""
+
+    samples: int = 0
+    correct: int = 0
+
+    def describe(self) -> str:
+        return f"{100 * self.correct / max(1, self.samples):.1f} % right"
+
+
+def verify(job: Job[Settings, Params]) -> ShardFunction:
     """Stage function: shard i of the rollouts to shard i of the verdicts.
 
     Raises:
@@ -663,9 +696,9 @@ def verify(job: Job) -> ShardFunction:
     columns = ["query_id", "answer", "answer_kind"]
     table = data.table(columns=columns).select(columns)
     wanted = {row["query_id"]: (row["answer"], row["answer_kind"]) for row in table.to_pylist()}
-    pool = MathPool(timeout=job.settings["verify"]["math_timeout"])
-    name = job.settings["verify"].get("judge")
-    own = load("judge", name, {}) if name else None
+    pool = MathPool(timeout=job.settings.verify.math_timeout)
+    name = job.settings.verify.judge
+    own = load("judge", name, {}) if is_custom(name) else None
 
     def shard(number: int) -> Output:
         which = ["query_id", "round", "prefix_id", "sample"]
@@ -689,7 +722,7 @@ def verify(job: Job) -> ShardFunction:
         return Output(
             files={"verdicts.parquet": made.cast(VERDICTS)},
             rows=len(made),
-            facts={"samples": len(made), "correct": sum(correct)},
+            facts=Facts(samples=len(made), correct=sum(correct)).identity(),
             provenance={
                 "methods": dict(Counter(method)),
                 "found": dict(Counter(extract(text).where for text in texts)),

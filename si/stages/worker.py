@@ -28,15 +28,13 @@ from si.errors import RETRY, SiError
 from si.events import emit, tell
 from si.machine import gpus
 from si.randomness import keyed_seed
+from si.stages import STAGES
 from si.stages.job import Job, StageFunction, in_turn
 from si.stages.train import machine
 from si.store.commit import Output, commit_shard, finish, load_manifest, shard_address
 from si.store.keys import Spec
 from si.store.open import open_store
 from si.store.port import Store
-
-ON_GPUS = ("explore", "train")
-STAGES = ("explore", "verify", "levels", "resample", "rebalance", "train", "evaluate", "report")
 
 
 def script(stage: str) -> Path:
@@ -57,7 +55,9 @@ def shards_of(spec: Spec, worker: int, workers: int) -> Iterator[tuple[int, bool
     yield from ((shard, False) for shard in rest)
 
 
-def do_shards(store: Store, job: Job, function: StageFunction, worker: int, workers: int) -> None:
+def do_shards(
+    store: Store, job: Job[Any, Any], function: StageFunction, worker: int, workers: int
+) -> None:
     """Do what is missing of this worker's share, then help with shards that nobody has claimed.
 
     A claim is advice: it keeps two workers from the same shard, and nothing breaks
@@ -122,7 +122,7 @@ def _libraries() -> dict[str, str]:
 def held(stage: str, environment: Mapping[str, str]) -> dict[str, Any]:
     """The GPUs that a worker keeps from others: `gpus`, how many, of all machines that train
     together, and `gpu`, their kind. Stages that do not compute on them hold none."""
-    mine = gpus.visible(None, environment) if stage in ON_GPUS else []
+    mine = gpus.visible(None, environment) if STAGES[stage].gpus else []
     if not mine:
         return {}
     machines = machine(environment)[0][1] if stage == "train" else 1
@@ -146,7 +146,7 @@ def work(stage: str, function: StageFunction, argv: list[str] | None = None) -> 
             return
         scratch = os.environ.get("SI_SCRATCH")
         with tempfile.TemporaryDirectory(prefix=f"{stage}-", dir=scratch) as folder:
-            job = Job(store, spec, Path(folder))
+            job: Job[Any, Any] = Job(store, spec, Path(folder))
             do_shards(store, job, function, options.worker, options.workers)
     except SiError as error:
         tell(error)

@@ -15,21 +15,6 @@ from si.store.port import Store
 
 T = TypeVar("T")
 
-# Raise a stage's number when its output changes for equal inputs: old artefacts
-# then stay what they are and new runs compute their own.
-SCHEMA_VERSIONS = {
-    "synth": 1,
-    "import": 1,
-    "fetch": 1,
-    "levels": 1,
-    "explore": 1,
-    "verify": 1,
-    "resample": 1,
-    "rebalance": 1,
-    "train": 1,
-    "evaluate": 1,
-    "report": 2,
-}
 FOLDERS = {"synth": "data", "import": "data", "fetch": "policies"}
 
 
@@ -67,7 +52,8 @@ class Spec:
         settings: the recipe fields that the stage reads, and no others.
         params: what the loop hands in: iteration, round, k, slice.
         inputs: artefacts that it reads, by role.
-        schema: the stage's schema version; 0 stands for the current one.
+        schema: the stage's schema version; it rises when the output changes for equal inputs, so
+            that what was stored stays what it is and new runs compute their own.
     """
 
     stage: str
@@ -76,10 +62,7 @@ class Spec:
     params: Mapping[str, Any]
     inputs: Mapping[str, Ref]
     shards: int = 1
-    schema: int = 0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "schema", self.schema or SCHEMA_VERSIONS[self.stage])
+    schema: int = 1
 
     @property
     def key(self) -> str:

@@ -5,10 +5,10 @@ The stage functions and the commit protocol are the real ones.
 
 import tempfile
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 
 from si.events import Event
+from si.stages import STAGES
 from si.stages.job import Job
 from si.stages.worker import do_shards
 from si.store.keys import Spec
@@ -22,6 +22,6 @@ class InlineCluster:
         self.store = store
 
     def run(self, entry: str, spec: Spec, on_event: Callable[[Event], None]) -> None:
-        function = getattr(import_module(f"si.stages.{spec.stage}"), spec.stage)
+        function = STAGES[spec.stage].function
         with tempfile.TemporaryDirectory() as scratch:
             do_shards(self.store, Job(self.store, spec, Path(scratch)), function, 0, 1)

@@ -41,7 +41,7 @@ def rows_of(folder: Path, strategy: str) -> list[dict[str, str | None]]:
     assert conclude(run) is not None
     return [
         {
-            "entry": entry,
+            "entry": str(entry),
             "stage": manifest.spec.stage,
             "key": manifest.spec.key,
             "address": manifest.spec.address,

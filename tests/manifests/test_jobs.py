@@ -21,7 +21,7 @@ from si.clusters.kubernetes.manifests import (
 from si.config.loading import assignment
 from si.config.place import Kubernetes, Place, Pods
 from si.config.recipe import Recipe
-from si.stages.worker import STAGES
+from si.stages import STAGES
 from si.store.keys import Spec
 
 K8S = Path(__file__).parents[2] / "k8s"

@@ -87,7 +87,8 @@ def test_a_kept_run_needs_no_matplotlib():
 
 def test_stage_scripts_are_found_in_a_checkout():
     """Every stage's script is found beside the package in a checkout."""
-    from si.stages.worker import STAGES, script
+    from si.stages import STAGES
+    from si.stages.worker import script
 
     for stage in STAGES:
         assert script(stage) == ROOT / "jobs" / f"{stage}.py"
@@ -100,7 +101,8 @@ def test_stage_scripts_are_found_where_installed(layout, tmp_path):
     package = tmp_path / ("lib/python/site-packages" if layout == "wheel" else "opt/si") / "si"
     shutil.copytree(ROOT / "si", package, ignore=shutil.ignore_patterns("embedded", "_bundle"))
     shutil.copytree(ROOT / "jobs", package / "_bundle" / "jobs")
-    code = "from si.stages.worker import STAGES, script\nfor stage in STAGES: print(script(stage))"
+    code = "from si.stages import STAGES\nfrom si.stages.worker import script\n"
+    code += "for stage in STAGES: print(script(stage))"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,

@@ -8,7 +8,7 @@ import pytest
 from si.config.recipe import Recipe
 from si.errors import RecipeError
 from si.plugins import load
-from si.run import Run
+from si.stages import STAGES
 from si.stages.explore import ENGINES
 from si.stages.train import TRAINERS
 
@@ -16,8 +16,7 @@ from si.stages.train import TRAINERS
 def settings(**train: Any) -> dict[str, Any]:
     """The train stage's settings under a recipe."""
     recipe = Recipe.model_validate({"train": train})
-    run = Run("test", recipe, cast(Any, None), cast(Any, None))
-    return cast(dict[str, Any], run._settings("train", None)["train"])
+    return cast(dict[str, Any], STAGES["train"].settings.of(recipe).identity()["train"])
 
 
 def test_deepspeeds_settings_are_in_its_own_keys_only() -> None:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from si.report.lineage import BEGINNING, STEPS, lineage
+from si.entry import STEPS
+from si.report.lineage import lineage
 from si.store.artifact import Artifact
 from si.store.folder import FolderStore
 from si.store.keys import Spec
@@ -24,7 +25,7 @@ def test_lineage_is_closed_and_true(tmp_path: Path) -> None:
         assert node.content == Artifact.open(store, node.address).manifest.content
         assert node.inputs == {role: ref.address for role, ref in spec.inputs.items()}
         assert set(node.inputs.values()) <= set(addresses)
-        assert node.place in BEGINNING + STEPS
+        assert node.place in STEPS
     assert len({node.anchor for node in nodes}) == len(nodes)
     assert nodes == lineage(store, dict(reversed(refs.items())))
 
@@ -37,5 +38,5 @@ def test_every_iteration_has_its_steps(tmp_path: Path, strategy: str, steps: int
     for t in (1, 2):
         places = [node.place for node in nodes if node.t == t]
         assert len(places) == steps
-        assert places == sorted(places, key=STEPS.index)
+        assert places == sorted(places, key=list(STEPS).index)
     assert next(node.place for node in nodes if node.t == 0) == "data"

@@ -9,9 +9,8 @@ from si.config.recipe import Recipe
 from si.errors import RecipeError
 from si.plugins import fingerprint, load
 from si.records import Outcome
-from si.run import Run
+from si.stages import STAGES
 from si.stages.verify import Judgement, own_judge
-from si.store.folder import FolderStore
 from si.strategies import Strategy, by_name, rule_of
 
 MINE = """
@@ -81,20 +80,19 @@ def test_run_names_stay_labels():
     assert len(Recipe(name="a" * 20, strategy=recipe.strategy).run_name) <= 30
 
 
-def test_the_file_is_part_of_the_key(mine, tmp_path):
+def test_the_file_is_part_of_the_key(mine):
     """A changed file is another key; without own code keys are what they were without any."""
 
-    def settings(stage, strategy=None, **recipe):
-        run = Run("r", Recipe(**recipe), FolderStore(tmp_path / "store"), cluster=None)
-        return run._settings(stage, strategy)
+    def settings(stage, **recipe):
+        return STAGES[stage].settings.of(Recipe(**recipe)).identity()
 
-    before = settings("rebalance", "mine:First")
+    before = settings("rebalance", strategy="mine:First")
     verify = settings("verify", verify={"judge": "mine:judge"})
     assert before["code"] == verify["code"] == fingerprint("mine:First")
     mine.write_text(MINE + "\n# changed\n")
-    assert settings("rebalance", "mine:First")["code"] != before["code"]
+    assert settings("rebalance", strategy="mine:First")["code"] != before["code"]
     assert settings("verify") == {"verify": {"math_timeout": 5.0}}
-    assert "code" not in settings("rebalance", "rp")
+    assert "code" not in settings("rebalance", strategy="rp")
 
 
 def test_own_verdicts(mine):

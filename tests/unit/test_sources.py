@@ -10,7 +10,8 @@ import yaml
 from si.config.recipe import Recipe
 from si.datasets.sources import dataset, policy
 from si.errors import RecipeError
-from si.run import LATER, READS, WISH, Run
+from si.run import WISH
+from si.stages import STAGES
 from si.store.artifact import Artifact
 from si.store.folder import FolderStore
 from tests.loop.running import artefacts, si_ctl
@@ -200,19 +201,19 @@ def test_later_settings_are_in_keys_where_they_are_set():
     each of those that a stage reads is in its key once it is set."""
 
     def settings(stage: str, **sections: dict) -> dict:
-        run = Run("test", Recipe.model_validate(sections), None, None)  # type: ignore[arg-type]
-        return run._settings(stage, None)
+        return STAGES[stage].settings.of(Recipe.model_validate(sections)).identity()
 
     before = {
         "explore": {"seed", "sampling"},
         "train": {"train", "sampling.system_prompt"},
     }
-    for stage in READS:
+    for stage in STAGES:
         made = settings(stage)
         assert made.keys() == before.get(stage, made.keys())
         assert not {"prompt_template", "image_tokens"} & made.get("sampling", {}).keys()
     report = settings("report")
-    assert not [n for n in LATER if n.partition(".")[2] in report[n.partition(".")[0]]]
+    assert not {"map", "split", "answer_kind", "skip_bad"} & report["data"].keys()
+    assert not {"packing", "liger"} & report["train"].keys() and "family" not in report["model"]
     new = {"packing", "cache_vision", "gradient_checkpointing", "liger"}
     assert not new & settings("train")["train"].keys()
     asked = settings("train", train={"packing": True, "gradient_checkpointing": True})

@@ -15,6 +15,8 @@ import yaml
 from si import resources
 from si.config.place import Place, Pods, place_environment
 from si.config.recipe import Recipe
+from si.entry import Entry
+from si.stages import STAGES
 from si.store.keys import Spec, digest
 
 Manifest = dict[str, Any]
@@ -24,7 +26,6 @@ RUN, ITERATION, STAGE, ATTEMPT = "si-ctl/run", "si-ctl/iteration", "si-ctl/stage
 QUEUE = "kueue.x-k8s.io/queue-name"
 LONGEST = 52  # of a Job's name: its pods add an index and a suffix
 MEETING_PORT = 29400  # where the pods of one training meet
-SHARDED = ("explore", "verify")  # the stages that several pods share
 FETCH = "it00/fetch"  # entry of the Job that reaches the model hub
 
 
@@ -52,7 +53,8 @@ def job_name(place: Place, run: str, generation: int, entry: str, attempt: int) 
 def pods_of(place: Place, stage: str) -> Pods:
     """How the pods of a stage run: those of exploration, of training, or without a GPU."""
     kubernetes = place.kubernetes
-    return {"explore": kubernetes.explore, "train": kubernetes.train}.get(stage, kubernetes.verify)
+    pods: Pods = getattr(kubernetes, STAGES[stage].image)
+    return pods
 
 
 def run_object(place: Place, run: str, recipe: Recipe, fresh: str = "") -> Manifest:
@@ -114,7 +116,7 @@ def stage_job(
     pods = pods_of(place, spec.stage)
     job = _template(spec.stage)
     _fill_entry(job, place, pods, run, generation, entry, attempt, spec.key, owner)
-    workers = min(pods.workers, spec.shards) if spec.stage in SHARDED else 1
+    workers = min(pods.workers, spec.shards) if STAGES[spec.stage].sharded else 1
     job["spec"]["completions"] = job["spec"]["parallelism"] = workers
     job["spec"]["backoffLimitPerIndex"] = place.retries
     if place.kubernetes.queue:
@@ -223,8 +225,8 @@ def _fill_entry(
 ) -> None:
     """What every Job that works on an entry of a run has: `key` says on what, the environment where
     the store is."""
-    iteration, stage = entry.split("/")
-    labels = {ITERATION: iteration.removeprefix("it"), STAGE: stage, ATTEMPT: str(attempt)}
+    where = Entry.parse(entry)
+    labels = {ITERATION: f"{where.t:02d}", STAGE: where.step, ATTEMPT: str(attempt)}
     name = job_name(place, run, generation, entry, attempt)
     _fill(job, place, pods, name, run, labels, owner)
     job["metadata"].setdefault("annotations", {})[KEY] = key
