@@ -9,7 +9,7 @@ from si.answers.case import Policy
 from si.answers.formulas import Comparer
 from si.answers.grammar import Node, read
 from si.answers.spelling import TooBig, Unreadable
-from si.answers.text import clean, fold, leadless, words
+from si.answers.text import clean, fold, leadless, truth, words
 
 
 class Named(NamedTuple):
@@ -69,6 +69,14 @@ class Options:
             i for i, option in enumerate(self.nodes) if option and _same(comparer, option, node)
         ]
         return self.letters[same[0]] if len(same) == 1 else None
+
+    def truth(self, text: str) -> str | None:
+        """The letter of the option `Yes` or `No` (or `True`, `False`) that a text begins with."""
+        said = truth(text)
+        if said is None:
+            return None
+        same = [i for i, option in enumerate(self.texts) if truth(option) == said]
+        return self.letters[same[0]] if len(same) == 1 and len(self.folded[same[0]]) < 6 else None
 
     def mentioned(self, text: str) -> list[tuple[int, str]]:
         """(position, letter) of options that a text mentions; the longest where they nest."""
@@ -173,6 +181,8 @@ def named(candidate: str, choices: Options | None) -> Named:
     if not text:
         return NOTHING
     letter, rest = _letter(text, choices)
+    if letter is None:
+        letter, rest = _letter(leadless(text), choices)
     if choices:
         whole = choices.match(text)
         if whole and not (letter and not rest):
@@ -183,7 +193,7 @@ def named(candidate: str, choices: Options | None) -> Named:
         return NOTHING
     if choices:
         for each in variants(text):
-            found = choices.match(each)
+            found = choices.match(each) or choices.truth(each)
             if found:
                 return Named((found,))
         number = _NUMBERED.match(text)

@@ -127,7 +127,7 @@ _REMARK = re.compile(
       |(?:the\s|an?\s)?(?:option(?:'s)?\s|correct\s|final\s|single\s|exact\s|numeric(?:al)?\s|short\s|one\s)*
         (?:letter|number|value|integer|option|choice|word|phrase|result)
         (?:\s(?:only|itself|of\s(?:the|your)\s\w+|from\s.{0,60}|with.{0,60}|as\s.{0,40}|in\s.{0,40}))?\s*[.!]?\s*$
-      |\$?LETTER|\$?NUMBER|\[?\(?(?:your|the|final|insert|short)\s(?:final\s)?(?:answer|choice|letter|number|response|option)
+      |\$?LETTER|\$?NUMBER|[\[(](?:your|the|final|insert|short)\s(?:final\s)?(?:answer|choice|letter|number|response|option)
       |X\s\(|\.{3}|…|<[a-z_ ]+>\s*$|\{[a-z_ ]*\}\s*$|\[[a-z_ ]+\]\s*$
     )""",
     re.VERBOSE | re.IGNORECASE,
@@ -329,6 +329,7 @@ def _line(text: str, start: int, rule: str) -> tuple[str | None, bool]:
     return None, True
 
 
+_ANGLED = re.compile(r"<\s*([^<>=]{1,80}?)\s*>\.?")
 _STOPS = re.compile(r"</[a-z_]+>|<\||\\end\{(?:align|gather|equation)|[\"'`]\s*[}\]]+\s*$")
 
 
@@ -338,8 +339,9 @@ def tidy(line: str) -> str:
     stop = _STOPS.search(line)
     if stop and stop.start() > 0:
         line = line[: stop.start()]
-    line = _balanced(line.strip())
-    return unmark(line).strip().rstrip("*_` ")
+    line = unmark(_balanced(line.strip())).strip().rstrip("*_` ")
+    angled = _ANGLED.fullmatch(line)
+    return angled[1] if angled else line
 
 
 def _balanced(line: str) -> str:

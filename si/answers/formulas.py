@@ -163,7 +163,7 @@ class Comparer:
                 self.rule = "equation"
                 return equal
             return self._proportional(left, right, left_, right_, signed=False)
-        if any(equations):
+        if any(equations) or variables(one) != variables(other):
             return False
         if self._real_sets(one, other):
             return True

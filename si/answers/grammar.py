@@ -21,7 +21,7 @@ from functools import lru_cache
 
 from si.answers import units
 from si.answers.expressions import expression
-from si.answers.spelling import TooBig, Unreadable, spell
+from si.answers.spelling import LONGEST, TooBig, Unreadable, spell
 from si.answers.tokens import CONSTANTS, DEEPEST, FUNCTIONS, Node
 from si.answers.units import Unit
 
@@ -40,7 +40,18 @@ def read(text: str) -> Node:
         Unreadable: if it is not mathematics that these rules know.
         TooBig: if it is longer or deeper than any answer.
     """
+    matrix = _MATRIX.search(text) if "\\begin" in text else None
+    if matrix and len(text) <= LONGEST:
+        if re.search(r"\d", text[: matrix.start()] + text[matrix.end() :]):
+            raise Unreadable("an expression of matrices")
+        rows = [
+            row.split("&") for row in re.split(r"\\\\|\\cr(?![a-zA-Z])", matrix[2]) if row.strip()
+        ]
+        return ("matrix", tuple(tuple(_statement(spell(cell)) for cell in row) for row in rows))
     return _statement(spell(text))
+
+
+_MATRIX = re.compile(r"\\begin\{([pbvBV]?matrix|array)\}(?:\{[^{}]*\})?(.*?)\\end\{\1\}", re.DOTALL)
 
 
 @lru_cache(maxsize=4096)
@@ -131,7 +142,7 @@ _NAME = re.compile(
 
 def _relation(text: str) -> Node:
     sides, operators = _split(text, _RELATION)
-    if len(sides) == 1:
+    if len(sides) == 1 or _BUILDER.fullmatch(text):
         return _sets(text)
     if len(sides) > 12:
         raise TooBig("too long a chain")
@@ -163,7 +174,15 @@ _UNION = re.compile(r"\\cup(?![a-zA-Z])|(?<=[)\]}])\s*U\s*(?=[(\[{\\])")
 _MINUS = re.compile(r"\\(?:setminus|backslash|smallsetminus)(?![a-zA-Z])")
 
 
+_BUILDER = re.compile(
+    r"\s*\\\{\s*([a-zA-Z])\s*(?:\\in\s*\\mathbb\s*\{R\}\s*)?(?::|\||\\mid)\s*(.*)\\\}\s*", re.DOTALL
+)
+
+
 def _sets(text: str) -> Node:
+    built = _BUILDER.fullmatch(text)
+    if built and re.search(r"[<>=]|\\[lgn]e(?![a-z])", built[2]):
+        return _statement(built[2])
     parts, _ = _split(text, _UNION)
     if len(parts) > 1:
         return ("union", *(_sets(part) for part in parts))

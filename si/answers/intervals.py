@@ -85,6 +85,8 @@ def _relation(node: Node) -> RealSet:
     _, sides, operators, _ = node
     if operators == ("in",) and sides[0][0] == "var":
         return _pieces(sides[1])
+    if len(sides) == 2 and sides[0][:2] == ("fn", "abs") and operators[0] in ("<", "<="):
+        return _absolute(sides[0][2], operators[0] == "<=", _end(sides[1]))
     at = [i for i, side in enumerate(sides) if side[0] == "var"]
     if (
         len(at) != 1
@@ -100,6 +102,16 @@ def _relation(node: Node) -> RealSet:
         relation = operator if at[0] == i else _FLIPPED[operator]
         made = _intersection(made, _half(relation, other))
     return made
+
+
+def _absolute(inside: Node, closed: bool, radius: Value) -> RealSet:
+    """`|x - c| < r` as an interval."""
+    centre: Value = Fraction(0)
+    if inside[0] == "add" and len(inside) == 3 and inside[1][0] == "var":
+        centre, inside = -evaluate(inside[2]), inside[1]
+    if inside[0] != "var" or radius is None:
+        raise Unreadable("not an inequality of one variable")
+    return [(centre - radius, closed, centre + radius, closed)]
 
 
 def _half(relation: str, bound: Node) -> RealSet:

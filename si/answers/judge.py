@@ -10,9 +10,9 @@ from si.answers.case import DEFAULT, Case, Policy, Reference, Tolerance, Verdict
 from si.answers.choices import named, options, several, variants
 from si.answers.extract import Found, body, concluded, find, last_line, predicate, sentences
 from si.answers.formulas import Comparer
-from si.answers.kinds import MATHEMATICS, looks_formal, truth, understand
+from si.answers.kinds import MATHEMATICS, looks_formal, understand
 from si.answers.spelling import LONGEST, TooBig, Unreadable
-from si.answers.text import fold, leadless, trim, words
+from si.answers.text import fold, leadless, trim, truth, words
 
 MEMO = 100_000  # comparisons remembered at most
 
@@ -330,7 +330,7 @@ def _boolean(reference: Reference, text: str, shown: str) -> _Said:
 
 
 def _text(reference: Reference, text: str, shown: str) -> _Said:
-    from si.answers.names import geometry, symbols
+    from si.answers.names import geometry, plain_symbols, symbols
 
     wanted = reference.text
     if shown == trim(words(wanted)):
@@ -341,6 +341,8 @@ def _text(reference: Reference, text: str, shown: str) -> _Said:
         correct = given == drawn
         return _Said(correct, shown, given, "geometry", None if correct else "different")
     case_ = symbols(wanted)
+    if case_:
+        text, wanted, shown = plain_symbols(text), plain_symbols(wanted), plain_symbols(shown)
     folded = fold(wanted, case_)
     readings_ = variants(words(text))
     said = predicate(words(text))

@@ -9,13 +9,11 @@ from si.answers.extract import find
 from si.answers.grammar import read_once
 from si.answers.numerals import numeral
 from si.answers.spelling import TooBig, Unreadable
-from si.answers.text import clean, fold, trim, words
+from si.answers.text import FALSE, TRUE, clean, fold, trim, truth, words
 from si.answers.values import variables
 from si.errors import DataError
 
 MATHEMATICS = ("number", "expression", "set", "interval", "tuple", "equation")
-TRUE = frozenset(["yes", "true"]) | {"是", "对", "正确"}
-FALSE = frozenset(["no", "false"]) | {"否", "不是", "错", "错误"}
 _LETTER = re.compile(r"\(?[A-J]\)?[.:]?|\([a-j]\)")
 _LETTERS = re.compile(r"\(?[A-J]\)?(?:\s*(?:,|;|&|and|和|、)\s*\(?[A-J]\)?)+")
 
@@ -169,26 +167,6 @@ def _simple(node: Node) -> bool:
     if node[0] == "pow":
         return bool(node[1][0] == "num" and node[1][1] == 10 and _simple(node[2]))
     return bool(node[0] in ("num", "base"))
-
-
-def truth(text: str) -> bool | None:
-    """True or False if a text says so with its first word: `Yes, it is.`; else None."""
-    match = re.match(r"[\W_]*([A-Za-z]+|是的?|否|不是|对|错误?|正确)(?![A-Za-z])\s*(.?)", text)
-    if match is None:
-        return None
-    word = match[1].lower().rstrip("的")
-    if (
-        match[2]
-        and match[1].isascii()
-        and match[2] not in ",.;:!，。；：(-–—"
-        and len(text.split()) > 1
-    ):
-        follows = text[match.start(2) :]
-        if not re.match(
-            r"(?:it|they|he|she|there|the|this|that|because|since|we|you)\b", follows, re.IGNORECASE
-        ):
-            return None
-    return True if word in TRUE else False if word in FALSE else None
 
 
 def understand(reference: str, kind: str | None, choices: tuple[str, ...] = ()) -> Reference:

@@ -55,6 +55,11 @@ def _side(side: str) -> str:
     return f"{name} {letters}".strip()
 
 
+def plain_symbols(text: str) -> str:
+    """A name of symbols without the marks of its indices: `H_{2}O` is `H2O`."""
+    return re.sub(r"[_^{}]", "", text)
+
+
 def symbols(text: str) -> bool:
     """Whether a text's letters are symbols, whose case and order carry meaning: `Fe2O3`, `A1`."""
     return bool(_SYMBOL.fullmatch(trim(words(text)).replace("_", "")))

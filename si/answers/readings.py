@@ -8,10 +8,9 @@ from si.answers.choices import NOTHING, SEVERAL, Named, Options, named, variants
 from si.answers.expressions import Node
 from si.answers.extract import concluded, final, last_line, predicate, sentences
 from si.answers.grammar import read
-from si.answers.kinds import truth
 from si.answers.numerals import numeral
 from si.answers.spelling import TooBig, Unreadable
-from si.answers.text import fold, trim, unmark, unwrap, words
+from si.answers.text import fold, trim, truth, unmark, unwrap, words
 
 
 class Read(NamedTuple):

@@ -108,14 +108,17 @@ _WORDS = {
 }  # fmt: skip
 _WORD = re.compile(r"(?<![a-zA-Z\\])(" + "|".join(_WORDS) + r")(?![a-zA-Z])", re.IGNORECASE)
 _ABOUT = re.compile(
-    r"^\s*(?:(?:approximately|approx\.?|about|roughly|around|exactly|only|just|equals?|equal to"
-    r"|a total of|is)"
+    r"^\s*(?:(?:approximately|approx\.?|about|roughly|around|exactly|only|just|equal to|equals?"
+    r"|a total of|is|therefore|thus|simply|clearly)"
     r"(?![a-zA-Z])\s*|[~≈=:]\s*|\\approx\s*|\\text\{\s*(?:approximately|about)\s*\}\s*)+",
     re.IGNORECASE,
 )
 _NOTE = re.compile(
     r"\s*\(\s*(?:approx(?:\.|imately)?|rounded[^()]{0,40}|to [^()]{0,40}|exact(?:ly)?)\s*\)\s*$",
     re.IGNORECASE,
+)
+_TOTAL = re.compile(
+    r"(?<=[\d}$)])\s+(?:in total|in all|altogether|of them|total)\s*$", re.IGNORECASE
 )
 _ORDINAL = re.compile(r"(?<=\d)(?:st|nd|rd|th)(?![a-zA-Z])")
 _RANGE = re.compile(r"\s*(\d+)\s?-\s?(\d+)\s*|\d+(?:\s*-\s*\d+){2,}|\d+/\d+/\d+")
@@ -145,7 +148,7 @@ def spell(text: str) -> str:
         text = _SMALL_O.sub(r"^\\circ ", text)
     if "\\" in text:
         text = _latex(text)
-    text = _NOTE.sub("", _ABOUT.sub("", text)).strip().rstrip(".,;:").strip()
+    text = _NOTE.sub("", _TOTAL.sub("", _ABOUT.sub("", text))).strip().rstrip(".,;:").strip()
     range_ = _RANGE.fullmatch(text)
     if range_ and (not range_[1] or int(range_[1][:12]) < int(range_[2][:12])):
         raise Unreadable("a range or a date")

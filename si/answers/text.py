@@ -144,7 +144,7 @@ _ARTICLE = re.compile(r"^(?:the|an|a)\s+(?=\S)|(?<=\s)(?:the|an|a)\s+(?=\S)")
 _LEAD = re.compile(
     r"^(?:(?:it|this|that|they|these|he|she|there)"
     r"(?:\s+(?:is|are|was|were|would be|must be)|['’](?:s|re))"
-    r"\s+|(?:indeed|probably|likely|clearly|simply|just)\s*,?\s+)",
+    r"\s+|(?:indeed|probably|most\s+likely|likely|clearly|simply|just|therefore|thus|then|hence|actually|definitely|certainly)\s*,?\s+)+",
     re.IGNORECASE,
 )
 _PUNCTUATION = re.compile(r"[\"“”„«»‚'‘’`´]")
@@ -170,6 +170,30 @@ def fold(text: str, case: bool = False) -> str:
 def leadless(text: str) -> str:
     """Text without a lead such as `it is` or `they are`."""
     return _LEAD.sub("", text, count=1)
+
+
+TRUE = frozenset(["yes", "true"]) | {"是", "对", "正确"}
+FALSE = frozenset(["no", "false"]) | {"否", "不是", "错", "错误"}
+
+
+def truth(text: str) -> bool | None:
+    """True or False if a text says so with its first word: `Yes, it is.`; else None."""
+    match = re.match(r"[\W_]*([A-Za-z]+|是的?|否|不是|对|错误?|正确)(?![A-Za-z])\s*(.?)", text)
+    if match is None:
+        return None
+    word = match[1].lower().rstrip("的")
+    if (
+        match[2]
+        and match[1].isascii()
+        and match[2] not in ",.;:!，。；：(-–—"
+        and len(text.split()) > 1
+    ):
+        follows = text[match.start(2) :]
+        if not re.match(
+            r"(?:it|they|he|she|there|the|this|that|because|since|we|you)\b", follows, re.IGNORECASE
+        ):
+            return None
+    return True if word in TRUE else False if word in FALSE else None
 
 
 def braced(text: str, start: int, limit: int = 4096) -> int:
