@@ -267,13 +267,14 @@ def plain(rollouts: list[Rollout]) -> dict[str, Any]:
 
 def ours(rollouts: list[Rollout]) -> dict[str, Any]:
     """The judge, with math-verify's process started; `pairs` are what is left to be told apart."""
-    from si.answers import Judge, Policy, case
+    from si.answers import Judge, MathPool, Policy, case
 
-    with Judge(Policy()) as judge:
-        judge.judge_all([case(r"\boxed{\int_0^1 x dx}", r"\frac{1}{2}")])  # starts its processes
+    with MathPool(size=1) as pool:
+        pool.equal([(r"\int_0^1 x dx", r"\frac{1}{2}")])  # starts its process
+        judge = Judge(Policy(), pool)
         found = timed(
             lambda: judge.judge_all(
-                [case(one.response, one.reference, one.kind, one.choices) for one in rollouts]
+                case(one.response, one.reference, one.kind, one.choices) for one in rollouts
             )
         )
     verdicts = found["verdicts"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from si.answers import Judge, Policy, Verdict, case
+from si.answers import Judge, MathPool, Policy, Verdict, case
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,12 @@ def _of(suite: dict[str, Any]) -> Iterator[Assertion]:
 def judged(assertions: list[Assertion]) -> list[Verdict]:
     """The judge's verdicts, in the order of the assertions."""
     found: dict[int, Verdict] = {}
-    for profile in ("strict", "lenient"):
-        which = [i for i, one in enumerate(assertions) if one.profile == profile]
-        with Judge(Policy(profile=profile)) as judge:  # type: ignore[arg-type]
-            said = judge.judge_all(
-                case(assertions[i].response, assertions[i].reference) for i in which
-            )
-        found |= dict(zip(which, said, strict=True))
+    with MathPool(size=1) as pool:
+        for profile in ("strict", "lenient"):
+            which = [i for i, one in enumerate(assertions) if one.profile == profile]
+            judge = Judge(Policy(profile=profile), pool)  # type: ignore[arg-type]
+            cases = [case(assertions[i].response, assertions[i].reference) for i in which]
+            found |= dict(zip(which, judge.judge_all(cases), strict=True))
     return [found[i] for i in range(len(assertions))]
 
 

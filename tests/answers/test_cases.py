@@ -5,7 +5,7 @@ from functools import cache
 
 import pytest
 
-from si.answers import Judge, Policy, Tolerance, Verdict, case
+from si.answers import Judge, MathPool, Policy, Tolerance, Verdict, case
 from tests.answers.corpus import Expected, load
 
 CASES = load()
@@ -39,11 +39,11 @@ def verdicts(cases: list[Expected], judge: Judge) -> list[Verdict]:
 def judged() -> dict[str, Verdict]:
     """Verdicts of all cases by id, one batch for each policy."""
     found: dict[str, Verdict] = {}
-    for which in {policy(one) for one in CASES}:
-        cases = [one for one in CASES if policy(one) == which]
-        with Judge(which) as judge:
-            said = verdicts(cases, judge)
-        found |= {one.id: verdict for one, verdict in zip(cases, said, strict=True)}
+    with MathPool(size=1) as pool:
+        for which in {policy(one) for one in CASES}:
+            cases = [one for one in CASES if policy(one) == which]
+            said = verdicts(cases, Judge(which, pool))
+            found |= {one.id: verdict for one, verdict in zip(cases, said, strict=True)}
     return found
 
 
@@ -70,28 +70,28 @@ def test_there_are_as_many_to_reject_as_to_accept() -> None:
 
 
 @pytest.fixture(scope="module")
-def lenient() -> Iterator[Judge]:
-    with Judge(Policy(profile="lenient")) as judge:
-        yield judge
+def pool() -> Iterator[MathPool]:
+    with MathPool(size=1) as made:
+        yield made
 
 
-def test_lenient_accepts_what_strict_accepts(lenient: Judge) -> None:
+def test_lenient_accepts_what_strict_accepts(pool: MathPool) -> None:
     """The profiles differ in what lenient adds, never in what it loses."""
     plain = Policy()
     cases = [one for one in CASES if one.correct and policy(one) == plain]
-    said = zip(cases, verdicts(cases, lenient), strict=True)
+    judge = Judge(Policy(profile="lenient"), pool)
+    said = zip(cases, verdicts(cases, judge), strict=True)
     lost = [wrong(one, verdict) for one, verdict in said if not verdict.correct]
     assert not lost, "\n".join(lost)
 
 
-def test_every_reference_equals_itself(lenient: Judge) -> None:
+def test_every_reference_equals_itself(pool: MathPool) -> None:
     """A response that gives a case's reference word for word is correct."""
     seen = {}
     for one in CASES:
         if isinstance(one.reference, str) and "\n" not in one.reference and not one.tolerance:
             words = (f"Answer: {one.reference}", one.reference, one.kind, one.choices)
             seen[words] = case(*words)
-    with Judge(Policy()) as judge:
-        said = judge.judge_all(seen.values())
+    said = Judge(Policy(), pool).judge_all(seen.values())
     lost = [words for words, verdict in zip(seen, said, strict=True) if not verdict.correct]
     assert not lost

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from si.answers import Judge, Policy, Verdict, case
+from si.answers import Judge, MathPool, Policy, Verdict, case
 from si.answers.case import KINDS, REASONS
 
 BATCHES = int(os.environ.get("SI_HOSTILE", "200"))
@@ -204,8 +204,8 @@ BIG = {
 @pytest.fixture(scope="module")
 def judges() -> Iterator[tuple[Judge, Judge]]:
     """Two judges that share nothing, with little time for math-verify."""
-    with Judge(Policy(), timeout=1.0) as one, Judge(Policy(), timeout=1.0) as other:
-        yield one, other
+    with MathPool(timeout=1.0, size=1) as one, MathPool(timeout=1.0, size=1) as other:
+        yield Judge(Policy(), one), Judge(Policy(), other)
 
 
 def check(verdict: Verdict) -> None:
@@ -257,11 +257,11 @@ def test_hostile_references(judges: tuple[Judge, Judge], reference: str) -> None
 @pytest.mark.timeout(60)  # milliseconds each; anything quadratic would take minutes
 def test_megabytes_are_cheap(text: str, profile: str) -> None:
     """A response of megabytes is judged in linear time, without a process for it."""
-    with Judge(Policy(profile=profile)) as judge:  # type: ignore[arg-type]
-        for kind in ("number", "choice", None):
-            verdict = judge.judge(case(text, "7654321" if kind != "choice" else "D", kind))
-            check(verdict)
-            assert not verdict.correct
+    judge = Judge(Policy(profile=profile))  # type: ignore[arg-type]
+    for kind in ("number", "choice", None):
+        verdict = judge.judge(case(text, "7654321" if kind != "choice" else "D", kind))
+        check(verdict)
+        assert not verdict.correct
 
 
 PIECES = st.sampled_from(

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from si.answers import Judge, Policy, case
+from si.answers import Judge, MathPool, Policy, case
 
 mpmath.mp.dps = 60
 
@@ -90,8 +90,8 @@ TERMS = st.recursive(
 
 @pytest.fixture(scope="module")
 def judge() -> Iterator[Judge]:
-    with Judge(Policy()) as made:
-        yield made
+    with MathPool(size=1) as pool:
+        yield Judge(Policy(), pool)
 
 
 def correct(judge: Judge, answer: str, reference: str, kind: str | None = None) -> bool:
@@ -244,13 +244,13 @@ def test_interval_and_inequality(
     st.sampled_from(["strict", "lenient"]),
 )
 def test_letters_meet_only_themselves(
-    judge: Judge, given_: str, wanted: str, frame: str, form: str, profile: str
+    given_: str, wanted: str, frame: str, form: str, profile: str
 ) -> None:
     """Whatever the frame and form, a letter is correct if and only if it is the reference."""
     assume(not (form == "@." and frame.startswith("Option")))
     response = frame.replace("@", form.replace("@", given_))
     other = "We look at the image.\n" + response
-    with Judge(Policy(profile=profile)) as fresh:  # type: ignore[arg-type]
-        for text in (response, other):
-            verdict = fresh.judge(case(text, wanted, "choice", ["w", "x", "y", "z"]))
-            assert verdict.correct == (given_ == wanted), (text, verdict)
+    fresh = Judge(Policy(profile=profile))  # type: ignore[arg-type]
+    for text in (response, other):
+        verdict = fresh.judge(case(text, wanted, "choice", ["w", "x", "y", "z"]))
+        assert verdict.correct == (given_ == wanted), (text, verdict)
