@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from si.answers.text import WINDOW, braced, clean, unmark
+from si.answers.text import RUN, RUNS, WINDOW, braced, clean, unmark
 
 MARKS = 100  # marks looked at, from the last
 LINE = 4096  # characters of an answer's line at most
@@ -44,9 +44,26 @@ _THINK = re.compile(
     r"<(/?)(?:think|thinking|thought)>|◁(/?)think▷|<\|(?:begin|end)_of_thought\|>", re.IGNORECASE
 )
 _END = re.compile(
-    r"(?:\s|</s>|<\|(?:im_end|endoftext|eot_id|end|end_of_text|eom_id|return|user|im_start|assistant)\|>|<eos>"
-    r"|<end_of_turn>|<｜end▁of▁sentence｜>|\[/?INST\]|<\|end_of_sentence\|>)+\Z"
+    r"(?:</s>|<\|(?:im_end|endoftext|eot_id|end|end_of_text|eom_id|return|user|im_start|assistant)\|>|<eos>"
+    r"|<end_of_turn>|<｜end▁of▁sentence｜>|\[/?INST\]|<\|end_of_sentence\|>)\Z"
 )
+
+
+def whole(response: str) -> str:
+    """The end of a response as it is searched: clean, in one Unicode form, long runs cut short."""
+    text = clean(response[-WINDOW:])
+    return RUNS.sub(lambda match: match[0][:RUN], text)
+
+
+def ended(text: str) -> str:
+    """A response without blanks and end tokens at its end."""
+    for _ in range(16):
+        text = text.rstrip()
+        match = _END.search(text, max(0, len(text) - 40))
+        if match is None:
+            break
+        text = text[: match.start()]
+    return text
 
 
 def final(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
@@ -170,19 +187,12 @@ def find(
         cut: whether the token limit cut the response.
         off: rules that are switched off.
     """
-    whole = clean(response[-WINDOW:])
-    text = unthought(whole) if "thinking" not in off else whole
-    if text is None:
+    said = unthought(response) if "thinking" not in off else response
+    if said is None:
         return Found(None, reason="truncated" if cut else "thinking_only")
-    text = _END.sub("", text)
-    if not text.strip():
-        empty = (
-            "truncated"
-            if cut
-            else "no_answer"
-            if text == whole or not whole.strip()
-            else "thinking_only"
-        )
+    thought, text = len(said) != len(response), ended(whole(said))
+    if not text:
+        empty = "truncated" if cut else "thinking_only" if thought else "no_answer"
         return Found(None, reason=empty)
     every = list(marks(text, off))[-MARKS:]
     for first in ("tag", "glm_box"):
@@ -192,13 +202,15 @@ def find(
     found = _last(text, [mark for mark in every if mark.rule not in ("tag", "glm_box")], kind, cut)
     if found:
         return found
+    if thought and not cut and any(True for _ in marks(whole(response[: -len(said)]), off)):
+        return Found(None, reason="thinking_only")
     return Found(None, reason="truncated" if cut else "no_answer")
 
 
 def body(response: str) -> str | None:
     """A response as its last line is looked for: clean, without thinking and end tokens."""
-    text = unthought(clean(response[-WINDOW:]))
-    return None if text is None else _END.sub("", text)
+    text = unthought(response)
+    return None if text is None else ended(whole(text))
 
 
 def _last(text: str, found: list[Mark], kind: str, cut: bool) -> Found | None:

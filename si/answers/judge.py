@@ -14,6 +14,7 @@ from si.answers.kinds import MATHEMATICS, looks_formal, understand
 from si.answers.spelling import LONGEST, TooBig, Unreadable
 from si.answers.text import fold, leadless, trim, truth, words
 
+_ODD = (ArithmeticError, ValueError, TypeError, AttributeError, LookupError, RecursionError)
 MEMO = 100_000  # comparisons remembered at most
 
 
@@ -212,7 +213,11 @@ class Judge:
         memo = self._memo
         if memo is not None and key in memo:
             return memo[key]
-        said = self._compare(one, reference, found, tolerance)
+        try:
+            said = self._compare(one, reference, found, tolerance)
+        except _ODD:  # an answer that our rules trip over harms no other
+            shown = trim(words(found.text or "")[:LONGEST])
+            said = _Said(False, shown, None, "none", "not_comparable")
         if memo is not None:
             if len(memo) >= MEMO:
                 memo.clear()
@@ -277,8 +282,6 @@ class Judge:
             return _unread(reference, text, made, shown)
         except TooBig:
             return _Said(False, shown, None, "none", "too_long")
-        except (ArithmeticError, ValueError, RecursionError):  # mpmath, at the edge of its range
-            return _Said(False, shown, normal, "none", "not_comparable")
         reason = None
         if not correct:
             many = made.node[0] == "list" and reference.value[0] not in ("list", "set", "group")

@@ -7,7 +7,9 @@ mathematics, `words` for what is compared as text.
 import re
 import unicodedata
 
-WINDOW = 1 << 16  # characters from the end in which an answer is looked for
+WINDOW = 1 << 15  # characters from the end in which an answer is looked for
+RUN = 15  # equal signs in a row that are kept, so that no pattern has much to go back over
+RUNS = re.compile(r"(\W)\1{15,}|(?:[ \t]*\n){16,}")
 
 _CONTROL: dict[int, str | None] = {
     **dict.fromkeys((*range(9), 11, 12, *range(14, 32), *range(127, 160)), " "),

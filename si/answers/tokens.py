@@ -230,6 +230,8 @@ def number(token: str) -> Node:
         raise TooBig("too many digits")
     value = Fraction(int((whole + part) or "0"), 10 ** len(part))
     if power:
+        if abs(int(power)) > 400:
+            raise TooBig("too big a power of ten")
         value *= Fraction(10) ** int(power)
     digits = len((whole + part).lstrip("0")) if (point and part) or power else None
     return ("num", value, digits)
