@@ -8,6 +8,7 @@ from typing import NamedTuple
 from si.answers.case import Policy
 from si.answers.formulas import Comparer
 from si.answers.grammar import Node, read
+from si.answers.prose import predicate
 from si.answers.spelling import TooBig, Unreadable
 from si.answers.text import clean, fold, leadless, truth, words
 
@@ -152,7 +153,7 @@ _REASON = re.compile(
 )
 _REJECTED = re.compile(
     r"^\W*(?:(?:is|are|was|seems|looks|would\s+be)\s+(?:also\s+|clearly\s+|obviously\s+)?(?:not\b|wrong|incorrect|false|too\b|impossible|ruled|out\b)"
-    r"|isn['’]?t|is\s*n['’]?t|can(?:not|['’]t)|不(?!是\s*[A-Z]))",
+    r"|isn['’]?t|is\s*n['’]?t|can(?:not|['’]t)|can\s+be\s+(?:ruled|eliminated|excluded)|错|不对|不正确|不(?!是\s*[A-Z]))",
     re.IGNORECASE,
 )
 _AGAIN = re.compile(
@@ -160,6 +161,11 @@ _AGAIN = re.compile(
 )
 _OTHER = re.compile(r"(?:^|[\s,;(/])[(]?([A-Z])\s?[).:](?=\s|$)")
 _JOINED = re.compile(r"\b(?:and|or)\s+[(]?(?:option\s+)?([A-Z])[)]?(?=\W*$|[,.;])")
+_DENIED = re.compile(r"\b(?:not|no|neither|nor|never)\b|n['’]t\b", re.IGNORECASE)
+RETRACTED = re.compile(
+    r"[.,;:!?]\s*(?:wait|actually|no\s*[,:.]|hmm|sorry|correction|scratch that|i made)|\bmistake\b",
+    re.IGNORECASE,
+)
 _UNDECIDED = re.compile(
     r"^(?:either|neither|both|not|any|all of|none of|unknown|cannot|can't|n/a)\b", re.IGNORECASE
 )
@@ -180,19 +186,22 @@ def named(candidate: str, choices: Options | None) -> Named:
     )
     if not text:
         return NOTHING
+    if RETRACTED.search(text):
+        return SEVERAL
     letter, rest = _letter(text, choices)
     if letter is None:
         letter, rest = _letter(leadless(text), choices)
     if choices:
         whole = choices.match(text)
-        if whole and not (letter and not rest):
+        if whole and not re.fullmatch(r"\W*[A-Za-z]\W*", text):
             return Named((whole,))
     if letter:
         return _judged(letter, rest, choices)
     if _UNDECIDED.match(text) and not choices:
         return NOTHING
     if choices:
-        for each in variants(text):
+        said = None if _DENIED.search(text) else predicate(text)
+        for each in (*variants(text), *(variants(said) if said else ())):
             found = choices.match(each) or choices.truth(each)
             if found:
                 return Named((found,))
@@ -229,6 +238,8 @@ def _letter(text: str, choices: Options | None) -> tuple[str | None, str]:
             return None, text
         if rest[:1] == "-" and rest[1:2].isalpha():  # "T-rex"
             return None, text
+        if re.match(r"\s+(?:or|and)\s+\(?[A-Z]\b", rest):
+            return outside.upper(), rest.strip()
         if outside in "AI" and re.match(r"\s+[a-z]", rest) and not lead:
             own = choices and outside in choices.letters and choices.match(rest.strip())
             if own != outside and not re.match(r"\s+(?:because|since|is|as|due|which|for)\b", rest):
@@ -298,6 +309,8 @@ def several(candidate: str, choices: Options | None) -> Named:
         r"^(?:options?|choices?|answers?)\s*:?\s+(?=[A-Z(])", "", text, flags=re.IGNORECASE
     )
     text = re.sub(r"\bboth\b", "", text).strip(" []{}.")
+    text = re.sub(r"\)\s*\((?=[A-Z]\))", "), (", text)
+    text = re.sub(r"[\"'](\(?[A-Z]\)?)[\"']", r"\1", text)
     run = _RUN.fullmatch(text)
     if run and len(set(text)) == len(text) and all(_possible(letter, choices) for letter in text):
         return Named(tuple(sorted(text)))

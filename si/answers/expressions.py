@@ -65,6 +65,9 @@ class _Parser(Tokens):
                 if self.kind() == "number" and node[0] == "num":
                     node = self.mixed(node)
                     continue
+                if self.kind() == "number" and node[0] == "neg" and node[1][0] == "num":
+                    node = ("neg", self.mixed(node[1]))
+                    continue
                 right = self.power()
                 node = _joined(node, right)
             else:
@@ -395,6 +398,9 @@ _SPECIAL: dict[str, Callable[[_Parser], Node]] = {
 
 def _joined(left: Node, right: Node) -> Node:
     """Two operands side by side: a product, or a mixed number such as `1\\frac{1}{2}`."""
+    if left[0] == "neg" and left[1][0] == "num" and right[0] == "div":
+        mixed = _joined(left[1], right)
+        return ("neg", mixed)
     if left[0] == "num" and left[2] is None and right[0] == "div":
         top, bottom = right[1], right[2]
         whole = all(

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from si.answers.prose import final
 from si.answers.text import RUN, RUNS, WINDOW, braced, clean, unmark
 
 MARKS = 100  # marks looked at, from the last
@@ -45,33 +46,28 @@ _THINK = re.compile(
 )
 _END = re.compile(
     r"(?:</s>|<\|(?:im_end|endoftext|eot_id|end|end_of_text|eom_id|return|user|im_start|assistant)\|>|<eos>"
-    r"|<end_of_turn>|<｜end▁of▁sentence｜>|\[/?INST\]|<\|end_of_sentence\|>)\Z"
+    r"|<end_of_turn>|<｜end▁of▁sentence｜>|\[/?INST\]|<\|end_of_sentence\|>)"
 )
+
+
+_HTML = re.compile(r"</?(?:b|i|u|em|strong|span|p|sup|mark)>|<br\s*/?>", re.IGNORECASE)
 
 
 def whole(response: str) -> str:
     """The end of a response as it is searched: clean, in one Unicode form, long runs cut short."""
     text = clean(response[-WINDOW:])
+    if "<" in text:
+        text = _HTML.sub("", text)
     return RUNS.sub(lambda match: match[0][:RUN], text)
 
 
 def ended(text: str) -> str:
-    """A response without blanks and end tokens at its end."""
-    for _ in range(16):
-        text = text.rstrip()
-        match = _END.search(text, max(0, len(text) - 40))
-        if match is None:
-            break
-        text = text[: match.start()]
-    return text
-
-
-def final(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
-    """The last match of a pattern."""
-    found = None
-    for match in pattern.finditer(text):
-        found = match
-    return found
+    """A response up to its first end token: what follows is a turn that the model made up."""
+    if "<" in text or "[" in text:
+        for match in _END.finditer(text):
+            if text[: match.start()].strip():
+                return text[: match.start()].rstrip()
+    return text.rstrip()
 
 
 def unthought(text: str) -> str | None:
@@ -94,7 +90,7 @@ _BE = (
 )
 _FOR = r"(?:\s+(?:to|for|of|in|among|from|here|below|above)(?![a-zA-Z])[^.\n:=?!]{0,70}?)"
 _NOTE = r"(?:\s{0,2}\([^()\n]{1,40}\))"
-_WHICH = r"(?:option|choice|letter|statement|selection|alternative)"
+_WHICH = r"(?:option|choice|letter|statement|selection|alternative)s?"
 _RIGHT = r"(?:correct|right|best|final|true|proper|appropriate|accurate|suitable|valid)"
 _LETTER = r"[*_`\"'(\[]{0,4}(?-i:[A-Z])[*_`\"')\]]{0,4}"
 _MARK = re.compile(
@@ -115,17 +111,17 @@ _MARK = re.compile(
     |\b(?:which|that|this|it)\s(?:is|corresponds\sto|matches|matches\swith)\s(?=(?:option|choice|answer)\s{_LETTER}(?![a-zA-Z]))
     |\b(?:correspond(?:s|ing)?|match(?:es|ing)?|points?)\s(?:to|with)\s(?=(?:option|choice|answer)\s{_LETTER}(?![a-zA-Z]))
     |\b(?:I|we)(?:['’](?:d|ll)|\swould|\swill)?\s(?:choose|select|pick|go\swith)\s(?=(?:(?:option|choice|answer)\s)?{_LETTER}(?![a-zA-Z'’])))
-  | (?P<named>\b(?:option|choice|answer|statement)\s{_LETTER}(?![a-zA-Z])[^.\n?]{{0,60}}?
+  | (?P<named>\b(?:option|choice|answer|statement)\s{_LETTER}(?![a-zA-Z])[^.,;\n?]{{0,60}}?
       \s(?:is|would\sbe)\s(?:therefore\s|thus\s|clearly\s)?(?:the\s)?
       (?:most\s)?{_RIGHT}(?![a-zA-Z])
     |(?:(?<=[\n.:;,!]\s)|(?<=\n)|\A|(?<=so\s)|(?<=thus\s)|(?<=therefore\s)|(?<=therefore,\s)|(?<=hence\s))
       (?:[*_]{{0,2}}\([A-Za-z]\)[*_]{{0,2}}|[*_]{{0,2}}(?-i:[A-Z])[*_).:]{{0,3}})
-      (?:\s[^.\n?]{{1,60}}?)?\s(?:is|would\sbe)\sthe\s(?:most\s)?{_RIGHT}(?![a-zA-Z]))
+      (?:(?:\s[^.\n?]{{1,60}}?)?\s(?:is|would\sbe)\sthe|(?<![IA])\sis)\s(?:most\s)?{_RIGHT}(?![a-zA-Z]))
   | (?P<chinese>(?:最终|正确|最后)?的?答案(?:应该|应|就|便)?(?:[是为选][：:]?|[：:]|】[：:]?)
     |正确的?(?:选项|答案|选择)(?:应该|应|就)?(?:[是为][：:]?|[：:])
     |(?:故|因此|所以|应该?|综上|可)，?选(?:择)?(?:项)?[：:]?|故答案[为是][：:]?
     |(?:本题|此题)选(?:择)?[：:]?
-    |(?<![可备挑])选(?:择|项)?[：:]?(?=\s{{0,2}}[(（]?[A-J](?![a-zA-Z])))
+    |(?<![可备挑不])选(?:择|项)?[：:]?(?=\s{{0,2}}[(（]?[A-J](?![a-zA-Z])))
     """,
     re.VERBOSE | re.IGNORECASE | re.MULTILINE,
 )
@@ -145,12 +141,14 @@ _REMARK = re.compile(
         (?:letter|number|value|integer|option|choice|word|phrase|result)
         (?:\s(?:only|itself|of\s(?:the|your)\s\w+|from\s.{0,60}|with.{0,60}|as\s.{0,40}|in\s.{0,40}))?\s*[.!]?\s*$
       |\$?LETTER|\$?NUMBER|[\[(](?:your|the|final|insert|short)\s(?:final\s)?(?:answer|choice|letter|number|response|option)
-      |X\s\(|\.{3}|…|<[a-z_ ]+>\s*$|\{[a-z_ ]*\}\s*$|\[[a-z_ ]+\]\s*$
+      |X\s\(|\.{3}|…|<[a-z_ ]+>\s*$|\{[a-z_ ]{3,}\}\s*$|\[[a-z_ ]{3,}\]\s*$
     )""",
     re.VERBOSE | re.IGNORECASE,
 )
+_VALUE = re.compile(r"\(?[A-J]\)?|[-−$\d.,/%\s]+")
+_SPOKEN = re.compile(r"(?<=[^A-Z\s])[.!?。]\s+\S|。\s*\S")
 _BLANK = re.compile(r"[\s*_`#>:：=.\"']*")
-_LEADING = re.compile(r"(?:[\s*_`:：=>]|\"(?=\")|→|⇒|-+>)+")
+_LEADING = re.compile(r"(?:[\s*_`:：=}]|\"(?=\")|→|⇒|-+>)+")
 _DISPLAY = re.compile(r"\s*(\$\$|\\\[|\\begin\{)")
 _CLOSING = {"$$": "$$", "\\[": "\\]", "\\begin{": "\\end{"}
 
@@ -222,7 +220,7 @@ def _last(text: str, found: list[Mark], kind: str, cut: bool) -> Found | None:
         if content is None or (cut and not complete):
             continue
         if mark.rule == "boxed":
-            boxes = [m for m in found if m.rule == "boxed"]
+            boxes = [m for m in found if m.rule == "boxed" and _content(text, m)[0]]
             texts = [_content(text, m)[0] or "" for m in boxes]
             return Found(content, "boxed", None, tuple(texts), _row(text, boxes, texts))
         return Found(content, mark.rule)
@@ -265,7 +263,8 @@ def _content(text: str, mark: Mark) -> tuple[str | None, bool]:
     content, complete = _line(text, end, rule)
     if not content or _REMARK.match(content):
         return None, True
-    if rule == "hash" and (len(content) > 60 or text[end:].strip() != content.strip()):
+    heading = len(content) > 60 or "\n" in text[end:].strip()
+    if rule == "hash" and heading and not _VALUE.fullmatch(content):
         return None, True
     if rule == "chinese" and content[0] in "项择":
         content = content[1:]
@@ -334,7 +333,7 @@ def _line(text: str, start: int, rule: str) -> tuple[str | None, bool]:
             pass
         if not _BLANK.fullmatch(line):
             end = start + (stop if stop >= 0 else len(piece))
-            return tidy(line), end < len(text)
+            return tidy(line), end < len(text) or bool(_SPOKEN.search(line))
         if stop < 0:
             return None, True
         at = stop + 1
@@ -342,7 +341,8 @@ def _line(text: str, start: int, rule: str) -> tuple[str | None, bool]:
 
 
 _ANGLED = re.compile(r"<\s*([^<>=]{1,80}?)\s*>\.?")
-_STOPS = re.compile(r"</[a-z_]+>|<\||\\end\{(?:align|gather|equation)|[\"'`]\s*[}\]]+\s*$")
+_STOPS = re.compile(r"</[a-z_]+>|<\||\\end\{(?:align|gather|equation)")
+_UNQUOTED = re.compile(r"[\"'`]\s*[}\]]+\s*$")
 
 
 def tidy(line: str) -> str:
@@ -351,7 +351,11 @@ def tidy(line: str) -> str:
     stop = _STOPS.search(line)
     if stop and stop.start() > 0:
         line = line[: stop.start()]
+    if "[" not in line and "{" not in line:
+        line = _UNQUOTED.sub("", line)
     line = unmark(_balanced(line.strip())).strip().rstrip("*_` ")
+    if line[-1:] in "'\"”’" and line.count(line[-1:]) % 2 and line[-1:] not in line[:1]:
+        line = line[:-1].rstrip()
     angled = _ANGLED.fullmatch(line)
     return angled[1] if angled else line
 
@@ -371,60 +375,3 @@ def _balanced(line: str) -> str:
     if line.count("\\)") > line.count("\\("):
         line = line.replace("\\)", "", 1)
     return line[:LINE]
-
-
-# --- without a mark -------------------------------------------------------------------------
-
-_SENTENCES = re.compile(
-    r"(?<=[^A-Z\s.])[.!?]\s+(?=[A-Z\\$(*\"“])|(?<=[)\]}%°\d][.!?])\s+(?=[A-Z])|[。！？]|\n+"
-)
-
-
-def sentences(text: str) -> list[str]:
-    """The last sentences of a text, in order."""
-    return [part.strip() for part in _SENTENCES.split(text[-2000:]) if part and part.strip()]
-
-
-_CONCLUDING = re.compile(
-    r"^(?:\W{0,4})(?:therefore|thus|hence|so|in conclusion|in summary|in total|finally"
-    r"|consequently|overall|as a result|accordingly|"
-    r"we (?:get|find|have|conclude)|this (?:gives|means|shows))(?![a-zA-Z])"
-    r"[,:]?\s*(?P<rest>.{1,300})$",
-    re.IGNORECASE | re.DOTALL,
-)
-_COPULA = re.compile(
-    r"(?:^|\s)(?:is|are|was|were|equals?|be|costs?|measures?|weighs?|contains?|has|have|had"
-    r"|gives?|becomes?|totals?|takes?|needs?|"
-    r"got|get|gets|earns?|earned|makes?|made|paid|spent"
-    r"|left with|represents?|shows?|reads?|comes to)\s+"
-    r"(?:there\s|thus\s|therefore\s|also\s|now\s|simply\s|exactly\s|a total of\s|given by\s"
-    r"|equal to\s|of\s|about\s|approximately\s)*",
-    re.IGNORECASE,
-)
-
-
-def concluded(text: str) -> str | None:
-    """The sentence that concludes a response (`Therefore, ...`), if its last one does."""
-    last = sentences(text)
-    match = _CONCLUDING.match(unmark(last[-1])) if last else None
-    return match["rest"] if match else None
-
-
-def predicate(sentence: str) -> str | None:
-    """What a sentence says its subject is: what follows its last `is`, `equals` or the like."""
-    last = final(_COPULA, sentence)
-    return sentence[last.end() :].strip() if last else None
-
-
-def last_line(text: str) -> tuple[str, list[str]]:
-    """A text's last line (or display over lines), and the lines before it."""
-    lines = [line.strip() for line in text[-8000:].split("\n") if line.strip()]
-    if not lines:
-        return "", []
-    for closing, opening in (("$$", "$$"), ("\\]", "\\[")):
-        if lines[-1] == closing:
-            for at in range(len(lines) - 2, max(-1, len(lines) - 12), -1):
-                if lines[at].startswith(opening):
-                    inner = " ".join(lines[at:-1]).removeprefix(opening)
-                    return inner.strip(), lines[:at]
-    return lines[-1], lines[:-1]

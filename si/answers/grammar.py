@@ -136,6 +136,8 @@ _NAME = re.compile(
     r"(?:\([^()=<>]{0,40}\))?\s*|\\(?:text|mathrm|mathbf|vec|overline|operatorname|hat|bar)\s*\{[^{}]{1,40}\}\s*"
     r"(?:_\{?\w+\}?|\([^()]{0,20}\))?\s*|\\(?:alpha|beta|gamma|theta|phi|lambda|mu|omega|sigma|delta|rho|angle\s*\d)\s*"
     r"|(?:m\s*)?\\angle\s*\{?[A-Z0-9]{1,4}\}?\s*|\|?\\?(?:overline|overrightarrow)?\{?[A-Z]{1,3}'?\}?\|?\s*"
+    r"|\(\s*[a-z](?:\s*,\s*[a-z])+\s*\)\s*|[A-Za-z]_\{[^{}]{1,30}\}\s*"
+    r"|\\?(?:sin|cos|tan)\s*(?:\\angle\s*)?[A-Z]{1,3}\s*"
     r"|[A-Za-z]\^\{?-1\}?\([a-z]\)\s*|\\frac\{d[a-z]\}\{d[a-z]\}\s*|[a-z]'{1,2}\s*"
 )
 
@@ -147,6 +149,8 @@ def _relation(text: str) -> Node:
     if len(sides) > 12:
         raise TooBig("too long a chain")
     if not sides[0].strip():  # "= 5", "≈ 3.14"
+        if operators[0] not in ("=", "\\approx", "\\equiv"):
+            raise Unreadable("a bound without a name")
         sides, operators = sides[1:], operators[1:]
         if not operators:
             return _sets(sides[0])
@@ -155,6 +159,8 @@ def _relation(text: str) -> Node:
     names = tuple(bool(_NAME.fullmatch(side.strip())) and not _constant(side) for side in sides)
     nodes = []
     for side, name in zip(sides, names, strict=True):
+        if name and re.search(r"(?<![a-zA-Z])(?:is|are|was)(?![a-zA-Z])", side):
+            raise Unreadable("a sentence, not a name")
         if name:
             try:
                 nodes.append(_sets(side))
@@ -194,7 +200,9 @@ def _sets(text: str) -> Node:
 
 # --- units ----------------------------------------------------------------------------------
 
-_MONEY = re.compile(r"^\s*([-+]?)\s*(?:US|A|C|HK|NZ)?(\\\$|[€£¥₹]|Rs\.?(?=\s*\d))\s*(?=[\d.(\\-])")
+_MONEY = re.compile(
+    r"^\s*([-+]?)\s*(?:US|A|C|HK|NZ)?(\\\$|[€£¥₹]|(?:Rs|USD|EUR|GBP|INR|RMB|CNY|JPY)\.?(?=\s*\d))\s*(?=[\d.(\\-])"
+)
 _MATH_WORDS = frozenset(
     (*FUNCTIONS, *CONSTANTS, "sqrt", "frac", "cup", "cap", "U", "degree", "degrees")
 )
@@ -318,7 +326,7 @@ def _quantity(text: str) -> Node:
         if (
             match["word"]
             and match["word"] in _MATH_WORDS
-            and match["word"] not in ("degree", "degrees")
+            and match["word"] not in ("degree", "degrees", "min")
         ):
             continue
         if match["sign"] and _ANGLED.search(text, 0, at) and not tail.endswith("%"):

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple, Protocol
 from si.answers import readings
 from si.answers.case import DEFAULT, Case, Policy, Reference, Tolerance, Verdict, case
 from si.answers.choices import named, options, several, variants
-from si.answers.extract import Found, body, concluded, find, last_line, predicate, sentences
+from si.answers.extract import Found, body, find
 from si.answers.formulas import Comparer
 from si.answers.kinds import MATHEMATICS, looks_formal, understand
+from si.answers.prose import concluded, last_line, predicate, sentences
 from si.answers.spelling import LONGEST, TooBig, Unreadable
 from si.answers.text import fold, leadless, trim, truth, words
 
@@ -230,6 +231,8 @@ class Judge:
         text = found.text or ""
         kind = reference.kind
         if kind in ("choice", "choices"):
+            if kind == "choices" and found.together > 1:
+                text = ", ".join(found.boxes[-found.together :])
             return self._choice(one, reference, text)
         shown = trim(words(text))
         if not shown:
@@ -310,7 +313,7 @@ def _joined(reference: Reference, found: Found) -> str | None:
 
 
 def _squash(text: str) -> str:
-    return re.sub(r"\s+", "", text)
+    return re.sub(r"\s+", "", re.sub(r"(?<=\d)\s+(?=\d)", "_", text))
 
 
 def _normal(made: readings.Read) -> str:
@@ -333,7 +336,7 @@ def _boolean(reference: Reference, text: str, shown: str) -> _Said:
 
 
 def _text(reference: Reference, text: str, shown: str) -> _Said:
-    from si.answers.names import geometry, plain_symbols, symbols
+    from si.answers.names import geometry, plain_symbols, spoken, symbols
 
     wanted = reference.text
     if shown == trim(words(wanted)):
@@ -345,7 +348,12 @@ def _text(reference: Reference, text: str, shown: str) -> _Said:
         return _Said(correct, shown, given, "geometry", None if correct else "different")
     case_ = symbols(wanted)
     if case_:
-        text, wanted, shown = plain_symbols(text), plain_symbols(wanted), plain_symbols(shown)
+        shown, wanted = plain_symbols(shown), plain_symbols(words(wanted))
+        text = plain_symbols(words(text))
+        if " " not in wanted and len(shown) < 60:
+            shown = shown.replace(" ", "")
+            text = shown
+    text, wanted, shown = spoken(text, wanted), spoken(wanted, wanted), spoken(shown, wanted)
     folded = fold(wanted, case_)
     readings_ = variants(words(text))
     said = predicate(words(text))

@@ -111,6 +111,8 @@ def textual(text: str) -> bool:
         return True
     if _GEOMETRY.search(text) and "=" not in text:
         return True
+    if re.fullmatch(r"[A-Z]{2,6}", plain) or re.fullmatch(r"\d{3,4}s", plain):
+        return True
     if _SYMBOLS.fullmatch(plain.replace(" ", "")) and not re.fullmatch(
         r"[A-Za-z]|\d.*[a-z]", plain
     ):
@@ -226,4 +228,4 @@ def _numeric(text: str, inferred: str) -> str:
 
 
 def _upright(text: str) -> str:
-    return re.sub(r"(?<=\d)\s?([msgKNJWVACFTLl])(?=$|[\s/^])", r" \\text{ \1}", text)
+    return re.sub(r"(?<=\d)\s?([msghKNJWVACFTLl])(?=$|[\s/^])", r" \\text{ \1}", text)

@@ -24,6 +24,7 @@ _SYMBOL = re.compile(
 
 def geometry(text: str) -> str | None:
     """A name or relation of geometry in one spelling; None if it is not one."""
+    text = re.sub(r"(?<![\\a-zA-Z])(triangle|angle)(?=\s+[A-Z]{3}\b)", r"\\\1", text)
     for sign, command in _SIGNS.items():
         text = text.replace(sign, command)
     if not _DRAWN.search(text):
@@ -53,6 +54,20 @@ def _side(side: str) -> str:
     ):
         letters = min(letters, letters[::-1])
     return f"{name} {letters}".strip()
+
+
+_CLOCK = re.compile(r"(?<=\d)\s*([ap])\.?\s?m\b\.?", re.IGNORECASE)
+
+
+def spoken(text: str, reference: str) -> str:
+    """A text as its reference writes clock times, ratios and ranges: `3 to 4` is `3:4` there."""
+    text = _CLOCK.sub(lambda match: f" {match[1].lower()}m", text)
+    plain = trim(words(reference))
+    joint = ":" if re.fullmatch(r"\d+\s*:\s*\d+", plain) else "-" if _RANGE.fullmatch(plain) else ""
+    return re.sub(r"(?<=\d)\s+to\s+(?=\d)", joint, text) if joint else text
+
+
+_RANGE = re.compile(r"\d+\s*[-–]\s*\d+")
 
 
 def plain_symbols(text: str) -> str:

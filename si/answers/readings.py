@@ -4,11 +4,11 @@ import re
 from typing import NamedTuple
 
 from si.answers import units
-from si.answers.choices import NOTHING, SEVERAL, Named, Options, named, variants
+from si.answers.choices import NOTHING, RETRACTED, SEVERAL, Named, Options, named, variants
 from si.answers.expressions import Node
-from si.answers.extract import concluded, final, last_line, predicate, sentences
 from si.answers.grammar import read
 from si.answers.numerals import numeral
+from si.answers.prose import concluded, final, last_line, predicate, sentences
 from si.answers.spelling import TooBig, Unreadable
 from si.answers.text import fold, trim, truth, unmark, unwrap, words
 
@@ -22,6 +22,7 @@ class Read(NamedTuple):
 
 
 _LETTER = re.compile(r"^\(?[A-J][).:]\)?\s+(?=\S)")
+_LABEL = re.compile(r"^[A-Za-z][A-Za-z ]{1,40}[:：]\s*(?=\S)")
 _BEHIND = re.compile(
     r"\s*(?:[,;.]\s+(?=[A-Za-z])|\s[-–—]\s|[,;，；。]\s*$|,?\s*(?=\((?:since|because|as|approx|i\.e|which)))",
     re.IGNORECASE,
@@ -51,7 +52,7 @@ def mathematics(content: str) -> Read:
 
 def _math_readings(content: str) -> list[str]:
     text = unmark(content).strip()
-    if _OR.search(text):
+    if _OR.search(text) or RETRACTED.search(text):
         return [text]
     made = [text]
     span = _SPAN.match(text)
@@ -66,7 +67,7 @@ def _math_readings(content: str) -> list[str]:
     for each in variants(text):
         made.append(each)
         made += [part for part in _BEHIND.split(each, maxsplit=1)[:1] if part]
-    lettered = _LETTER.match(text)
+    lettered = _LETTER.match(text) or _LABEL.match(text)
     if lettered:
         made.append(text[lettered.end() :])
     said = predicate(variants(text)[1] if len(variants(text)) > 1 else text)
@@ -142,7 +143,10 @@ def unmarked_choice(text: str, options: Options | None) -> tuple[str, str] | Non
     line = unmark(line).strip()
     letter = _OPTION_LINE.match(line)
     if len(line) <= 300 and line:
-        echoed = letter and any(_other(each, letter[1]) for each in before[-8:])
+        plain = [unmark(each).strip() for each in before[-8:]]
+        echoed = letter and any(_other(each, letter[1]) for each in plain) and line not in plain
+        bare = bool(plain) and len(line) < 5 and len(plain[-1]) < 5 and plain[-1].isalpha()
+        echoed = echoed or (bare and plain[-1] != line)
         short = not letter or _own(line, letter, options)
         found = named(line, options)
         if len(found.letters) == 1 and not echoed and short and _only(line, options, bool(before)):
@@ -176,9 +180,13 @@ def _only(line: str, options: Options | None, several: bool) -> bool:
     plain = words(line)
     if re.fullmatch(r"\(?[A-Za-z]\)?[.:)]?", plain) or _OPTION_LINE.match(line):
         return True
-    if re.match(r"^(?:option|choice)\s+\(?[A-Z]\b", plain, re.IGNORECASE):
-        return len(plain) < 40
-    return bool(options and (options.match(plain) or not several))
+    if re.fullmatch(r"(?:option|choice)\s+\(?[A-Z]\)?(?:[.:)].{0,80})?", plain, re.IGNORECASE):
+        return True
+    if not several and re.match(r"[A-Z]\s+(?:because|since)\b", plain):
+        return True
+    named_text = bool(options and (options.match(plain) or (not several and options.truth(plain))))
+    lettered = re.match(r"\(?([A-Z])\)?\s+(.+)", plain)
+    return named_text or bool(options and lettered and options.match(lettered[2]) == lettered[1])
 
 
 # --- lenient --------------------------------------------------------------------------------
@@ -214,6 +222,8 @@ def _last_formula(sentence: str) -> str | None:
     spans = list(_FORMULA.finditer(sentence))
     for span in reversed(spans):
         inner = next(part for part in span.groups() if part)
+        if _DENIED.search(sentence[: span.start()]):
+            continue
         tail = unmark(sentence[span.end() :])
         made = mathematics(inner)
         if made.node is None or made.node[0] == "var":
@@ -226,18 +236,46 @@ def _last_formula(sentence: str) -> str | None:
     return None
 
 
+# What stands right before a number that is a bound, or is denied.
+_DENIED = re.compile(
+    r"(?:\bnot|n['’]t|\b(?:more|less|fewer|greater|larger|smaller|higher|lower) than"
+    r"|\bat (?:least|most)|\bbetween|\bover|\bunder|\bup to|\bnearly|\balmost|\bexceeds?|\bwithin)"
+    r"\s+(?:be\s+|the\s+|about\s+|equal to\s+|\W){0,3}$",
+    re.IGNORECASE,
+)
+_ANOTHER = re.compile(r"\s*(?:or|to|and)\s+\d|\s*[-–]\s*\d", re.IGNORECASE)
+_EITHER = re.compile(
+    r"[,(]\s*or\s+(?:about\s+|approximately\s+|simply\s+)?(?=[-$\d])", re.IGNORECASE
+)
+
+
 def _last_number(sentence: str) -> str | None:
+    """The number that a sentence comes to; None where it is denied, a bound or one of two."""
+    return next((value for value in (_number_of(sentence),) if value), None)
+
+
+def _number_of(sentence: str) -> str | None:
     bold = [part for part in _BOLD.findall(sentence) if _VALUE.search(part)]
     plain = unwrap(unmark(sentence))
+    other = final(_EITHER, plain)
+    again = _VALUE.match(plain, other.end()) if other else None
+    if again:
+        return _with_unit(plain, again)
     area = bold[0] if len(bold) == 1 else plain
     last = final(_RESULT, area)
     value = _VALUE.search(area, last.end()) if last else None
     if last and value and value.start() - last.end() < 12:
         return _with_unit(area, value)
     if not bold:
+        if re.search(r"\b(?:not|n['’]t)\s+\W*$", plain):
+            return None
         said = predicate(plain)
         value = _VALUE.search(said) if said else None
         if said and value:
+            start = len(plain) - len(said)
+            before = plain[:start] if plain.endswith(said) else ""
+            if _DENIED.search(before + said[: value.start()]):
+                return None
             return _with_unit(said, value)
     values = list(_VALUE.finditer(area))
     digits = [match for match in values if any(char.isdigit() for char in match[0])] or values
@@ -251,7 +289,14 @@ def _last_number(sentence: str) -> str | None:
     return _with_unit(area, digits[-1]) if digits else None
 
 
-def _with_unit(text: str, value: re.Match[str]) -> str:
+def _with_unit(text: str, value: re.Match[str]) -> str | None:
+    if _DENIED.search(text[: value.start()]) or _ANOTHER.match(text, value.end()):
+        return None
+    scale = re.match(
+        r"\s+(?:thousand|million|billion|trillion|hundred|dozen)\b", text[value.end() :]
+    )
+    if scale:
+        return value[0] + scale[0]
     behind = re.match(r"[\s-]?([^\W\d_]+(?:[/^]\w+)?|°[CF]?|%)", text[value.end() :])
     known = behind and units.read(behind[1], False)
     return value[0] + (" " + behind[1] if behind and known and known.powers else "")
@@ -287,6 +332,11 @@ _SET_OFF = re.compile(
 )
 
 
+_ALONE = re.compile(
+    r"\W*(?:the\s+)?(?:picture|image|figure|shape|one|option|choice|letter|number)?\s*\W*([A-Z])\W*"
+)
+
+
 def _by_sentence(sentence: str, options: Options | None) -> Named | None:
     if _NEGATED.search(sentence) and not _AFFIRMED.search(sentence):
         return None
@@ -296,11 +346,16 @@ def _by_sentence(sentence: str, options: Options | None) -> Named | None:
     if len(letters) == 1:
         return Named((letters.pop(),))
     if len(letters) > 1 or options is None:
-        return SEVERAL if len(letters) > 1 else None
+        said = predicate(words(sentence))
+        alone = _ALONE.fullmatch(said) if said and len(letters) < 2 else None
+        return SEVERAL if len(letters) > 1 else Named((alone[1],)) if alone else None
     found = options.mentioned(sentence)
     if len({letter for _, letter in found}) == 1:
         return Named((found[0][1],))
     said = predicate(words(sentence))
+    alone = _ALONE.fullmatch(said) if said else None
+    if alone and alone[1] in options.letters:
+        return Named((alone[1],))
     within = options.mentioned(said) if said else []
     if len({letter for _, letter in within}) == 1:
         return Named((within[0][1],))

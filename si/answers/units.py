@@ -79,7 +79,7 @@ MPa: PR 1000000 megapascal megapascals
 atm: PR 101325 atmosphere atmospheres
 M: C* 1 molar
 rad: D 1 radian radians
-°: DD 1 deg degs degree degrees º
+°: DD 1 deg degs degree degrees º 度
 $: $USD 1 dollar dollars usd buck bucks us$
 cent: $USD 1/100 cents ¢
 €: $EUR 1 euro euros eur
@@ -326,6 +326,9 @@ _TOKEN = re.compile(
 )
 
 
+_CELSIUS = re.compile(r"(?:°|degrees?)\s*(celsius|fahrenheit|C\b|F\b)", re.IGNORECASE)
+
+
 @lru_cache(maxsize=20_000)
 def read(text: str, upright: bool = True) -> Unit | None:
     """The unit that a text names; `NONE` for a word that names none, None if it is no unit.
@@ -333,7 +336,7 @@ def read(text: str, upright: bool = True) -> Unit | None:
     Args:
         upright: whether one letter may be a unit (`\\text{m}`, `5 m`), not a variable.
     """
-    text = text.strip(" .,")
+    text = _CELSIUS.sub(lambda match: "°" + match[1][0].upper(), text.strip(" .,"))
     text = text.removeprefix("(").removesuffix(")") if text.startswith("(") else text
     if not text:
         return NONE
@@ -411,7 +414,7 @@ def _noun(text: str) -> Unit | None:
         word = word.strip("().,").lower()
         if not word.replace("-", "").replace("'", "").isalpha() or (word in _STOP):
             return None
-        if len(word) < 2 and not (made and word == "a"):
+        if len(word) < 2 and word.isascii() and not (made and word == "a"):
             return None
         if word in (
             "old",
