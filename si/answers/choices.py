@@ -148,11 +148,11 @@ _NUMBERED = re.compile(
 )
 _REASON = re.compile(
     r"[,;.:]?\s*(?:[(（]|\b(?:because|since|as|due\s+to|so|which|where|when|given|based|not|rather|instead|although|but|while|with|from|"
-    r"meaning|i\.e|that\s+is|is\s+(?:the\s+)?(?:correct|right|best|most|true))\b|不|因为|。|；|，|—|–)",
+    r"meaning|i\.e|(?:it|they|this)\s+(?:can|is|was|could)|that\s+is|is\s+(?:the\s+)?(?:correct|right|best|most|true))\b|不|因为|。|；|，|—|–)",
     re.IGNORECASE,
 )
 _REJECTED = re.compile(
-    r"^\W*(?:(?:is|are|was|seems|looks|would\s+be)\s+(?:also\s+|clearly\s+|obviously\s+)?(?:not\b|wrong|incorrect|false|too\b|impossible|ruled|out\b)"
+    r"^\W*(?:(?:would\s+be\s+wrong|is|are|was|seems|looks|would\s+be)\s+(?:also\s+|clearly\s+|obviously\s+)?(?:not\b|wrong|incorrect|false|too\b|impossible|ruled|out\b)"
     r"|isn['’]?t|is\s*n['’]?t|can(?:not|['’]t)|can\s+be\s+(?:ruled|eliminated|excluded)|错|不对|不正确|不(?!是\s*[A-Z]))",
     re.IGNORECASE,
 )
@@ -163,7 +163,10 @@ _OTHER = re.compile(r"(?:^|[\s,;(/])[(]?([A-Z])\s?[).:](?=\s|$)")
 _JOINED = re.compile(r"\b(?:and|or)\s+[(]?(?:option\s+)?([A-Z])[)]?(?=\W*$|[,.;])")
 _DENIED = re.compile(r"\b(?:not|no|neither|nor|never)\b|n['’]t\b", re.IGNORECASE)
 RETRACTED = re.compile(
-    r"[.,;:!?]\s*(?:wait|actually|no\s*[,:.]|hmm|sorry|correction|scratch that|i made)|\bmistake\b",
+    r"[.,;:!?]\s*(?:wait|actually|no\s*[,:.]|no wait|hmm|sorry|correction|scratch that"
+    r"|i made|or rather)"
+    r"|\bmistake\b|\bonly if\b|\bunlikely\b|[(（]\s*(?:wrong|incorrect)"
+    r"|^(?:(?!because|since|\bas\b).){0,60}?\bbut\b",
     re.IGNORECASE,
 )
 _UNDECIDED = re.compile(
@@ -246,6 +249,8 @@ def _letter(text: str, choices: Options | None) -> tuple[str | None, str]:
                 return None, text
         if outside == "I" and re.match(r"\s*['’]", rest):
             return None, text
+    if re.match(r"\s*[*+^/=]\s*\d", rest):  # `E*2` is a product
+        return None, text
     letter = (inside or outside).upper()
     return letter, rest.lstrip(" \t*_`.):：,，;、-–—>]").strip()
 

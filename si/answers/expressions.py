@@ -57,7 +57,7 @@ class _Parser(Tokens):
         while True:
             if self.sign("*") or self.command("cdot", "times"):
                 self.take()
-                node = ("mul", node, self.factor())
+                node = _scaled(node, self.factor())
             elif self.sign("/") or self.command("div"):
                 self.take()
                 node = ("div", node, self.factor())
@@ -394,6 +394,15 @@ _SPECIAL: dict[str, Callable[[_Parser], Node]] = {
     "langle": _Parser.angled,
     "emptyset": lambda _: ("set", ()),
 }
+
+
+def _scaled(left: Node, right: Node) -> Node:
+    """A product; a decimal times a power of ten stays a decimal of as many digits."""
+    if left[0] == "num" and left[2] and right[0] == "pow" and right[1][:2] == ("num", Fraction(10)):
+        sign, power = (-1, right[2][1]) if right[2][0] == "neg" else (1, right[2])
+        if power[0] == "num" and power[1].denominator == 1 and power[1] <= 400:
+            return ("num", left[1] * Fraction(10) ** int(sign * power[1]), left[2])
+    return ("mul", left, right)
 
 
 def _joined(left: Node, right: Node) -> Node:

@@ -107,7 +107,7 @@ _MARK = re.compile(
         |{_FOR}{_M}\s{{0,3}}[:：]))
   | (?P<option>\b{_RIGHT}\s{{1,3}}{_WHICH}{_M}
       (?:\s{{0,3}}[:：]|(?:{_NOTE}|{_FOR})?{_M}\s{{1,4}}{_BE}(?![a-zA-Z])(?:\s{{0,3}}[:：])?)
-    |^[ \t*_#]{{0,6}}{_WHICH}{_M}\s{{0,2}}[:：]
+    |^[ \t*_#]{{0,6}}{_WHICH[:-2]}{_M}\s{{0,2}}[:：]
     |\b(?:which|that|this|it)\s(?:is|corresponds\sto|matches|matches\swith)\s(?=(?:option|choice|answer)\s{_LETTER}(?![a-zA-Z]))
     |\b(?:correspond(?:s|ing)?|match(?:es|ing)?|points?)\s(?:to|with)\s(?=(?:option|choice|answer)\s{_LETTER}(?![a-zA-Z]))
     |\b(?:I|we)(?:['’](?:d|ll)|\swould|\swill)?\s(?:choose|select|pick|go\swith)\s(?=(?:(?:option|choice|answer)\s)?{_LETTER}(?![a-zA-Z'’])))
@@ -211,14 +211,51 @@ def body(response: str) -> str | None:
     return None if text is None else ended(whole(text))
 
 
+# A sentence that denies or supposes what its mark says.
+_HEDGED = re.compile(
+    r"\b(?:wrong|incorrect|false|invalid|not|never|isn['’]t)\s+(?:the\s+|an?\s+|our\s+)?[\"']?$"
+    r"|\b(?:if|suppose|supposing|assume|assuming|whether|unless|say)\s+(?:that\s+)?(?:the\s+|our\s+)?"
+    r"(?:final\s+|correct\s+|right\s+)?$"
+    r"|\b(?:wrong|mistake|incorrect|error|tempting)\b[^.,;]*\b(?:say|claim|think|choose|conclude|that)\b"
+    r"|\b(?:doubt|neither|nor|some\s+(?:say|might|people)|(?:first|initially|originally|had)\s+(?:i\s+)?thought"
+    r"|one\s+might|might\s+think|at\s+first)\b",
+    re.IGNORECASE,
+)
+_NOT = re.compile(r"(?:(?:clearly|definitely|certainly)\s+)?not\s+(?=\S)", re.IGNORECASE)
+_SUPPOSED = re.compile(r"\b(?:if|were|had)\b", re.IGNORECASE)
+
+
+def hedged(text: str, mark: Mark) -> bool:
+    """Whether a mark's own sentence denies or supposes it: `I doubt that the answer is 12`."""
+    start = max(text.rfind(stop, 0, mark.start) for stop in (".", "!", "?", "\n")) + 1
+    before = text[max(start, mark.start - 160) : mark.start]
+    if mark.rule in ("named", "option", "answer", "json"):
+        if _HEDGED.search(before):
+            return True
+        said = text[mark.start : mark.end].lower()
+        behind = text[mark.end : mark.end + 80].split("\n")[0]
+        supposed = _SUPPOSED.search(before) or (mark.rule == "named" and _SUPPOSED.search(behind))
+        return bool(" would " in said and supposed)
+    return False
+
+
 def _last(text: str, found: list[Mark], kind: str, cut: bool) -> Found | None:
+    denied: list[str] = []
     for mark in reversed(found):
+        if hedged(text, mark):
+            continue
         chosen = mark.rule == "named" or "option" not in text[mark.start : mark.end].lower()
         if mark.rule in ("option", "named") and chosen and kind not in ("choice", "choices"):
             continue
         content, complete = _content(text, mark)
         if content is None or (cut and not complete):
             continue
+        denial = _NOT.match(content)
+        if denial:
+            denied.append(content[denial.end() :].strip(" ."))
+            continue
+        if content.strip(" .") in denied:
+            return None
         if mark.rule == "boxed":
             boxes = [m for m in found if m.rule == "boxed" and _content(text, m)[0]]
             texts = [_content(text, m)[0] or "" for m in boxes]
@@ -261,6 +298,8 @@ def _content(text: str, mark: Mark) -> tuple[str | None, bool]:
     if rule == "json":
         return _json(text, end)
     content, complete = _line(text, end, rule)
+    if content and _listed(text, end, content):
+        return None, True
     if not content or _REMARK.match(content):
         return None, True
     heading = len(content) > 60 or "\n" in text[end:].strip()
@@ -269,6 +308,18 @@ def _content(text: str, mark: Mark) -> tuple[str | None, bool]:
     if rule == "chinese" and content[0] in "项择":
         content = content[1:]
     return content, complete
+
+
+_OPTION = re.compile(r"\W{0,4}(?:option\s+)?\(?([A-Z])\s?[).:]\s", re.IGNORECASE)
+
+
+def _listed(text: str, end: int, content: str) -> bool:
+    """Whether what follows a mark is a list of options rather than one of them."""
+    first = _OPTION.match(content)
+    if first is None or first[1].upper() != "A":
+        return False
+    lines = [line for line in text[end : end + LINE].split("\n") if line.strip()][:3]
+    return any((second := _OPTION.match(line)) and second[1].upper() == "B" for line in lines[1:])
 
 
 def _inside(inner: str) -> str:
@@ -354,7 +405,12 @@ def tidy(line: str) -> str:
     if "[" not in line and "{" not in line:
         line = _UNQUOTED.sub("", line)
     line = unmark(_balanced(line.strip())).strip().rstrip("*_` ")
-    if line[-1:] in "'\"”’" and line.count(line[-1:]) % 2 and line[-1:] not in line[:1]:
+    if (
+        line[-1:] in "'\"”’"
+        and len(line) > 2
+        and line.count(line[-1:]) % 2
+        and line[-1:] not in line[:1]
+    ):
         line = line[:-1].rstrip()
     angled = _ANGLED.fullmatch(line)
     return angled[1] if angled else line

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from si.answers import readings
 from si.answers.case import DEFAULT, Case, Policy, Reference, Tolerance, Verdict, case
-from si.answers.choices import named, options, several, variants
+from si.answers.choices import RETRACTED, named, options, several, variants
 from si.answers.extract import Found, body, find
 from si.answers.formulas import Comparer
 from si.answers.kinds import MATHEMATICS, looks_formal, understand
@@ -113,7 +113,7 @@ class Judge:
         ):
             return found, None
         text = body(one.response)
-        if text is None or not text.strip():
+        if text is None or not text.strip() or text.endswith("?"):
             return found, None
         made = self._unmarked(text, kind, one)
         if made and made[1] not in off:
@@ -133,6 +133,8 @@ class Judge:
                 return line, "last_line"
             rest = concluded(text)
             return (rest, "conclusion") if rest and truth(rest) is not None else None
+        if readings.HEDGED.search(line):
+            return None
         rest = concluded(text)
         said = predicate(rest) if rest else None
         if said and len(before) + len(sentences(text)) > 1:
@@ -270,6 +272,8 @@ class Judge:
             return _Said(False, shown, None, "none", "several_answers")
         if text is not found.text:
             shown = trim(words(text))
+        if _OPEN_END.search(text) and not _OPEN_END.search(reference.text):
+            return _Said(False, shown, None, "none", "not_comparable")
         if _squash(shown) == _squash(trim(words(reference.text))):
             return _Said(True, shown, shown, "exact", None)
         made = readings.mathematics(text)
@@ -312,6 +316,9 @@ def _joined(reference: Reference, found: Found) -> str | None:
     return text
 
 
+_OPEN_END = re.compile(r",\s*(?:\.{2,}|…|\\[lc]?dots)")
+
+
 def _squash(text: str) -> str:
     return re.sub(r"\s+", "", re.sub(r"(?<=\d)\s+(?=\d)", "_", text))
 
@@ -325,7 +332,16 @@ def _normal(made: readings.Read) -> str:
     return _squash(made.text)
 
 
+_BOTH = re.compile(
+    r"\W*(?:yes|true)\W+(?:or\s+|no wait\W+|wait\W+)?(?:no|false)\W*"
+    r"|\W*(?:no|false)\W+(?:or\s+)?(?:yes|true)\W*",
+    re.IGNORECASE,
+)
+
+
 def _boolean(reference: Reference, text: str, shown: str) -> _Said:
+    if _BOTH.fullmatch(words(text)) or RETRACTED.search(words(text)):
+        return _Said(False, shown, None, "none", "several_answers")
     said = truth(words(leadless(text)))
     if said is None:
         return _Said(False, shown, None, "none", "not_comparable")
@@ -347,16 +363,18 @@ def _text(reference: Reference, text: str, shown: str) -> _Said:
         correct = given == drawn
         return _Said(correct, shown, given, "geometry", None if correct else "different")
     case_ = symbols(wanted)
+    text, wanted, shown = spoken(text, wanted), spoken(wanted, wanted), spoken(shown, wanted)
     if case_:
         shown, wanted = plain_symbols(shown), plain_symbols(words(wanted))
         text = plain_symbols(words(text))
-        if " " not in wanted and len(shown) < 60:
+        if " " not in wanted and all(len(piece) < 4 for piece in shown.split()):
             shown = shown.replace(" ", "")
             text = shown
-    text, wanted, shown = spoken(text, wanted), spoken(wanted, wanted), spoken(shown, wanted)
     folded = fold(wanted, case_)
     readings_ = variants(words(text))
-    said = predicate(words(text))
+    if RETRACTED.search(words(text)):
+        readings_ = [words(text)]
+    said = predicate(words(text)) if "used to" not in text else None
     if said and len(words(text)) < 200 and not re.search(r"\bnot\b|n't", text):
         readings_ += variants(said)
     lettered = re.match(r"^\(?[A-J][).:]\)?\s+", shown)

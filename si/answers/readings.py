@@ -133,7 +133,7 @@ def _value_said(sentence: str) -> str | None:
     return sentence[at + 1 :] if at >= 0 else None
 
 
-_OPTION_LINE = re.compile(r"^\W{0,4}\(?([A-J])\s?[).:]\s*\S")
+_OPTION_LINE = re.compile(r"^\W{0,4}(?:option\s+)?\(?([A-J])\s?[).:]\s*\S", re.IGNORECASE)
 _OPTION_WITHIN = re.compile(r"(?:^|\s)\(?([A-J])\s?[).:]\s")
 
 
@@ -196,7 +196,7 @@ _TEN = (
     "sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety one"
 )
 _VALUE = re.compile(
-    r"(?<![\w.])(?:\\?[$€£¥]\s?)?[-−+]?(?:\d[\d,]*\d|\d)(?:\.\d+)?(?:\s?/\s?\d+(?:\.\d+)?|\s*[×x]\s*10\^?\{?-?\d+\}?|[eE][+-]?\d+)?"
+    r"[½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞]|(?<![A-Za-z0-9_.])(?:\\?[$€£¥]\s?)?[-−+]?(?:\d[\d,]*\d|\d)(?:\.\d+)?(?:\s?/\s?\d+(?:\.\d+)?|\s*[×x]\s*10\^?\{?-?\d+\}?|[eE][+-]?\d+)?"
     rf"(?:\s?%|\s?°)?|(?<![\w.])-?\.\d+|\b(?:{'|'.join(_TEN.split())})\b(?![-\s]of\b)",
     re.IGNORECASE,
 )
@@ -206,9 +206,35 @@ _ITEM = re.compile(r"(?m)^\s*(?:\d{1,2}[.)]|step\s*\d+\s*[:.])\s+", re.IGNORECAS
 _RESULT = re.compile(r"(?:=|≈|\\approx|\\equiv|\bequals?\b|\bequal to\b)\s*", re.IGNORECASE)
 
 
+# A sentence that denies, supposes or doubts: it names no answer, and none before it is looked at.
+HEDGED = re.compile(
+    r"\b(?:wrong|incorrect|impossible|mistake|doubt|suppose|supposing|assume|assuming|ruled out"
+    r"|excluded"
+    r"|eliminated|some (?:say|might|people)|first thought|initially thought|only if"
+    r"|unlikely|used to"
+    r"|half of|opposite of|different from|too (?:large|small|big|high|low|long|short)"
+    r"|not the answer"
+    r"|(?:less|more|greater|fewer) than)\b|^\W*if\b(?!.*\bthen\b)",
+    re.IGNORECASE,
+)
+_COMPARED = re.compile(
+    r"\s+(?:instead of|rather than|compared (?:to|with)|as opposed to)\b[^.\n]*", re.IGNORECASE
+)
+_QUESTION = re.compile(r"[^.!?\n]*\?(?=\s|$)")
+
+
+def asked(text: str) -> str:
+    """A text without the questions in it, which answer nothing."""
+    return _QUESTION.sub("", text) if "?" in text else text
+
+
 def any_formula(text: str) -> tuple[str, str] | None:
     """(what, rule): the last sentence's number or formula; None if no sentence has one."""
-    for sentence in reversed(sentences(_ITEM.sub("", text))):
+    if RETRACTED.search(text[-200:]):
+        return None
+    for sentence in reversed(sentences(_COMPARED.sub("", asked(_ITEM.sub("", text))))):
+        if HEDGED.search(sentence):
+            return None
         formula = _last_formula(sentence)
         if formula:
             return formula, "last_formula"
@@ -239,7 +265,10 @@ def _last_formula(sentence: str) -> str | None:
 # What stands right before a number that is a bound, or is denied.
 _DENIED = re.compile(
     r"(?:\bnot|n['’]t|\b(?:more|less|fewer|greater|larger|smaller|higher|lower) than"
-    r"|\bat (?:least|most)|\bbetween|\bover|\bunder|\bup to|\bnearly|\balmost|\bexceeds?|\bwithin)"
+    r"|\bat (?:least|most)|\bbetween|\bover|\bunder|\bup to|\bnearly|\balmost|\bexceeds?|\bwithin"
+    r"|\bhalf of"
+    r"|\bopposite of|\bdifferent from|\b(?:instead|rather) (?:of|than)"
+    r"|\btwice|\bused to be|\b(?:can(?:not|['’]t)|unlikely to) be)"
     r"\s+(?:be\s+|the\s+|about\s+|equal to\s+|\W){0,3}$",
     re.IGNORECASE,
 )
@@ -304,6 +333,7 @@ def _with_unit(text: str, value: re.Match[str]) -> str | None:
 
 def any_choice(text: str, options: Options | None) -> tuple[Named, str] | None:
     """(what, sentence): the option that the last sentences name, by letter, text or number."""
+    text = asked(text)
     lines = [line for line in text.split("\n") if line.strip()]
     listed = [match[1] for line in lines if (match := _OPTION_LINE.match(unmark(line)))]
     if len(set(listed)) > 1:  # an echoed list names nothing
@@ -311,6 +341,8 @@ def any_choice(text: str, options: Options | None) -> tuple[Named, str] | None:
         text = "\n".join(kept)
     last = sentences(text)
     for sentence in reversed(last[-3:]):
+        if HEDGED.search(sentence) and not _AFFIRMED.search(sentence):
+            return None
         found = _by_sentence(sentence, options)
         if found:
             return found, sentence
@@ -322,7 +354,8 @@ def any_choice(text: str, options: Options | None) -> tuple[Named, str] | None:
     mentioned = {letter for _, letter in options.mentioned(text[-4000:])}
     if len(mentioned) == 1 and not _NEGATED.search(text[-4000:]):
         return Named((mentioned.pop(),)), text[-200:]
-    value = any_formula(text) if any(options.nodes) else None
+    plain = not _NEGATED.search(" ".join(last[-1:]))
+    value = any_formula(text) if plain and any(options.nodes) else None
     letter = options.match(value[0]) if value else None
     return (Named((letter,)), value[0]) if letter and value else None
 
@@ -339,7 +372,9 @@ _ALONE = re.compile(
 
 def _by_sentence(sentence: str, options: Options | None) -> Named | None:
     if _NEGATED.search(sentence) and not _AFFIRMED.search(sentence):
-        return None
+        sentence = re.split(r",\s*(?:so|but|therefore|hence|thus)\b|;", sentence)[-1]
+        if _NEGATED.search(sentence):
+            return None
     letters = {next(p for p in match.groups() if p) for match in _SET_OFF.finditer(sentence)}
     if options:
         letters &= set(options.letters)
@@ -349,6 +384,8 @@ def _by_sentence(sentence: str, options: Options | None) -> Named | None:
         said = predicate(words(sentence))
         alone = _ALONE.fullmatch(said) if said and len(letters) < 2 else None
         return SEVERAL if len(letters) > 1 else Named((alone[1],)) if alone else None
+    if RETRACTED.search(sentence):
+        return None
     found = options.mentioned(sentence)
     if len({letter for _, letter in found}) == 1:
         return Named((found[0][1],))

@@ -145,8 +145,9 @@ def trim(text: str) -> str:
 _ARTICLE = re.compile(r"^(?:the|an|a)\s+(?=\S)|(?<=\s)(?:the|an|a)\s+(?=\S)")
 _LEAD = re.compile(
     r"^(?:(?:it|this|that|they|these|he|she|there)"
-    r"(?:\s+(?:is|are|was|were|would be|must be)|['’](?:s|re))"
-    r"\s+|(?:indeed|probably|most\s+likely|likely|clearly|simply|just|therefore|thus|then|hence|actually|definitely|certainly)\s*,?\s+)+",
+    r"(?:\s+(?:is|are|was|were|would be|must be)|['’](?:s|re))\s+"
+    r"|(?:indeed|for sure|surely|of course|obviously|probably|most\s+likely|likely|clearly|simply"
+    r"|just|therefore|thus|then|hence|actually|definitely|certainly)\s*,?\s+)+",
     re.IGNORECASE,
 )
 _PUNCTUATION = re.compile(r"[\"“”„«»‚'‘’`´]")
@@ -162,7 +163,9 @@ def fold(text: str, case: bool = False) -> str:
     text = unicodedata.normalize("NFKC", words(text))
     text = _PUNCTUATION.sub("", text)
     text = _JOINS.sub(r"\1", text.replace("–", "-").replace("—", "-").replace("×", "x"))
-    if not case:
+    if case:
+        text = re.sub(r"^the\s+(?=\S)", "", text, flags=re.IGNORECASE)
+    else:
         text = text.casefold()
         bare = _ARTICLE.sub("", text)
         text = bare or text
