@@ -15,7 +15,7 @@ help: ## Show this
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 18
 
 .PHONY: install
-install: .make/demo ## Make the environment in .venv, with .venv/bin/si-ctl
+install: .make/demo ## Make the environment in .venv, with .venv/bin/si-ctl and the local engines
 
 .PHONY: demo
 demo: install ## Run five iterations of guided resampling, ending with a report
@@ -92,7 +92,7 @@ wheel: $(UV) ## Build the wheel in dist/
 
 # CPU=1 leaves the GPU bases out: images of some GB instead of some tens, one layer for both.
 KINDS ?= verify explore train
-VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' si/__init__.py)
 CPU_BUILD = --build-arg BASE=python:3.11.14-slim-bookworm --build-arg REQUIREMENTS=requirements/demo.txt --build-arg SITE=
 .PHONY: images
 images: wheel ## Build the images with Docker (KINDS="verify train": some; CPU=1: without GPU bases)

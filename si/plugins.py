@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from si.errors import RecipeError
+from si.machine import packages
 
 PATTERN = r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"
 WAYS_OUT = "Install the package where it runs, or add its folder to PYTHONPATH."
@@ -54,8 +55,9 @@ def load(kind: str, name: str, known: Mapping[str, str]) -> Any:
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
+        advice = packages.advice(error) if isinstance(error, ImportError) else None
         raise RecipeError(
-            f"The {kind} {name!r} cannot be imported", str(error), WAYS_OUT
+            f"The {kind} {name!r} cannot be imported", str(error), advice or WAYS_OUT
         ) from error
 
 

@@ -76,6 +76,9 @@ def export(
 
 
 def _merge(base: Path, adapter: Path, out: Path) -> None:
+    from si.machine import packages
+
+    packages.check("Merging an adapter", "local")
     # Loads torch and peft, which nothing else here needs.
     from si.engines.merging import merge
 

@@ -30,6 +30,7 @@ from si.config.recipe import Recipe
 from si.datasets.hub import HuggingFace
 from si.loop import conclude
 from si.loop import iterate as loop
+from si.machine import packages
 from si.run import Run
 from si.runs.dry_run import Overlay, Plan
 from si.runs.limits import LIMITS, Budget, LimitReached
@@ -169,6 +170,9 @@ def local_cluster(
 ) -> LocalCluster:
     """Processes on this machine, with the engine's libraries loaded once (unless `light`)."""
     engines = {recipe.sampling.engine, recipe.train.trainer}
+    for engine in sorted(engines & packages.ENGINES.keys()):
+        if not light:
+            packages.check(f"The engine {engine}", packages.ENGINES[engine])
     torch = "transformers" in engines and not light
     preload = ["si.clusters.preload", *(["si.engines.preload"] if torch else [])]
     cluster = LocalCluster(place, local_folder(where) / "logs" / name, scratch, preload)

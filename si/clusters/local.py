@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +32,15 @@ from si.config.place import Place, place_environment
 from si.errors import RETRY, UNUSABLE, RecipeError, RunBusy, SiError, StageFailed
 from si.events import Event
 from si.machine import gpus
-from si.machine.watchdog import end_children
+from si.machine.processes import end_children, writing_errors_to
 from si.stages.worker import script
 from si.store.folder import FolderStore
 from si.store.keys import Spec
 from si.store.port import Store
 
 TENSOR_PARALLEL = "SICTL_VLLM_TENSOR_PARALLEL_SIZE"
-CONTEXT = multiprocessing.get_context("forkserver")
+# On macOS a process that has loaded torch must not fork: its libraries have threads by then.
+CONTEXT: Any = multiprocessing.get_context("spawn" if sys.platform == "darwin" else "forkserver")
 
 
 def _end_with_controller() -> None:
@@ -167,7 +168,8 @@ class LocalCluster:
         """Start the server now, so that its imports overlap with what comes before a stage."""
         from multiprocessing import forkserver
 
-        forkserver.ensure_running()
+        if CONTEXT.get_start_method() == "forkserver":
+            forkserver.ensure_running()
 
     def engines(self, engine: str) -> list[list[str]]:
         """The GPUs of each engine that can be at work at once; none without GPUs.
@@ -236,7 +238,7 @@ class LocalCluster:
         self._end_strays(spec, len(crew))
         self.scratch.mkdir(parents=True, exist_ok=True)
         environment = place_environment(self.place) | {"SI_SCRATCH": str(self.scratch)}
-        running: dict[int, tuple[ForkServerProcess, Connection]] = {}
+        running: dict[int, tuple[BaseProcess, Connection]] = {}
         self.errors: dict[int, Event] = {}
         try:
             for worker in pending:
@@ -271,14 +273,13 @@ class LocalCluster:
         this controller or an earlier one: engines that would keep the GPUs' memory. They are known
         by their standard error, which is a worker's log."""
         logs = {self.log(spec, worker).resolve() for worker in range(workers)}
-        for link in Path("/proc").glob("[0-9]*/fd/2"):
-            with suppress(OSError):  # it has ended, or is somebody else's
-                if link.readlink() in logs:
-                    os.kill(int(link.parts[2]), signal.SIGKILL)
+        for process in writing_errors_to(logs):
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(process, signal.SIGKILL)
 
     def _listen(
         self,
-        running: dict[int, tuple[ForkServerProcess, Connection]],
+        running: dict[int, tuple[BaseProcess, Connection]],
         on_event: Callable[[Event], None],
     ) -> None:
         """Pass on the workers' event lines until all have ended, or closed their standard output.

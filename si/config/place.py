@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from si import __version__
 from si.config.section import Positive, Section
 from si.plugins import is_custom
 
@@ -49,7 +50,7 @@ class Pods(Section):
     """More environment variables; never credentials."""
 
 
-IMAGES = {kind: f"si-ctl-{kind}:0.1.0" for kind in ("explore", "verify", "train")}
+IMAGES = {kind: f"si-ctl-{kind}:{__version__}" for kind in ("explore", "verify", "train")}
 
 
 class Kubernetes(Section):

@@ -223,6 +223,8 @@ def published(
             "Take a finished run's own figures: --calibrate RUN",
         )
     table: dict[str, tuple[Any, str]] = {
+        # Of the embedded data, whose bytes are not known before they are made.
+        "data_bytes": (throughput.EMBEDDED["data_bytes"], throughput.EMBEDDED_SOURCE),
         **_data(recipe, sizes),
         **_lengths(recipe),
         **_fixed(place),

@@ -16,6 +16,7 @@ from si.engines.families import CONFIG, read_config
 from si.engines.families.internvl import InternVL
 from si.errors import DataError, RecipeError, SiError, StoreUnavailable
 from si.events import Event
+from si.machine import packages
 from si.store.commit import Manifest
 from si.store.port import Store
 
@@ -43,6 +44,7 @@ class HuggingFace:
         source = {"source": origin}
         if not foreign(folder):
             return fetch(store, str(folder), name=name, provenance=source)
+        packages.check(f"Converting {name}", "local")
         from si.engines.convert_internvl import convert
 
         with TemporaryDirectory(prefix="si-convert-") as scratch:
@@ -120,6 +122,7 @@ def download_model(name: str) -> tuple[Path, str]:
             snapshot_download(repository, revision=revision or "main", allow_patterns=CONFIG)
         )
         if foreign(small):
+            packages.check(f"Converting {name}", "local")
             from si.engines.convert_internvl import check
 
             check(small, name)

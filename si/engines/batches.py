@@ -21,6 +21,7 @@ from si.engines.hf import Prompt, Prompts, collate, positions
 from si.engines.packing import lay_out, packs
 from si.engines.speed import Lengths
 from si.errors import NothingToTrain, RecipeError
+from si.machine.processes import cores
 from si.randomness import keyed_rng
 from si.records import TrainingRow
 
@@ -246,8 +247,7 @@ def loaders(environment: Mapping[str, str] = os.environ) -> int:
         RecipeError: if that is no number.
     """
     beside = int(environment.get("LOCAL_WORLD_SIZE") or 1)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    text = environment.get(LOADERS) or str(max(1, min(MOST_LOADERS, (cores or 1) // beside)))
+    text = environment.get(LOADERS) or str(max(1, min(MOST_LOADERS, cores() // beside)))
     if not text.isdecimal() or int(text) < 1:
         raise RecipeError(f"{LOADERS}={text} is no number of 1 or more")
     return int(text)

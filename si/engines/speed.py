@@ -3,7 +3,6 @@
 None of it is part of what was trained; it lies beside the policy, as provenance.
 """
 
-import resource
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from si.machine.data_sheets import peak
+from si.machine.processes import peak_memory
 
 
 class Step(NamedTuple):
@@ -98,7 +98,7 @@ def memory() -> int:
     """The most bytes that tensors of this process took on its GPU; without one, the process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak_memory()
 
 
 def summary(

@@ -25,6 +25,7 @@ from si.engines.hf import ADAPTER_CONFIG, Prompts, device, is_adapter, load_mode
 from si.engines.speed import Cost, Step, summary
 from si.engines.vision import FrozenVision
 from si.errors import RecipeError, SiError
+from si.machine import packages
 from si.randomness import keyed_seed
 from si.records import TrainingRow
 from si.store.checkpoints import Checkpoints
@@ -194,12 +195,9 @@ def use_liger(model: Any) -> None:
     kind = model.config.model_type
     if not torch.cuda.is_available():
         raise RecipeError("train.liger needs a GPU", "its kernels are Triton's", "Leave it out.")
-    try:
-        from liger_kernel.transformers import monkey_patch
-    except ImportError as error:
-        raise RecipeError(
-            "train.liger needs the package liger-kernel", str(error), "pip install 'si-ctl[liger]'"
-        ) from error
+    packages.check("train.liger", "liger")
+    from liger_kernel.transformers import monkey_patch
+
     if kind not in monkey_patch.MODEL_TYPE_TO_APPLY_LIGER_FN:
         raise RecipeError(f"Liger has no kernels for models of type {kind}", "", "Leave it out.")
     monkey_patch._apply_liger_kernel_to_instance(

@@ -1,8 +1,8 @@
 """The GPUs of this machine, found without torch, and how engines share them out."""
 
-import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from si.errors import RecipeError
 
@@ -41,34 +41,33 @@ def visible(asked: int | None, environment: Mapping[str, str]) -> list[str]:
 
 
 def count() -> int:
-    """How many GPUs this process may use, as the driver's own library says; without that, as many
-    as there are device files. A container sees its own only, in both."""
-    try:
-        nvml = ctypes.CDLL("libnvidia-ml.so.1")
-        number = ctypes.c_uint(0)
-        if nvml.nvmlInit_v2() == 0:
-            failed = nvml.nvmlDeviceGetCount_v2(ctypes.byref(number))
-            nvml.nvmlShutdown()
-            if not failed:
-                return number.value
-    except (OSError, AttributeError):
-        pass
+    """How many GPUs this process may use, as the driver reports; without a driver, how many device
+    files there are. In a container both count its GPUs alone."""
+    found = _ask_driver(lambda nvml: nvml.nvmlDeviceGetCount())
+    if found is not None:
+        return int(found)
     return sum(path.name[len("nvidia") :].isdecimal() for path in DEVICES.glob("nvidia*"))
 
 
 def kind() -> str:
-    """The name of this machine's first GPU (`NVIDIA A100-SXM4-80GB`); empty if nobody says it."""
+    """The name of this machine's first GPU (`NVIDIA A100-SXM4-80GB`); empty if unknown."""
+    return (
+        _ask_driver(lambda nvml: nvml.nvmlDeviceGetName(nvml.nvmlDeviceGetHandleByIndex(0))) or ""
+    )
+
+
+def _ask_driver(question: Callable[[Any], Any]) -> Any:
+    """What NVIDIA's driver answers; None without a driver, or if it fails."""
+    import pynvml  # large, and of no use before GPUs are looked for
+
     try:
-        nvml = ctypes.CDLL("libnvidia-ml.so.1")
-        device, name = ctypes.c_void_p(), ctypes.create_string_buffer(96)
-        if nvml.nvmlInit_v2() == 0:
-            failed = nvml.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(device))
-            failed = failed or nvml.nvmlDeviceGetName(device, name, 96)
-            nvml.nvmlShutdown()
-            return "" if failed else name.value.decode(errors="replace")
-    except (OSError, AttributeError):
-        pass
-    return ""
+        pynvml.nvmlInit()
+        try:
+            return question(pynvml)
+        finally:
+            pynvml.nvmlShutdown()
+    except pynvml.NVMLError:
+        return None
 
 
 def groups(gpus: Sequence[str], size: int) -> list[list[str]]:

@@ -1,16 +1,15 @@
 """Ends a process whose engine hangs, so that its shard is begun again."""
 
 import os
-import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from types import TracebackType
 
 from si.errors import RETRY, StageFailed
 from si.events import tell
+from si.machine.processes import end_children
 
 NEVER = float("inf")
 
@@ -64,19 +63,3 @@ class Watchdog:
                 )
                 end_children(os.getpid())
                 os._exit(RETRY)
-
-
-def end_children(process: int) -> None:
-    """Kill what a process has started, and what that has; some may be gone by themselves."""
-    for child in children(process):
-        with suppress(ProcessLookupError):
-            os.kill(child, signal.SIGKILL)
-
-
-def children(process: int) -> list[int]:
-    """The processes that it has started, and those that they have, the youngest first."""
-    found = []
-    for task in Path(f"/proc/{process}/task").glob("*/children"):
-        for child in map(int, task.read_text().split()):
-            found += [*children(child), child]
-    return found

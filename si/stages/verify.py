@@ -36,6 +36,7 @@ import pyarrow as pa
 from si.config.recipe import Recipe, Verify
 from si.datasets.dataset import Dataset
 from si.errors import DataError, RecipeError, StageFailed
+from si.machine.processes import cores, limit_memory
 from si.plugins import is_custom, load
 from si.records import VERDICTS
 from si.stages import stage
@@ -428,7 +429,7 @@ class MathPool:
 
     def __init__(self, timeout: float = 5.0, size: int | None = None, memory: int = MEMORY):
         self.timeout = timeout
-        self.size = size or min(4, len(os.sched_getaffinity(0)))
+        self.size = size or min(4, cores())
         self.memory = memory
         self.memo: dict[tuple[str, str], str] = {}
         self._idle: list[_Worker] = []
@@ -562,7 +563,6 @@ def _serve() -> None:
     is gone.
     """
     import logging
-    import resource
     import signal
 
     replies = os.fdopen(os.dup(1), "wb", buffering=0)
@@ -571,10 +571,7 @@ def _serve() -> None:
     settings = json.loads(requests.readline())
     logging.disable(logging.CRITICAL)
     math_equal("1", "2")  # imports
-    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    limit = size + int(settings["memory"])
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limit_memory(int(settings["memory"]))
     replies.write(b"ready\n")
     for line in requests:
         reference, answer = json.loads(line)

@@ -24,7 +24,7 @@ from si.config.recipe import Recipe
 from si.datasets.sources import fetch, synth
 from si.datasets.dataset import Dataset
 from si.run import Run
-from si.machine.watchdog import children
+from si.machine.processes import children
 
 folder = Path(sys.argv[1])
 store = FolderStore(folder / "store")

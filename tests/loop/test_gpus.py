@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from si.errors import RecipeError
-from si.machine.watchdog import children
+from si.machine.processes import children
 from si.records import Request, Sampled
 from si.store.folder import FolderStore
 from tests.loop.running import artefacts, si_ctl

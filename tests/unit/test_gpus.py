@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pynvml
 import pytest
 
 from si.clusters.local import LocalCluster
@@ -68,15 +69,36 @@ def test_device_files_count_where_the_driver_is_silent(
 ) -> None:
     """Without the driver's library, /dev/nvidia0 and so on are counted, and nothing beside them."""
 
-    def missing(name: str) -> None:
-        raise OSError(name)
+    def missing() -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
 
-    monkeypatch.setattr(gpus.ctypes, "CDLL", missing)
+    monkeypatch.setattr(pynvml, "nvmlInit", missing)
     monkeypatch.setattr(gpus, "DEVICES", tmp_path)
     assert gpus.count() == 0
     for name in ("nvidia0", "nvidia1", "nvidia10", "nvidiactl", "nvidia-uvm", "nvidia-caps"):
         (tmp_path / name).touch()
     assert gpus.count() == 3
+    assert gpus.kind() == ""
+
+
+def test_the_driver_counts_and_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a driver, its count and its first device's name are taken, and it is let go of again;
+    one that fails is as good as none."""
+    asked = []
+    monkeypatch.setattr(pynvml, "nvmlInit", lambda: asked.append("in"))
+    monkeypatch.setattr(pynvml, "nvmlShutdown", lambda: asked.append("out"))
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: 2)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", lambda index: ("gpu", index))
+    names = {("gpu", 0): "NVIDIA A100-SXM4-80GB"}
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetName", names.__getitem__)
+    assert (gpus.count(), gpus.kind()) == (2, "NVIDIA A100-SXM4-80GB")
+    assert asked == ["in", "out", "in", "out"]
+
+    def failing(index: int) -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_UNKNOWN)
+
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", failing)
+    assert gpus.kind() == "" and asked[-1] == "out"
 
 
 def test_each_engine_has_gpus_of_its_own(four: None, tmp_path: Path) -> None:

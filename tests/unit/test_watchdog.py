@@ -1,12 +1,15 @@
 """A process that hangs is ended, with what it has started; one that works or rests is not."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from si.machine.watchdog import Watchdog, children
+from si.machine.processes import children
+from si.machine.watchdog import Watchdog
 
 HANGS = """
 import subprocess, sys, time
@@ -52,4 +55,4 @@ def test_children_of_children_are_found():
         found = children(one.pid)
         assert len(found) == 1
         one.kill()
-        subprocess.run(["kill", str(found[0])], check=True)
+        os.kill(found[0], signal.SIGKILL)

@@ -1,12 +1,11 @@
 """Which tracker a place names, and whether it can be used."""
 
-import importlib.util
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from si.errors import RecipeError
+from si.machine import packages
 from si.plugins import load
 from si.runs.trackers.port import Tracker
 
@@ -27,11 +26,9 @@ def trackers(names: Sequence[str], folder: Path) -> dict[str, Callable[[], Track
         RecipeError: if a tracker's library is not installed.
     """
     for name in names:
-        if name in ("mlflow", "wandb") and importlib.util.find_spec(name) is None:
-            raise RecipeError(
-                f"place.trackers names {name}, but it is not installed here",
-                "",
-                (f"Install it: pip install 'si-ctl[{name}]'", "Or leave it out of place.trackers."),
+        if name in ("mlflow", "wandb"):
+            packages.check(
+                f"The tracker {name} (place.trackers)", name, "Or leave it out of place.trackers."
             )
     return {name: partial(_open, name, folder) for name in names}
 
