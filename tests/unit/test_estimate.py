@@ -185,6 +185,14 @@ def test_rates_explain_the_loads_that_they_are_from(like: str) -> None:
         assert abs(found / seconds - 1) < near
 
 
+def test_another_model_on_the_embedded_data() -> None:
+    """The embedded data, whose bytes no artefact tells yet, can be estimated with any model."""
+    recipe = Recipe.model_validate({"model": {"source": "Qwen/Qwen2-VL-7B-Instruct"}})
+    found = published(recipe, Place(), {}, sizes={"queries": 200, "held_out": 700})
+    assert found.data_bytes == throughput.EMBEDDED["data_bytes"]
+    assert found.sources["data_bytes"] == throughput.EMBEDDED_SOURCE
+
+
 def test_rates_scale_to_another_model() -> None:
     """A 9B that was measured elsewhere (Qwen3.5-9B, H100, 342,058 prompt and 281,412 sampled tokens
     in 54.74 s) is foreseen within a tenth from the 14B."""
