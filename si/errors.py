@@ -17,6 +17,7 @@ The number is the exit code of the command. Scripts and Kubernetes Jobs decide b
 parsing the message, whether to try again.
 """
 
+USAGE = 2  # what was typed cannot be done: another path, another option
 UNUSABLE = 3  # the recipe or the data are at fault: another attempt fails in the same way
 RETRY = 4  # storage, a machine or a peer failed: another attempt may succeed
 # 5 is reserved: a stage's Job gives up one index for it. Only custom code can exit with it.
@@ -52,6 +53,12 @@ class RecipeError(SiError):
     """A recipe, a flag or an environment variable has a value that cannot be used."""
 
     exit_code = UNUSABLE
+
+
+class OutputError(SiError):
+    """A file or folder that the user named cannot be written; nothing was."""
+
+    exit_code = USAGE
 
 
 class DataError(SiError):

@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from si.cli.console import table
-from si.cli.options import JsonOption, StoreOption, open_place
+from si.cli.options import ForceOption, JsonOption, StoreOption, open_place
 from si.config.recipe import Recipe, differences
+from si.machine.files import check, write_files
 from si.report.compare import Named, page
 from si.report.compare import compare as read
 from si.runs.record import generations, load_recipe
@@ -23,12 +24,15 @@ def compare(
     ],
     store: StoreOption = None,
     out: Annotated[Path | None, typer.Option(help="Also write an HTML page here.")] = None,
+    force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show held-out accuracy and shares of successes by level, run beside run.
 
     Runs that differ in nothing but the seed are compared as a group.
     """
+    if out is not None:
+        check(out, force)
     where = open_place(store)
     recipes = {name: _recipe(where, name) for wanted in runs for name in _named(where, wanted)}
     found = read(
@@ -39,8 +43,7 @@ def compare(
         ],
     )
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(page(found))
+        write_files({out: page(found).encode()}, force)
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=2))
         return

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from si.cli.console import Counting, table
-from si.cli.options import JsonOption, StoreOption, open_place
+from si.cli.options import ForceOption, JsonOption, StoreOption, open_place, resolve, writing_store
 from si.clusters.local import local_folder
 from si.datasets.columns import parse_map
 from si.datasets.hub import NAME, download
@@ -19,6 +19,7 @@ from si.datasets.sources import synth as make
 from si.datasets.sources import synth_spec
 from si.datasets.splits import SHARES, Splits
 from si.errors import RecipeError
+from si.machine.files import errors
 from si.records import SPLITS
 from si.report.dataset import inspect as look
 
@@ -33,7 +34,8 @@ def synth(
     store: StoreOption = None,
 ) -> None:
     """Make a synthetic data set in the store, and print its address."""
-    typer.echo(make(open_place(store), source).spec.address)
+    where = writing_store(resolve(None, None, {"place.store": store})[1])
+    typer.echo(make(where, source).spec.address)
 
 
 @group.command("import")
@@ -66,7 +68,7 @@ def import_(
 
     The same command again resumes: what is checked or committed is not done again.
     """
-    where = open_place(store)
+    where = writing_store(resolve(None, None, {"place.store": store})[1])
     mapped, splits = parse_map(columns), Splits.parse(split)
     kind, path, origin = _kind(answer_kind), Path(source), source
     if not path.exists() and NAME.fullmatch(source):
@@ -80,10 +82,10 @@ def import_(
             screen.line("  " + ", ".join(f"{field} <- {shown(name)}" for field, name in taken))
         own = path.resolve().name if path.is_dir() else path.stem
         slug = _slug(name or (own if origin == source else origin.split("@")[0]))
+        notes = local_folder(where) / "imports"
         try:
-            made = import_data(
-                where, opened, slug, local_folder(where) / "imports", skip_bad, screen.hear
-            )
+            with errors(notes):
+                made = import_data(where, opened, slug, notes, skip_bad, screen.hear)
         except KeyboardInterrupt:
             screen.line("\nInterrupted. Go on with the same command.")
             raise typer.Exit(130) from None
@@ -162,6 +164,7 @@ def inspect(
     sheet: Annotated[
         Path | None, typer.Option(help="Also write a contact sheet: F.html or F.png.")
     ] = None,
+    force: ForceOption = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -169,7 +172,7 @@ def inspect(
     where = open_place(store)
     address = (address or synth_spec("synth:embedded").address).strip("/")
     with Counting() as screen:
-        facts = look(where, address, sheet, screen.hear)
+        facts = look(where, address, sheet, screen.hear, force)
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
     else:

@@ -8,7 +8,8 @@ import typer
 
 from si.api import diagnose as look
 from si.cli.console import table
-from si.cli.options import JsonOption, MapOption, SkipBadOption, StoreOption, mapping
+from si.cli.options import ForceOption, JsonOption, MapOption, SkipBadOption, StoreOption, mapping
+from si.machine.files import check, write_files
 
 SHOWN = ("shares", "steps", "strategies")
 
@@ -30,6 +31,7 @@ def diagnose(
     out: Annotated[
         Path | None, typer.Option(help="Where to write the page; ./diagnosis.html by default.")
     ] = None,
+    force: ForceOption = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -38,13 +40,14 @@ def diagnose(
     Rollouts of verl, TRL, NeMo-RL, OpenRLHF, lm-eval, lmms-eval and si-ctl are recognised by their
     columns; of others, name the columns with --map.
     """
+    page = out if as_json else out or Path("diagnosis.html")
+    if page is not None:
+        check(page, force)
     found = look(
         files, map=mapping(columns), threshold=threshold, k=k, skip_bad=skip_bad, store=store
     )
-    page = out if as_json else out or Path("diagnosis.html")
     if page is not None:
-        page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(found.page(), encoding="utf-8")
+        write_files({page: found.page().encode()}, force)
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=2))
         return

@@ -15,13 +15,13 @@ from si.cli.options import (
     StoreOption,
     reading_place,
     resolve,
+    writing_store,
 )
 from si.clusters.local import local_folder
 from si.datasets.hub import HuggingFace
 from si.datasets.sources import dataset, policy
 from si.run import WISH
 from si.store.commit import Manifest
-from si.store.open import open_store
 
 
 def fetch(
@@ -41,7 +41,7 @@ def fetch(
     computed, place = resolve(recipe, settings, {"place.store": store})
     if on == "kubernetes":
         place = reading_place(store, on, namespace, release)
-    where = open_store(place)
+    where = writing_store(place)
     made: dict[str, Manifest] = {}
     with Counting() as screen:
         hub = HuggingFace(local_folder(where) / "imports", screen.hear)

@@ -22,6 +22,7 @@ from si.cli.options import (
     match_steps,
     resolve,
     run_name,
+    writing_store,
 )
 from si.cli.pages import write
 from si.clusters.local import LocalCluster, exclusive, local_folder
@@ -108,7 +109,7 @@ def iterate(
         return
     computed, place = resolve(recipe, settings, flags)
 
-    where = open_store(place)
+    where = open_store(place) if dry_run else writing_store(place)
     computed = match_steps(where, computed)
     name = run_name(run or computed.run_name)
     if dry_run:
@@ -154,8 +155,7 @@ def _work(
         typer.echo(run.stopped.words)
     typer.echo(f"{name}: {run.done} iterations in {time.monotonic() - started:.0f} s")
     if report:
-        page = local_folder(where) / "reports" / f"{name}.html"
-        typer.echo(f"Report: {write(where, name, Artifact.open(where, report.ref), page, place)}")
+        typer.echo(f"Report: {write(where, name, Artifact.open(where, report.ref), place)}")
     if run.stopped and run.stopped.rule in LIMITS:
         raise LimitReached(run.stopped)
 

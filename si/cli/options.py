@@ -11,7 +11,9 @@ from si.config.loading import assignment, load
 from si.config.place import Place
 from si.config.recipe import Recipe
 from si.errors import RecipeError
+from si.machine.files import check_folder, create_folder
 from si.runs.status import find_run, status
+from si.store.folder import FolderStore
 from si.store.open import open_store
 from si.store.port import Store
 
@@ -51,6 +53,7 @@ MapOption = Annotated[
     list[str] | None,
     typer.Option("--map", help="What a field is called: query_id=uid,reward=score; repeatable."),
 ]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
 SkipBadOption = Annotated[
     bool, typer.Option("--skip-bad", help="Leave out rows that cannot be used, and count them.")
 ]
@@ -89,6 +92,19 @@ def resolve(
 def open_place(store: str | None) -> Store:
     """The store that a reading verb looks into."""
     return open_store(resolve(None, None, {"place.store": store})[1])
+
+
+def writing_store(place: Place) -> Store:
+    """The store of `place`; its folder is created, and checked for the permission to write.
+
+    Raises:
+        OutputError: if the store cannot be a folder with files of this user.
+    """
+    where = open_store(place)
+    if isinstance(where, FolderStore):
+        create_folder(where.root)
+        check_folder(where.root, "--store")
+    return where
 
 
 def reading_place(

@@ -3,8 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+from si.clusters.local import local_folder
 from si.config.place import Place
 from si.costs.actual import costs
+from si.errors import OutputError
+from si.machine.files import create_folder, write_files
 from si.report.tables import Table, number
 from si.runs.status import status
 from si.stages import STAGES
@@ -13,19 +16,56 @@ from si.store.artifact import Artifact
 from si.store.port import Store
 
 
-def write(where: Store, name: str, artifact: Artifact, page: Path, place: Place) -> Path:
+def write(
+    where: Store,
+    name: str,
+    artifact: Artifact,
+    place: Place,
+    out: Path | None = None,
+    force: bool = False,
+) -> Path:
     """Copy a report out of the store: the page, and Markdown and JSON beside it.
 
-    The copy also shows what is no part of the run's content, and so in no artefact: times, costs,
+    The copy also shows what is not part of the run's content, and so in no artefact: times, costs,
     and why the run ended early.
+
+    Args:
+        out: the page's path; by default reports/RUN.html in the store's folder, where an older
+            copy is replaced.
+        force: replace files beside or at `out` that exist.
+
+    Returns:
+        The page's absolute path.
+
+    Raises:
+        OutputError, StoreUnavailable: if a file cannot be written.
     """
+    if out is None:
+        out, force = local_folder(where) / "reports" / f"{name}.html", True
+        create_folder(out.parent)
     tree = status(where, name)
-    page.parent.mkdir(parents=True, exist_ok=True)
-    for suffix in ("md", "json"):
-        page.with_suffix(f".{suffix}").write_bytes(artifact.read(f"report.{suffix}"))
-    whole = artifact.read("report.html").decode()
-    page.write_text(extended(whole, [times(tree), spending(where, tree, place)]))
+    page, *others = report_files(out)
+    whole = extended(
+        artifact.read("report.html").decode(), [times(tree), spending(where, tree, place)]
+    )
+    files = {path: artifact.read(f"report{path.suffix}") for path in others}
+    write_files({page: whole.encode()} | files, force)
     return page.resolve()
+
+
+def report_files(page: Path) -> tuple[Path, Path, Path]:
+    """The files of a report: the page, Markdown and JSON.
+
+    Raises:
+        OutputError: if the page's name is that of another of the three.
+    """
+    if page.suffix in (".md", ".json"):
+        raise OutputError(
+            f"The report's page cannot be named {page.name}",
+            "the report's Markdown and JSON are written beside it under that name",
+            "Name an HTML file: --out FILE.html",
+        )
+    return page, page.with_suffix(".md"), page.with_suffix(".json")
 
 
 def spending(where: Store, tree: dict[str, Any], place: Place) -> Section:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from si.api import rebalance as make
-from si.cli.options import JsonOption, MapOption, SkipBadOption, StoreOption, mapping
+from si.cli.options import ForceOption, JsonOption, MapOption, SkipBadOption, StoreOption, mapping
 
 
 def rebalance(
@@ -32,7 +32,7 @@ def rebalance(
     ] = None,
     k: Annotated[int | None, typer.Option(min=1, help="K, samples of a query.")] = None,
     skip_bad: SkipBadOption = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    force: ForceOption = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -8,6 +8,7 @@ import typer
 
 from si.cli.iterate import local_cluster
 from si.cli.options import (
+    ForceOption,
     JsonOption,
     NamespaceOption,
     OnOption,
@@ -17,11 +18,12 @@ from si.cli.options import (
     reading_place,
     resolve,
 )
-from si.cli.pages import write
-from si.clusters.local import exclusive, local_folder
+from si.cli.pages import report_files, write
+from si.clusters.local import exclusive
 from si.config.loading import assignment
 from si.errors import RecipeError, RunMissing
 from si.loop import iterate
+from si.machine.files import check
 from si.run import Run
 from si.runs.record import generations, load_recipe
 from si.runs.status import find_run, report_inputs
@@ -37,6 +39,7 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="Where to write the page; reports/RUN.html by default.")
     ] = None,
+    force: ForceOption = False,
     settings: SetOption = None,
     as_json: JsonOption = False,
     on: OnOption = "local",
@@ -58,6 +61,9 @@ def report(
     given, place = resolve(None, settings, {"place.store": store})
     if on == "kubernetes":
         place = reading_place(store, on, namespace, release)
+    if out is not None:
+        for path in report_files(out):
+            check(path, force)
     where = open_store(place)
     name = find_run(where, run)
     done = [role for role in report_inputs(where, name) if role.startswith("scores-")]
@@ -78,8 +84,8 @@ def report(
         cluster = local_cluster(where, place, recipe, name, scratch, light=True)
         made = iterate(Run(name, recipe, where, cluster, generation))
     artifact = Artifact.open(where, made.ref)
+    page = None if as_json and out is None else write(where, name, artifact, place, out, force)
     if as_json:
         typer.echo(json.dumps(artifact.json("report.json"), indent=2))
-        return
-    page = out or local_folder(where) / "reports" / f"{name}.html"
-    typer.echo(f"Report: {write(where, name, artifact, page, place)}")
+    else:
+        typer.echo(f"Report: {page}")

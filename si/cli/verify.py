@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from si.cli.console import Counting, printable
-from si.cli.options import JsonOption, MapOption, SkipBadOption, mapping
+from si.cli.options import ForceOption, JsonOption, MapOption, SkipBadOption, mapping
 from si.report.tables import percent, percents
 from si.rollouts.verify import judge_file
 
@@ -27,7 +27,7 @@ def verify(
     out: Annotated[
         Path | None, typer.Option(help="Write all rows and their verdicts to this file.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Judge anybody's answers as a run's are judged: final answers found and compared.

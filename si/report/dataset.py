@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from si.datasets.dataset import Dataset
 from si.errors import DataError, RecipeError
 from si.events import Event
+from si.machine.files import check, write_files
 from si.records import Query
 from si.store.artifact import Artifact
 from si.store.port import Store
@@ -91,6 +92,7 @@ def inspect(
     address: str,
     sheet: Path | None = None,
     on_event: Callable[[Event], None] = lambda _: None,
+    force: bool = False,
 ) -> dict[str, Any]:
     """Count a data set's queries, and prove that its splits are disjoint by content.
 
@@ -109,6 +111,8 @@ def inspect(
     """
     if sheet is not None and sheet.suffix not in (".html", ".png"):
         raise RecipeError(f"A contact sheet is no {sheet.name}", "", "Name it F.html or F.png")
+    if sheet is not None:
+        check(sheet, force, "--sheet")
     data = Dataset(Artifact.open(store, address))
     total = data.artifact.manifest.rows
     if not total:
@@ -151,7 +155,7 @@ def inspect(
     }
     if sheet:
         draw = _page if sheet.suffix == ".html" else _poster
-        sheet.write_bytes(draw(facts, shown))
+        write_files({sheet: draw(facts, shown)}, force)
     return facts
 
 

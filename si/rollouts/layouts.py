@@ -9,9 +9,7 @@
 """
 
 import json
-import os
 import re
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from hashlib import sha256
@@ -22,7 +20,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from si.errors import DataError, SiError
+from si.errors import DataError
+from si.machine.files import create_folder, output, write_files
 from si.rollouts.table import PICTURES
 
 MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
@@ -137,8 +136,8 @@ class TrainingRows:
             kind = "jpg" if picture["bytes"][:2] == b"\xff\xd8" else "png"
             path = folder / f"{sha256(picture['bytes']).hexdigest()[:16]}.{kind}"
             if not path.exists():
-                folder.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(picture["bytes"])
+                create_folder(folder)
+                write_files({path: picture["bytes"]})
                 self._note(f"Images lie in {folder}.")
             paths.append(f"{folder.name}/{path.name}")
         return {"images": paths}
@@ -209,23 +208,8 @@ def write(
         tables = [pa.Table.from_pylist(piece, columns) for piece in pieces]
         table = pa.concat_tables(tables) if tables else columns.empty_table()
         return len(table), table
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        with part.open("wb") as file:
-            count = _FILES[out.suffix](pieces, columns, file)
-            file.flush()
-            os.fsync(file.fileno())
-        if force:
-            part.replace(out)
-        else:
-            out.hardlink_to(part)  # fails if it is there by now
-    except FileExistsError as error:
-        raise there(out) from error
-    except OSError as error:
-        raise SiError(f"{out} cannot be written", str(error)) from error
-    finally:
-        part.unlink(missing_ok=True)
+    with output(out, force) as file:
+        count = _FILES[out.suffix](pieces, columns, file)
     return count, None
 
 
@@ -265,11 +249,3 @@ def _joined(
 
 
 _FILES = {".parquet": _parquet, ".jsonl": _jsonl, ".json": _json}
-
-
-def there(out: Path) -> DataError:
-    return DataError(
-        f"{out} is there already",
-        "nothing was written",
-        ("Replace it: --force", "Name another file: --out"),
-    )

@@ -16,10 +16,11 @@ import numpy as np
 import pyarrow as pa
 
 from si.errors import DataError, RecipeError
+from si.machine.files import check
 from si.metrics import Array
 from si.randomness import keyed_rng
 from si.records import Draw, Outcome, Trajectory
-from si.rollouts.layouts import SUFFIXES, TrainingRows, there, write
+from si.rollouts.layouts import SUFFIXES, TrainingRows, write
 from si.rollouts.table import Groups, Rollouts, group, judge
 from si.strategies import Strategy, by_name, rule_of, uses
 
@@ -143,8 +144,7 @@ def _check(layout: str, out: Path | None, resamples: bool, force: bool) -> None:
         raise RecipeError(
             f"{out} does not fit {what}: its name has to end in {' or '.join(fitting)}"
         )
-    if out.exists() and not force:
-        raise there(out)
+    check(out, force)
 
 
 # --- what the strategy makes ---------------------------------------------------------------

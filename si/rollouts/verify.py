@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from si.errors import DataError
 from si.events import Event
+from si.machine.files import check
 from si.plugins import load
 from si.report.intervals import Interval, wilson
 from si.rollouts.files import (
@@ -29,7 +30,7 @@ from si.rollouts.files import (
     suffix,
     text,
 )
-from si.rollouts.layouts import there, write
+from si.rollouts.layouts import write
 from si.rollouts.recognise import ALIASES, ANSWERS, LAYOUTS, Row, root, walk
 from si.rollouts.table import Bad, refusal
 from si.stages.verify import Judgement, MathPool, judge_all, own_judge, said
@@ -144,8 +145,7 @@ def judge_file(
                 "",
                 f"Name a file as {'x.parquet' if kind == '.parquet' else 'x.jsonl'}: --out",
             )
-        if out.exists() and not force:
-            raise there(out)
+        check(out, force)
     names, rows = look(str(path), path)
     columns = understand(names, rows, mapping or {}, str(path))
     made = Judged(str(path), columns)

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from si.config.recipe import Recipe
-from si.errors import DataError, RecipeError, RunMissing, SiError
+from si.errors import OutputError, RecipeError, RunMissing, StoreUnavailable
+from si.machine.files import check_folder, errors
 from si.report.summary import RunSummary, collect
 from si.runs.model_card import About, card
 from si.runs.record import generations, load_recipe
@@ -125,7 +126,8 @@ def export(
         force: replace what an export has left in `out`.
 
     Raises:
-        DataError: if `out` is there and not empty, or there is too little room.
+        OutputError: if `out` is there and not empty, or cannot be written.
+        StoreUnavailable: if there is too little room.
         RecipeError: if there is nothing to merge.
         ArtifactDamaged: if a file is not what was committed.
     """
@@ -139,7 +141,7 @@ def export(
     _free(out, force)
     kind = "merged" if merge else "adapter" if policy.is_adapter else "model"
     named = base or brought_as(store, policy.base)
-    with _part(out) as part:
+    with errors(out), _part(out) as part:
         _room(part, [policy.made, *([policy.base] * 2 if merge else [])])
         made = part / "policy"
         _download(store, policy.made, made)
@@ -212,22 +214,26 @@ def _about(store: Store, policy: Policy, kind: str, base: str) -> About:
 
 def _free(out: Path, force: bool) -> None:
     if not out.exists() and not out.is_symlink():
+        check_folder(out.parent)
         return
     if not out.is_dir() or out.is_symlink():
-        raise DataError(f"{out} is there, and no folder", "", "Name a folder that is not there.")
+        raise OutputError(
+            f"{out} is not a folder", "nothing was written", "Name another folder: --out FOLDER"
+        )
+    check_folder(out)
+    check_folder(out.parent)
     names = {path.name for path in out.iterdir()}
     ours = names & {"config.json", ADAPTER}
     if names and not (force and ours):
         ways = ["Name another folder: --out FOLDER"]
         ways += ["Or replace it: --force"] if ours else []
         why = "it holds no model, so --force does not replace it" if force else ""
-        raise DataError(f"The folder {out} is not empty", why, tuple(ways))
+        raise OutputError(f"The folder {out} is not empty", why, tuple(ways))
 
 
 @contextmanager
 def _part(out: Path) -> Iterator[Path]:
     """A folder beside `out` for what is not whole yet; what killed exports left there goes."""
-    out.parent.mkdir(parents=True, exist_ok=True)
     stem = f".{out.resolve().name}.part-"
     for old in out.parent.glob(f"{stem}*"):
         with suppress(OSError), _locked(old):
@@ -256,7 +262,7 @@ def _room(folder: Path, manifests: list[Manifest]) -> None:
     needed = sum(b.size for made in manifests for record in made.shards for b in record.blobs)
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise DataError(
+        raise StoreUnavailable(
             f"There is too little room beside {folder.parent} for the policy",
             f"needed {needed:,} bytes, free {free:,}",
             "Make room, or name a folder on another disk.",
@@ -269,7 +275,5 @@ def _sync(folder: Path) -> None:
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
-        except OSError as error:
-            raise SiError(f"{path} cannot be written", error.strerror or str(error)) from error
         finally:
             os.close(descriptor)

@@ -33,8 +33,8 @@ def export(place, *words, check=True):
     return si_ctl("export", RUN, *words, cwd=place, check=check)
 
 
-def refused(done, *words):
-    assert done.returncode == 3 and "Traceback" not in done.stderr, done.stdout + done.stderr
+def refused(done, *words, code=3):
+    assert done.returncode == code and "Traceback" not in done.stderr, done.stdout + done.stderr
     for word in words:
         assert word in done.stderr, done.stderr
 
@@ -87,15 +87,15 @@ def test_what_is_there_stays(place, tmp_path):
     export(place, "--out", str(out))  # empty: taken
     before = (out / "README.md").read_bytes()
     (out / "mine.txt").write_text("mine")
-    refused(export(place, "--out", str(out), check=False), f"{out} is not empty", "--force")
+    refused(export(place, "--out", str(out), check=False), f"{out} is not empty", "--force", code=2)
     assert (out / "mine.txt").exists() and (out / "README.md").read_bytes() == before
     export(place, "--out", str(out), "--force")
     assert not (out / "mine.txt").exists() and (out / "README.md").read_bytes() == before
     home = tmp_path / "home"
     home.mkdir()
     (home / "letters.txt").write_text("dear")
-    refused(export(place, "--out", str(home), "--force", check=False), "holds no model")
-    refused(export(place, "--out", str(home / "letters.txt"), check=False), "no folder")
+    refused(export(place, "--out", str(home), "--force", check=False), "holds no model", code=2)
+    refused(export(place, "--out", str(home / "letters.txt"), check=False), "not a folder", code=2)
     assert (home / "letters.txt").read_text() == "dear"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "out"]
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from si.errors import DataError, RecipeError
+from si.errors import DataError, OutputError, RecipeError
 from si.rollouts.verify import judge_file, understand
 from tests.loop.running import si_ctl
 from tests.unit import rollout_files
@@ -213,13 +213,13 @@ def test_files_that_do_not_fit(tmp_path):
     before = path.read_bytes()
     (tmp_path / "no.parquet").write_text("no")
     for given, out, said in (
-        (path, path, "is there already"),
+        (path, path, "exists already"),
         (path, tmp_path / "x.parquet", "cannot be written from"),
         (tmp_path / "none.jsonl", None, "There is no file"),
         (tmp_path / "no.parquet", None, "no Parquet file"),
         (tmp_path, None, "There is no file"),
     ):
-        with pytest.raises(DataError, match=said):
+        with pytest.raises((DataError, OutputError), match=said):
             judge_file(given, out=out)
     assert path.read_bytes() == before
     (tmp_path / "text.txt").write_text("x")

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import si
 from si.cli import app
-from si.errors import DataError, RecipeError, SiError
+from si.errors import DataError, OutputError, RecipeError, SiError
 from si.rollouts.layouts import SUFFIXES, conversation
 from tests.unit.rollout_files import ANSWERS, LAYOUTS, QUESTIONS, RIGHT, K, lines, plain, trl, verl
 
@@ -280,7 +280,7 @@ def test_nothing_is_replaced_unasked(tmp_path: Path) -> None:
     """A file that is there stays as it is without --force."""
     out = tmp_path / "train.jsonl"
     out.write_text("mine")
-    with pytest.raises(DataError, match="there already"):
+    with pytest.raises(OutputError, match="exists already"):
         si.rebalance(rows([2]), "rp", out)
     assert out.read_text() == "mine"
     si.rebalance(rows([2]), "rp", out, force=True)
