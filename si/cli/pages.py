@@ -11,7 +11,7 @@ from si.machine.files import create_folder, write_files
 from si.report.tables import Table, number
 from si.runs.status import status
 from si.stages import STAGES
-from si.stages.report import Section, extended
+from si.report.page import Section, extended
 from si.store.artifact import Artifact
 from si.store.port import Store
 

@@ -10,9 +10,10 @@ from selenium.webdriver.common.keys import Keys
 
 import si
 from si.report.compare import Named, compare, page
+from si.report.page import Section, extended
 from si.report.tables import Table
 from si.stages.job import Job
-from si.stages.report import Section, extended, report
+from si.stages.report import report
 from si.store.folder import FolderStore
 from tests.browser.made_up import make_run, report_spec
 from tests.browser.test_report import browser, pytestmark

@@ -13,10 +13,11 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from si.config.recipe import Report
 from si.report.lineage import lineage
+from si.report.page import page
 from si.report.samples import GREEDY, GUIDED, Responses, gather
 from si.report.summary import collect
 from si.stages.job import Job
-from si.stages.report import page, report
+from si.stages.report import report
 from si.store.folder import FolderStore
 from tests.browser.made_up import HOSTILE, make_run, report_spec
 from tests.browser.test_report import browser, pytestmark

@@ -20,11 +20,12 @@ from si.records import LEVELS
 from si.report.compare import Named, compare, page
 from si.report.findings import Change, changed, matthew, progress, rebalanced
 from si.report.intervals import wilson
+from si.report.page import Section, extended
 from si.report.samples import PIXELS, embed
 from si.report.summary import Iteration, RunSummary, collect
 from si.report.tables import Table, percent, percents, points
 from si.stages.job import Job
-from si.stages.report import Section, extended, report
+from si.stages.report import report
 from si.store.artifact import Artifact
 from si.store.folder import FolderStore
 from tests.browser.made_up import HOSTILE, make_run, report_spec

@@ -1,0 +1,258 @@
+"""The report of a run as one page, and as Markdown.
+
+The page is one file that loads nothing from elsewhere. What a model or a data set wrote is text in
+it, whatever it says; images are decoded and encoded again before they are let in.
+"""
+
+import base64
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from markupsafe import Markup
+
+from si.config.recipe import Report
+from si.entry import BEGINNING, LOOP
+from si.records import HEAD, LEVELS, TAIL
+from si.report.findings import changed, counted
+from si.report.intervals import wilson
+from si.report.lineage import Node
+from si.report.run_tables import tables, words
+from si.report.samples import Responses, few, pack
+from si.report.summary import RunSummary
+from si.report.tables import Table, percent, percents, point_range, points
+from si.report.templates import render, source
+from si.store.keys import canonical
+
+if TYPE_CHECKING:
+    from si.report.plots import Plot
+
+STRATEGIES = {
+    "vanilla": "Vanilla self-improvement",
+    "tc": "Threshold clipping",
+    "rp": "Repeat-based padding",
+    "ar": "Adaptive-weighted resampling",
+    "gr": "Guided resampling",
+}
+
+
+def markdown(run: RunSummary, settings: Mapping[str, Any]) -> str:
+    """Words and tables, as Markdown."""
+    parts = [f"# {_title(run, settings)}", *(f"**{name}.** {said}" for name, said in words(run))]
+    for section in tables(run).values():
+        parts += [_markdown_table(table) for table in section]
+    parts += ["## Recipe", _markdown_table(_recipe(settings))]
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown_table(table: Table) -> str:
+    def line(cells: Iterable[str]) -> str:
+        safe = (cell.replace("|", "\\|").replace("<", "&lt;") for cell in cells)
+        return "| " + " | ".join(" ".join(cell.split()) for cell in safe) + " |"
+
+    rule = "| " + " | ".join(["---", *["---:"] * (len(table.columns) - 1)]) + " |"
+    lines = [f"**{table.title}**", "", line(table.columns), rule, *map(line, table.rows)]
+    return "\n".join(lines + (["", table.note] if table.note else []))
+
+
+def _title(run: RunSummary, settings: Mapping[str, Any]) -> str:
+    rounds = f"{run.last} iteration{'s' if run.last != 1 else ''}"
+    return f"{settings.get('strategy', run.strategy)}, K = {settings.get('k', run.k)}, {rounds}"
+
+
+def _recipe(settings: Mapping[str, Any]) -> Table:
+    rows: list[list[str]] = []
+
+    def add(tree: Mapping[str, Any], at: str) -> None:
+        for name, value in sorted(tree.items()):
+            if isinstance(value, Mapping):
+                add(value, f"{at}{name}.")
+            else:
+                rows.append([f"{at}{name}", canonical(value).decode()])
+
+    add(settings, "")
+    return Table("Everything that decides what is computed", ["setting", "value"], rows)
+
+
+# --- the page ------------------------------------------------------------------------------
+
+
+class Section(NamedTuple):
+    """A part of the page, under a heading.
+
+    Attributes:
+        name: its address within the page (`#name`), unlike all others.
+        lead: what it is about, in a sentence or two.
+        plots: as `si.report.figures` makes them.
+        tables: the same as numbers; folded away where there are plots.
+    """
+
+    name: str
+    title: str
+    lead: str
+    plots: Sequence["Plot"] = ()
+    tables: Sequence[Table] = ()
+
+
+_MORE = ("<!-- more links -->\n", "<!-- more sections -->\n")
+_SECTIONS = {
+    "accuracy": (
+        "Held-out accuracy",
+        "One greedy response to each held-out query, after every iteration; iteration 0 is the "
+        "policy that the run began with.",
+    ),
+    "shares": (
+        "Who feeds the training",
+        "Successes are right answers, those of a second round included; examples are what "
+        "re-balancing made of them for training.",
+    ),
+    "lengths": (
+        "Length of responses",
+        "Mean length of right answers by level. Steps end where the family of the query says so, "
+        "by default at a new line.",
+    ),
+    "spent": (
+        "What it took",
+        "Compare runs by what they spent, too: padding repeats examples and so takes more "
+        "gradient steps, unless train.match_steps holds them equal.",
+    ),
+}
+
+
+def extended(html: str, sections: Sequence[Section]) -> str:
+    """A committed page with more sections, behind its own ones about numbers.
+
+    What is no part of a run's content (times, costs) cannot be in the artefact; a copy of the page
+    outside of the store may show it.
+    """
+    for mark, template in zip(_MORE, ("link.html", "section.html"), strict=True):
+        more = "".join(render(template, part=section) for section in sections)
+        html = html.replace(mark, more + mark, 1)
+    return html
+
+
+def page(
+    run: RunSummary,
+    settings: Mapping[str, Any],
+    room: Report,
+    shown: Responses,
+    nodes: Sequence[Node],
+) -> str:
+    """The report as one self-contained HTML page."""
+    from si.report.figures import draw
+
+    numbers, drawn = tables(run), draw(run)
+    script = source("browser.js")
+    fingerprint = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return render(
+        "report.html",
+        title=_title(run, settings),
+        heading=_heading(str(settings.get("strategy", run.strategy))),
+        lead=_lead(run, settings),
+        tiles=_tiles(run),
+        words=words(run),
+        sections=[
+            Section(name, *said, drawn[name], numbers[name]) for name, said in _SECTIONS.items()
+        ],
+        few=few(shown, run.last, settings.get("seed", 0)),
+        shown=shown,
+        browser=bool(room.samples and shown.responses),
+        choice=_choice(shown, room),
+        block=pack(shown) if room.samples else "",
+        levels=LEVELS,
+        # Our own file, whose hash the page's policy names.
+        script=Markup(script),  # noqa: S704
+        script_hash=fingerprint,
+        flow=_flow(nodes),
+        nodes=nodes,
+        anchors={node.address: node.anchor for node in nodes},
+        recipe=_recipe(settings),
+        data=run.data,
+    )
+
+
+def _heading(strategy: str) -> str:
+    return " + ".join(STRATEGIES.get(rule, rule) for rule in strategy.split("+"))
+
+
+def _lead(run: RunSummary, settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What kind of run it is: (name, value)."""
+    splits = run.iterations[0].scores.items()
+    model, data = (settings.get(part, {}).get("source", "–") for part in ("model", "data"))
+    return [
+        ("Strategy", str(settings.get("strategy", run.strategy))),
+        ("Samples a query", f"K = {settings.get('k', run.k)}"),
+        ("Iterations", str(run.last)),
+        ("Seed", str(settings.get("seed", "–"))),
+        ("Policy 0", str(model)),
+        ("Data", str(data)),
+        ("Held out", " + ".join(f"{part['n']:,} {split}" for split, part in splits)),
+    ]
+
+
+def _tiles(run: RunSummary) -> list[dict[str, Any]]:
+    """Test accuracy (dev's, where test was not scored) of the iterations that matter, with what
+    head and tail gained."""
+    split = "test" if run.oracle is not None else "dev"
+    if split not in run.iterations[0].scores:
+        return []
+    zero = run.iterations[0]
+    chosen = run.last if run.best is None else run.best
+
+    def tile(label: str, t: int, levels: Sequence[str] | None = None, main: bool = False) -> Any:
+        it = run.iterations[t]
+        (correct, n), before = (counted(each, split, levels) for each in (it, zero))
+        if not n:
+            return None
+        where, change = f"iteration {t}", changed(zero.right[split], it.right[split])
+        if not t:
+            where, moved = f"{n:,} queries", "where it began"
+        elif levels is None:
+            moved = f"{points(change.difference)} ({point_range(change.interval)})"
+        else:
+            where, moved = f"{where}, {n:,} queries", f"from {percent(before[0] / before[1])}"
+        notes = [percents(wilson(correct, n)), moved, where]
+        return {"label": label, "value": percent(correct / n), "notes": notes, "main": main}
+
+    tiles = [tile(f"Policy 0, {split}", 0)]
+    if run.best is not None and run.last:
+        tiles.append(tile(f"Best by dev, {split}", chosen, main=True))
+    if run.last and chosen != run.last:
+        tiles.append(tile(f"Last, {split}", run.last))
+    if run.last:
+        tiles += [tile(f"Head, {split}", chosen, HEAD), tile(f"Tail, {split}", chosen, TAIL)]
+    return [each for each in tiles if each]
+
+
+def _choice(shown: Responses, room: Report) -> list[str]:
+    """What of the run's responses is on the page, and what is not."""
+    n, queries = len(shown.responses), len(shown.queries)
+    if n == shown.total:
+        said = [f"All {n:,} responses of the run are here, to {queries:,} queries."]
+    else:
+        said = [
+            f"{n:,} of the run's {shown.total:,} responses are here: all to {queries:,} of "
+            f"{shown.total_queries:,} queries, drawn at random and in turn from each level and "
+            f"iteration, so that shares here are not the run's.",
+            f"The page has room for {room.samples:,} responses, {room.text_mb:g} MB of text and "
+            f"{room.images_mb:g} MB of images (report.samples, report.text_mb, report.images_mb).",
+        ]
+    left = sum(query.images_left_out for query in shown.queries)
+    if left:
+        said.append(f"{left:,} images are left out.")
+    if any(response.more for response in shown.responses):
+        said.append("Long responses are cut.")
+    return said
+
+
+def _flow(nodes: Sequence[Node]) -> dict[str, Any]:
+    """The lineage as a diagram: what each iteration made, in the order of the loop."""
+    steps = [step.name for step in LOOP if any(node.place == step.name for node in nodes)]
+    return {
+        "steps": steps,
+        "beginning": [node for node in nodes if node.place in {step.name for step in BEGINNING}],
+        "rows": [
+            (t, [[n for n in nodes if (n.t, n.place) == (t, step)] for step in steps])
+            for t in sorted({node.t for node in nodes})
+        ],
+    }

@@ -1,0 +1,206 @@
+"""What a report says about a run, in sentences and tables."""
+
+from typing import Any
+
+from si.records import HEAD, LEVELS, TAIL
+from si.report.findings import changed, counted, matthew, progress, rebalanced
+from si.report.intervals import wilson
+from si.report.summary import SOURCES, SPENT, RunSummary
+from si.report.tables import Table, number, percent, percents, point_range, points, probability
+
+CONCENTRATION = {
+    "gini": "Gini",
+    "gini_solved": "of solved",
+    "entropy": "entropy",
+    "entropy_solved": "of solved",
+}
+
+
+# --- words and tables ----------------------------------------------------------------------
+
+
+def words(run: RunSummary) -> list[tuple[str, str]]:
+    """What happened: (heading, sentences)."""
+    told = [
+        ("Held-out accuracy", progress(run)),
+        ("Matthew effect", f"{matthew(run).words} {_by_level(run)}".strip()),
+        ("Re-balancing", rebalanced(run)),
+    ]
+    if run.best is not None and run.oracle is not None:
+        told.append(("Which iteration", _which(run)))
+    return told
+
+
+def _by_level(run: RunSummary) -> str:
+    """Held-out accuracy of head and tail, policy 0 against the last: the other evidence."""
+    said = []
+    for name, levels in (("head", HEAD), ("tail", TAIL)):
+        counted = []
+        for it in (run.iterations[0], run.iterations[-1]):
+            groups = it.scores.get("test", {}).get("by_level", {})
+            parts = [groups[level] for level in levels if level in groups]
+            n, correct = (sum(part[key] for part in parts) for key in ("n", "correct"))
+            counted.append((n, correct))
+        if run.last and all(n for n, _ in counted):
+            before, after = (percent(correct / n) for n, correct in counted)
+            said.append(f"{name} queries ({counted[0][0]}) went from {before} to {after}")
+    return f"On test, {', '.join(said)}." if said else ""
+
+
+def _which(run: RunSummary) -> str:
+    best, oracle = run.iterations[run.best or 0], run.iterations[run.oracle or 0]
+    last = run.iterations[-1]
+    return (
+        f"Chosen on dev: iteration {best.t}, {percent(best.accuracy('test'))} on test. "
+        f"Last: iteration {last.t}, {percent(last.accuracy('test'))}. "
+        f"Oracle (best on test, for nobody to choose): iteration {oracle.t}, "
+        f"{percent(oracle.accuracy('test'))}."
+    )
+
+
+def tables(run: RunSummary) -> dict[str, list[Table]]:
+    """The tables by section: accuracy, shares, lengths, spent."""
+    return {
+        "accuracy": _accuracy(run),
+        "shares": _shares(run),
+        "lengths": _lengths(run),
+        "spent": _spent(run),
+    }
+
+
+def _accuracy(run: RunSummary) -> list[Table]:
+    first = run.iterations[0].scores
+    splits = [split for split in ("test", "dev") if split in first]
+    found = []
+    for split in splits:
+        groups = first[split]
+        counts = {level: part["n"] for level, part in groups["by_level"].items()}
+        columns = ["iteration", f"all ({groups['n']})", "95 % interval"]
+        columns += [f"{level} ({n})" for level, n in counts.items()]
+        rows = [
+            [str(it.t), percent(it.accuracy(split)), percents(wilson(*counted(it, split)))]
+            + [percent(it.accuracy(split, level)) for level in counts]
+            + [number(it.scores[split]["tokens_mean"], 1)]
+            for it in run.iterations
+        ]
+        note = (
+            "One greedy response per query; numbers of queries in brackets. Interval: Wilson, over "
+            "queries. tokens: mean length of a response."
+        )
+        found.append(Table(f"Accuracy on {split}", [*columns, "tokens"], rows, note))
+    return found + [_against_zero(run, split) for split in splits if run.last]
+
+
+def _shares(run: RunSummary) -> list[Table]:
+    note = (
+        "Gini and normalised entropy over all queries, and over the queries that contribute: 0 and "
+        "1 if all contribute alike."
+    )
+    found = [
+        Table(
+            f"Shares of {what} by level",
+            ["iteration", *LEVELS, "head/tail", *CONCENTRATION.values()],
+            [
+                [
+                    str(it.t),
+                    *(percent(it.share(what, [level])) for level in LEVELS),
+                    number(it.figure(what, "head_tail_ratio")),
+                    *(number(it.figure(what, name), 3) for name in CONCENTRATION),
+                ]
+                for it in run.trained
+            ],
+            note,
+        )
+        for what in ("successes", "examples")
+    ]
+    passed = Table(
+        "Pass rate of the first round by level",
+        ["iteration", *LEVELS],
+        [[str(it.t), *(percent(it.pass_rate(v)) for v in LEVELS)] for it in run.trained],
+        "Share of correct samples among all samples of a level's training queries.",
+    )
+    return [*found, passed]
+
+
+def _lengths(run: RunSummary) -> list[Table]:
+    return [
+        Table(
+            f"Mean length of {what} in {unit}, by level",
+            ["iteration", *LEVELS],
+            [
+                [str(it.t)]
+                + [number(it.figure(what, f"{unit}_by_level", level), 1) for level in LEVELS]
+                for it in run.trained
+            ],
+        )
+        for what in ("successes", "examples")
+        for unit in ("tokens", "steps")
+    ]
+
+
+def _spent(run: RunSummary) -> list[Table]:
+    found = [
+        Table(
+            "Cost",
+            ["iteration", *SPENT.values(), "identical", "first loss", "last loss"],
+            [
+                [
+                    str(it.t),
+                    *(number((it.spent or {}).get(key, 0)) for key in SPENT),
+                    percent(it.identical),
+                    number(it.losses[0] if it.losses else None, 3),
+                    number(it.losses[-1] if it.losses else None, 3),
+                ]
+                for it in run.trained
+            ],
+            "Samples are those of the first round; sampled tokens those of both rounds. Levels and "
+            "evaluations are not counted. Dropped: examples too long to train on. Identical: "
+            "successes with the same text as another success of their query.",
+        )
+    ]
+    if any(it.sources for it in run.trained):
+        found.append(
+            Table(
+                "Second-round samples by the source of their prefix",
+                ["iteration", *SOURCES],
+                [[str(it.t), *(number(it.sources.get(s)) for s in SOURCES)] for it in run.trained],
+                "A success of the same iteration, of an earlier one, the data's own rationale, or "
+                "no prefix at all.",
+            )
+        )
+    return found
+
+
+def _against_zero(run: RunSummary, split: str) -> Table:
+    zero = run.iterations[0].right[split]
+    rows = []
+    for it in run.iterations[1:]:
+        change = changed(zero, it.right[split])
+        cells = [points(change.difference), point_range(change.interval)]
+        cells += [str(change.wins), str(change.losses), probability(change.p)]
+        rows.append([str(it.t), *cells])
+    return Table(
+        f"Against policy 0, query by query, on {split}",
+        ["iteration", "difference", "95 % interval", "won", "lost", "p"],
+        rows,
+        "Won: right here, wrong under policy 0. Interval: paired bootstrap over queries. p: exact "
+        "two-sided sign test on won against lost.",
+    )
+
+
+def intervals(run: RunSummary) -> list[dict[str, Any]]:
+    """95 % intervals by iteration and split: of the accuracy, and of its difference to policy 0's,
+    in all and for head and tail."""
+    groups = {"all": None, "head": HEAD, "tail": TAIL}
+    return [
+        {
+            split: {
+                "accuracy": {
+                    name: wilson(*counted(it, split, levels)) for name, levels in groups.items()
+                },
+                "difference": changed(run.iterations[0].right[split], it.right[split]).interval,
+            }
+            for split in it.right
+        }
+        for it in run.iterations
+    ]
