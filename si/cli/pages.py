@@ -8,10 +8,10 @@ from si.config.place import Place
 from si.costs.actual import costs
 from si.errors import OutputError
 from si.machine.files import create_folder, write_files
+from si.report.page import Section, extended
 from si.report.tables import Table, number
 from si.runs.status import status
 from si.stages import STAGES
-from si.report.page import Section, extended
 from si.store.artifact import Artifact
 from si.store.port import Store
 
