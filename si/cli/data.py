@@ -14,7 +14,6 @@ from si.clusters.local import local_folder
 from si.datasets.columns import parse_map
 from si.datasets.hub import NAME, download
 from si.datasets.importing import SHOWN, Source, import_data
-from si.datasets.rows import shown
 from si.datasets.sources import synth as make
 from si.datasets.sources import synth_spec
 from si.datasets.splits import SHARES, Splits
@@ -22,6 +21,7 @@ from si.errors import RecipeError
 from si.machine.files import errors
 from si.records import SPLITS
 from si.report.dataset import inspect as look
+from si.untrusted import one_line
 
 group = typer.Typer(no_args_is_help=True, help="Import, make and inspect data sets.")
 
@@ -77,9 +77,9 @@ def import_(
     # All words go to the error stream: the output is the address alone.
     with Counting() as screen:
         files = "1 file" if len(opened.files) == 1 else f"{len(opened.files):,} files"
-        screen.line(f"{files}, {opened.rows:,} rows: {shown(origin)}")
+        screen.line(f"{files}, {opened.rows:,} rows: {one_line(origin)}")
         for taken in dict.fromkeys(tuple(each.items()) for each in opened.columns.values()):
-            screen.line("  " + ", ".join(f"{field} <- {shown(name)}" for field, name in taken))
+            screen.line("  " + ", ".join(f"{field} <- {one_line(name)}" for field, name in taken))
         own = path.resolve().name if path.is_dir() else path.stem
         slug = _slug(name or (own if origin == source else origin.split("@")[0]))
         notes = local_folder(where) / "imports"

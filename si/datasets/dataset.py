@@ -1,8 +1,8 @@
-"""Reading a committed data set: queries without their images, images when they are needed.
+"""Read a committed data set: queries without their images, and images when they are needed.
 
-A data set is an artefact whose shards are parts: each part belongs to one split
-(fact `split`) and holds `queries.parquet` and `images.parquet`. The order of parts,
-and of rows in them, is the data's own order; slices are counted along it.
+A data set is an artefact whose shards are called parts. Each part belongs to one split (its fact
+`split`) and holds `queries.parquet` and `images.parquet`. The order of the parts, and of the rows
+in them, is the data's order; training slices are counted along it.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,7 +20,7 @@ IMAGES_FILE = "images.parquet"
 
 
 class Dataset:
-    """Queries and images of a data set artefact."""
+    """The queries and images of a data set artefact."""
 
     def __init__(self, artifact: Artifact):
         self.artifact = artifact
@@ -37,13 +37,20 @@ class Dataset:
         return sum(record.rows for record in shards if record.facts.get("split") == split)
 
     def separators(self) -> Mapping[str, str]:
-        """Family -> the text that ends a step; a newline where none is declared."""
+        """Family -> the text that ends a step; families that declare none use a line break."""
         declared: Mapping[str, str] = self.artifact.manifest.facts.get("separators", {})
         return declared
 
     def table(self, split: str | None = None, columns: list[str] | None = None) -> pa.Table:
-        """Queries of a split (or of all) in the data's own order, without images; with a column
-        `split` if no split is named."""
+        """The queries in the data's order, without images.
+
+        Args:
+            split: a split; all if None, with a column `split` added.
+            columns: names of the columns to read; all if None.
+
+        Raises:
+            DataError: if the data set has no queries in that split.
+        """
         parts = []
         for shard in self._parts(split):
             part = self.artifact.table(QUERIES_FILE, shard, columns)
@@ -60,15 +67,18 @@ class Dataset:
         return pa.concat_tables(parts)
 
     def parts(self) -> Iterator[tuple[str, list[Query]]]:
-        """Part after part, each with its split: all queries with their images, in the data's own
-        order, a part in memory at a time."""
+        """All queries with their images, in the data's order, one part in memory at a time.
+
+        Yields:
+            (split, queries) of each part.
+        """
         for shard in self._parts(None):
             rows = self.artifact.table(QUERIES_FILE, shard)
             images = self.artifact.table(IMAGES_FILE, shard)
             if not rows["query_id"].equals(images["query_id"]):
                 raise DataError(
-                    f"Part {shard} of the data set {self.artifact.address} does not hold together",
-                    f"{len(rows)} queries, but images of {len(images)} in another order",
+                    f"Part {shard} of the data set {self.artifact.address} is inconsistent",
+                    f"{len(rows)} queries, but images of {len(images)}, or in another order",
                 )
             pictures = images["images"].to_pylist()
             queries = [
@@ -81,7 +91,12 @@ class Dataset:
         return [r for r in self.artifact.manifest.shards if "split" in r.facts]
 
     def select(self, selection: Iterable[Mapping[str, Any]]) -> pa.Table:
-        """Rows `start` to `stop` (None: to the end) of each named split, in the data's order."""
+        """The queries of slices of splits, without images, in the data's order.
+
+        Args:
+            selection: mappings with `split`, and optionally `start` and `stop` (None: the end),
+                row numbers in the split.
+        """
         parts = []
         for piece in selection:
             start, stop = piece.get("start", 0), piece.get("stop")
@@ -90,7 +105,7 @@ class Dataset:
         return pa.concat_tables(parts)
 
     def queries(self, rows: pa.Table, images: bool = False) -> list[Query]:
-        """Rows of `table` or `select` as records, with their images if asked."""
+        """Rows of `table` or `select` as records; with their images if `images`."""
         pictures = self.images(rows["query_id"].to_pylist()) if images else {}
         names = [name for name in QUERIES.names if name in rows.column_names]
         return [
@@ -99,7 +114,7 @@ class Dataset:
         ]
 
     def images(self, query_ids: Iterable[str]) -> dict[str, tuple[bytes, ...]]:
-        """Encoded images by query id; of parts without any of them only the ids are read."""
+        """Query id -> encoded images; of parts without any of the queries, only ids are read."""
         wanted = pa.array(sorted(set(query_ids)), pa.string())
         found: dict[str, tuple[bytes, ...]] = {}
         for shard in self._parts(None):

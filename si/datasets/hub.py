@@ -1,5 +1,7 @@
-"""The Hugging Face hub: models and data sets, fetched into the hub's own cache and from there into
-the store. Code that a repository holds is neither fetched nor run."""
+"""Fetch models and data sets from the Hugging Face hub, through its local cache, into the store.
+
+Code in a repository is neither fetched nor run.
+"""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -21,17 +23,17 @@ from si.store.commit import Manifest
 from si.store.port import Store
 
 NAME = re.compile(HUB_NAME)
-CONVERTED = "refs/convert/parquet"  # where the hub keeps what it converted itself
-# What a policy is made of: weights, configs, tokenizer, templates, terms.
+CONVERTED = "refs/convert/parquet"  # the branch with the hub's own Parquet conversion
+# The files of a policy: weights, configs, tokenizer, chat templates, licences.
 POLICY_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "LICENSE*", "NOTICE*"]
 
 
 class HuggingFace:
-    """`ports.Hub`.
+    """The Hugging Face hub as a `si.datasets.port.Hub`.
 
     Args:
-        notes: a folder for an import's notes, from which it goes on if it is killed.
-        on_event: hears of an import's progress.
+        notes: a folder for an import's notes, from which it continues after a kill.
+        on_event: receives the progress of an import (`si.datasets.importing.import_data`).
     """
 
     def __init__(self, notes: Path, on_event: Callable[[Event], None] = lambda _: None):
@@ -39,10 +41,14 @@ class HuggingFace:
         self.on_event = on_event
 
     def policy(self, store: Store, name: str) -> Manifest:
-        """Commit the model `owner/name`, or `owner/name@revision`; provenance has its commit."""
+        """Commit the model `owner/name` or `owner/name@revision`; its commit becomes provenance.
+
+        Raises:
+            RecipeError, StoreUnavailable: as `download_model`.
+        """
         folder, origin = download_model(name)
         source = {"source": origin}
-        if not foreign(folder):
+        if not needs_conversion(folder):
             return fetch(store, str(folder), name=name, provenance=source)
         packages.check(f"Converting {name}", "local")
         from si.engines.convert_internvl import convert
@@ -52,7 +58,12 @@ class HuggingFace:
             return fetch(store, str(made), name=name, provenance=source | {"converted": True})
 
     def data(self, store: Store, wish: Mapping[str, Any]) -> Manifest:
-        """Commit a data set, its rows read as the recipe's `data` settings say."""
+        """Commit the data set that a recipe's `data` settings (by dotted name) describe.
+
+        Raises:
+            DataError: if it cannot be fetched, or its rows cannot be used.
+            StoreUnavailable: if the hub does not answer.
+        """
         name = wish["data.source"].removeprefix("hub:")
         mapped, splits = parse_map(wish["data.map"]), Splits.parse(wish["data.split"])
         folder, origin = download(name)
@@ -64,21 +75,22 @@ class HuggingFace:
 
 
 def download(name: str) -> tuple[Path, str]:
-    """The folder with a data set's Parquet files, and its name with the commit that it is.
-
-    What is in the hub's cache is not fetched again.
+    """Fetch a data set's Parquet files; those in the hub's cache are not fetched again.
 
     Args:
-        name: `owner/name`, or `owner/name@revision`.
+        name: `owner/name` or `owner/name@revision`.
+
+    Returns:
+        The folder with the files, and the data set's name with its commit, `hf:owner/name@commit`.
 
     Raises:
-        DataError: if there is no such data set, it may not be read, or it has no Parquet files.
+        DataError: if the data set does not exist, is not accessible, or has no Parquet files.
         StoreUnavailable: if the hub does not answer.
     """
     from huggingface_hub import snapshot_download
 
     repository, _, revision = name.partition("@")
-    with _said(name, "data set", DataError):
+    with _hub_errors(name, "data set", DataError):
         for wanted in (revision or "main", CONVERTED):
             folder = Path(
                 snapshot_download(
@@ -91,90 +103,117 @@ def download(name: str) -> tuple[Path, str]:
                 break
     raise DataError(
         f"The data set {name} has no Parquet files",
-        "only those are fetched",
-        "Fetch its files to a folder, and import that.",
+        "si-ctl fetches only those",
+        "Download its files to a folder, and import that folder.",
     )
 
 
-def foreign(folder: Path) -> bool:
-    """Whether the model in a folder brings code of its own, and has to be converted."""
+def needs_conversion(folder: Path) -> bool:
+    """Whether the model in a folder is implemented by code of its repository.
+
+    Such a model is converted to the architecture that transformers implements.
+    """
     return read_config(folder, foreign=True)["model_type"] in InternVL.foreign_types
 
 
 def download_model(name: str) -> tuple[Path, str]:
-    """The folder with a model's files, and its name with the commit that it is.
+    """Fetch a model's files; those in the hub's cache are not fetched again.
 
-    Its config is looked at first: what cannot be used is refused before the weights are fetched.
+    Its config is checked first: an unusable model is refused before its weights are fetched.
 
     Args:
-        name: `owner/name`, or `owner/name@revision`.
+        name: `owner/name` or `owner/name@revision`.
+
+    Returns:
+        The folder with the files, and the model's name with its commit, `hf:owner/name@commit`.
 
     Raises:
-        RecipeError: if there is no such model, it may not be read, or cannot be used.
+        RecipeError: if the model does not exist, is not accessible, or cannot be used.
         StoreUnavailable: if the hub does not answer.
     """
     from huggingface_hub import snapshot_download
 
     repository, _, revision = name.partition("@")
-    with _said(name, "model", RecipeError):
-        # The commit is fixed by the first call; what the second fetches is of the same.
-        small = Path(
+    with _hub_errors(name, "model", RecipeError):
+        # The first call resolves the commit, and the second one fetches from the same.
+        config = Path(
             snapshot_download(repository, revision=revision or "main", allow_patterns=CONFIG)
         )
-        if foreign(small):
+        if needs_conversion(config):
             packages.check(f"Converting {name}", "local")
             from si.engines.convert_internvl import check
 
-            check(small, name)
+            check(config, name)
         folder = Path(
-            snapshot_download(repository, revision=small.name, allow_patterns=POLICY_FILES)
+            snapshot_download(repository, revision=config.name, allow_patterns=POLICY_FILES)
         )
     if not next(folder.glob("*.safetensors"), None):
         raise RecipeError(
             f"The model {name} has no safetensors files",
-            "other weights may hold code, and are not fetched",
-            "Name a revision or another repository that has them.",
+            "other weights may contain code, and are not fetched",
+            "Name a revision or a repository that has them.",
         )
     return folder, f"hf:{repository}@{folder.name}"
 
 
 @contextmanager
-def _said(name: str, what: str, refusal: type[SiError]) -> Iterator[None]:
-    """The hub's errors in our words: `refusal` where trying again gives the same answer."""
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HFValidationError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+def _hub_errors(name: str, what: str, refusal: type[SiError]) -> Iterator[None]:
+    """Translate the hub's exceptions: `refusal` if another attempt would fail in the same way.
 
-    repository = name.partition("@")[0]
-    kind = "--repo-type dataset " if what == "data set" else ""
-    bring = "import that" if kind else "name that: --set model.source=FOLDER"
+    Args:
+        name: the repository, with its revision if one is named.
+        what: `model` or `data set`.
+    """
+    from huggingface_hub import errors
+
     try:
         yield
     except SiError:
         raise
-    except (RepositoryNotFoundError, RevisionNotFoundError, GatedRepoError) as error:
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
         raise refusal(
-            f"There is no file or folder {name}, and no {what} of that name on the hub that "
-            "may be read",
-            str(error).strip().splitlines()[0],
+            f"There is no file or folder {name}, and no {what} of that name on the hub that you "
+            "can access",
+            _first_line(error),
             (
-                "Is the name right? It is owner/name, as in the page's address.",
+                "Check the name: it is owner/name, as in the address of its page.",
                 f"A private or gated {what} needs a token: hf auth login, or HF_TOKEN",
             ),
         ) from error
-    except HFValidationError as error:
-        raise refusal(f"{name!r} is no name of a {what}", str(error)) from error
-    except Exception as error:
+    except errors.HFValidationError as error:
+        raise refusal(f"{name!r} is not a valid name of a {what}", str(error)) from error
+    except (
+        errors.HTTPError,  # the base of the HTTP client's exceptions, of the hub's answers too
+        errors.LocalEntryNotFoundError,  # no answer, and not in the cache
+        errors.XetDownloadError,
+        ConnectionError,
+        TimeoutError,
+    ) as error:
+        raise _unreachable(name, what, error) from error
+    except OSError as error:
         raise StoreUnavailable(
-            f"There is no file or folder {name}, and the Hugging Face hub cannot be reached",
-            (str(error.__cause__ or error).strip().splitlines() or [type(error).__name__])[0],
-            (
-                "Is it a file or a folder? Then mend its path.",
-                f"Where the hub is reachable, fetch it to a folder, and {bring}: "
-                f"hf download {kind}{repository} --local-dir FOLDER",
-                "Behind a mirror or a proxy, set HF_ENDPOINT or HTTPS_PROXY.",
-            ),
+            f"The {what} {name} cannot be written to the hub's cache on this machine",
+            _first_line(error),
+            "Free some space, or put the cache on another disk: set HF_HOME to a folder there.",
         ) from error
+
+
+def _unreachable(name: str, what: str, error: Exception) -> StoreUnavailable:
+    is_data = what == "data set"
+    kind = "--repo-type dataset " if is_data else ""
+    then = "import that folder" if is_data else "use that folder: --set model.source=FOLDER"
+    return StoreUnavailable(
+        f"There is no file or folder {name}, and the Hugging Face hub cannot be reached",
+        _first_line(error.__cause__ or error),
+        (
+            "If you meant a file or a folder, correct its path.",
+            f"Download it where the hub is reachable, and {then}: "
+            f"hf download {kind}{name.partition('@')[0]} --local-dir FOLDER",
+            "Behind a mirror or a proxy, set HF_ENDPOINT or HTTPS_PROXY.",
+        ),
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    """The first line of an exception's message, or its type if it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

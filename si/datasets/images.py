@@ -1,9 +1,9 @@
-"""Images from anybody: opened within limits, made upright and opaque, kept as they are if fit.
+"""Decode untrusted images within limits, and convert those that engines could see differently.
 
-An encoded image is untrusted. Only formats whose decoders Pillow brings itself are tried, sizes
-are checked before anything is decoded, and whatever a decoder does with damaged bytes becomes one
-error. An image is *fit* if every engine sees the same pixels in it: a PNG or JPEG that EXIF does
-not turn and that nothing shines through. Others are encoded anew, as PNG.
+Only formats that Pillow decodes itself are tried, sizes are checked before pixels are decoded, and
+whatever a decoder raises over damaged bytes becomes a `DataError`. An image is *fit* if every
+engine sees the same pixels in it: a PNG or JPEG without EXIF rotation and without transparency. Fit
+images keep their bytes; others are converted to PNG.
 """
 
 import io
@@ -20,23 +20,29 @@ from si.errors import DataError
 Pixels = Any  # an array [height, width, 3] of bytes
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-KEPT = ("PNG", "JPEG", "MPO")  # MPO: a JPEG with further pictures behind it
+KEPT = ("PNG", "JPEG", "MPO")  # MPO: a JPEG with further images behind it
 READABLE = ("1", "L", "P", "RGB", "RGBA", "LA", "PA", "CMYK", "YCbCr")
-LARGEST = 80_000_000  # pixels; a decompression bomb promises more
-THINNEST = 200  # the longer side over the shorter; vision towers refuse more
+LARGEST = 80_000_000  # pixels; a decompression bomb claims more
+THINNEST = 200  # longest ratio of the sides; vision towers reject more
 ORIENTATION = 0x0112
 
-# What decoders raise over damaged bytes.
+# The exceptions that decoders raise over damaged bytes.
 BROKEN = (
     *(ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError),
     *(SyntaxError, TypeError, ValueError, struct.error, zlib.error, Image.DecompressionBombError),
 )
-# Sizes are checked here, with a lower limit than the one that Pillow warns of.
+# `header` checks sizes with a lower limit than the one from which Pillow warns.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class Picture(NamedTuple):
-    """An image as it is kept: its bytes, its pixels, and what was changed (empty: nothing)."""
+    """An image as a data set stores it.
+
+    Attributes:
+        data: encoded as PNG or JPEG.
+        pixels: [height, width, 3].
+        changed: how it was converted, for people (`webp, transparent`); empty if it was not.
+    """
 
     data: bytes
     pixels: Pixels
@@ -44,17 +50,17 @@ class Picture(NamedTuple):
 
 
 def header(data: bytes) -> Image.Image:
-    """An image opened, but not yet decoded.
+    """An opened image whose pixels are not decoded yet.
 
     Raises:
-        DataError: if it is none, too large or too thin.
+        DataError: if the bytes are not an image, or the image is too large or too thin.
     """
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise DataError("image too large", str(error)) from error
     except BROKEN as error:
-        raise DataError("undecodable image", "no picture in a known format") from error
+        raise DataError("undecodable image", "not an image in a known format") from error
     width, height = image.size
     if width * height > LARGEST:
         raise DataError("image too large", f"{width} x {height} pixels, at most {LARGEST:,}")
@@ -64,7 +70,7 @@ def header(data: bytes) -> Image.Image:
 
 
 def pixels(data: bytes) -> Pixels:
-    """An encoded image as an array [height, width, 3] of bytes, as every engine sees it.
+    """The pixels of an encoded image, uint8 [height, width, 3], as every engine sees them.
 
     Raises:
         DataError: if it cannot be decoded.
@@ -77,10 +83,10 @@ def pixels(data: bytes) -> Pixels:
 
 
 def fit(data: bytes) -> Picture:
-    """An image as a data set keeps it: the same bytes if it is fit, else a PNG.
+    """An image as a data set stores it: the same bytes if it is fit, else a PNG.
 
-    It is turned as EXIF says, laid on white where it is transparent, and 16 bits a channel
-    become 8.
+    To convert it, its EXIF rotation is applied, transparent parts become white, and 16-bit channels
+    become 8-bit.
 
     Raises:
         DataError: if it cannot be decoded, is too large or too thin.
@@ -112,7 +118,7 @@ def fit(data: bytes) -> Picture:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """A picture of integers of 16 bits as one of bytes; other modes as Pillow converts them."""
+    """An image of 16-bit integers as one of bytes; images of other modes as they are."""
     if not image.mode.startswith("I"):
         return image
     values = np.asarray(image).astype(np.int64) >> 8
@@ -120,7 +126,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def thumbnail(data: bytes, side: int) -> Image.Image:
-    """A small copy of an image, of at most `side` pixels either way.
+    """A smaller copy of an image, at most `side` pixels wide and high.
 
     Raises:
         DataError: if it cannot be decoded.

@@ -1,4 +1,4 @@
-"""What a hub of models and data sets is."""
+"""The protocol of a hub: where models and data sets are published."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
@@ -10,14 +10,20 @@ if TYPE_CHECKING:
 
 
 class Hub(Protocol):
-    """Where models and data sets are published; what a recipe names of it is brought into the store
-    once, as an artefact. Methods raise `RecipeError` for what is not there or cannot be used, and
-    `StoreUnavailable` where the hub does not answer."""
+    """A hub from which models and data sets are fetched into the store, once each, as artefacts.
+
+    Methods raise `RecipeError` or `DataError` for what does not exist or cannot be used, and
+    `StoreUnavailable` if the hub does not answer.
+    """
 
     def policy(self, store: Store, name: str) -> "Manifest":
-        """Commit the model `owner/name`, or `owner/name@revision`."""
+        """Commit the model `owner/name` or `owner/name@revision`; return its manifest."""
         ...
 
     def data(self, store: Store, wish: Mapping[str, Any]) -> "Manifest":
-        """Commit the data set that `wish` names: the recipe's `data` settings by dotted name."""
+        """Commit a data set; return its manifest.
+
+        Args:
+            wish: the recipe's `data` settings by dotted name, `data.source` and so on.
+        """
         ...

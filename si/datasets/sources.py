@@ -1,8 +1,8 @@
-"""Data sets and policy 0 as artefacts: made or imported once, read by every stage.
+"""Data sets and policy 0 as artefacts: generated, imported or fetched once, read by every stage.
 
-These two run in the controller: they need a generator or a local folder, not a pod. What is on the
-model hub is brought by whoever reaches it (`ports.Hub`); a record in the store remembers which
-artefact it became.
+They are committed by the controller, which needs no pod for a generator or a local folder. What is
+on the hub is fetched through a `si.datasets.port.Hub`; a record in the store says which artefact it
+became.
 """
 
 import hashlib
@@ -36,17 +36,21 @@ from si.store.commit import (
 from si.store.keys import Spec, canonical, digest, read_record, sealed
 from si.store.port import Store
 
-SLICES = 10  # training slices in the embedded data: as many iterations without a repeated query
-SEED = 0  # of the embedded data; another seed would be another data set, without levels
+SLICES = 10  # training slices of the embedded data: so many iterations repeat no query
+SEED = 0  # of the embedded data; its levels are measured for this seed only
 
 HUB_NAME = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?"
-POLICY = re.compile(r"policies/[a-z0-9-]+-[0-9a-f]{12}")  # the address of one in the store
-# Files of a checkpoint folder that are no part of the policy.
+POLICY = re.compile(r"policies/[a-z0-9-]+-[0-9a-f]{12}")  # address of a policy in a store
+# Files of a checkpoint folder that are not part of the policy.
 IGNORED = (".git", ".cache", "README.md", "__pycache__")
 
 
 def commit(store: Store, spec: Spec, make: Callable[[int], Output]) -> Manifest:
-    """Commit an artefact in this process: its missing shards, then its manifest."""
+    """Commit an artefact in this process: its missing shards, then its manifest.
+
+    Args:
+        make: creates a shard's output, given its number; called for missing shards only.
+    """
     manifest = load_manifest(store, spec)
     if manifest is not None:
         return manifest
@@ -57,12 +61,21 @@ def commit(store: Store, spec: Spec, make: Callable[[int], Output]) -> Manifest:
             commit_shard(store, spec, shard, make(shard))
     manifest = finish(store, spec)
     if manifest is None:
-        raise StageFailed(f"The artefact {spec.address} did not become whole")
+        raise StageFailed(
+            f"The artefact {spec.address} is incomplete after its last shard was committed",
+            f"in {store.url}",
+            "Run the same command again.",
+        )
     return manifest
 
 
 def parts(queries: list[dict[str, Any]], split: str) -> Output:
-    """One part of a data set from dicts with the columns of QUERIES and `images`."""
+    """A part of a data set, ready to commit.
+
+    Args:
+        queries: dicts with the columns of QUERIES, and `images`.
+        split: the split of the part.
+    """
     return Output(
         files={
             QUERIES_FILE: pa.Table.from_pylist(
@@ -78,18 +91,23 @@ def parts(queries: list[dict[str, Any]], split: str) -> Output:
 
 
 def synth_spec(source: str, salt: dict[str, Any] | None = None, levels: bool = True) -> Spec:
-    """The stage that makes a synthetic data set, with its measured levels or without.
+    """The spec of a synthetic data set.
+
+    Args:
+        source: `synth:embedded`.
+        salt: further params of the key, for a separate copy.
+        levels: whether its measured levels are part of it.
 
     Raises:
-        RecipeError: if there is no generator of that name.
+        RecipeError: if there is no synthetic data set of that name.
     """
     if source != "synth:embedded":
         raise RecipeError(
-            f"No synthetic data set is called {source!r}",
+            f"There is no synthetic data set {source!r}",
             "known: synth:embedded",
             "Use data.source: synth:embedded, or the address of a data set in the store.",
         )
-    # Levels are measured, not generated: their file is part of what identifies the data.
+    # Levels are measured, not generated, so the key depends on their file, too.
     measured = hashlib.sha256(EMBEDDED_LEVELS.read_bytes()).hexdigest() if levels else None
     return Spec(
         "synth",
@@ -97,7 +115,7 @@ def synth_spec(source: str, salt: dict[str, Any] | None = None, levels: bool = T
         settings={"data.source": source},
         params={"seed": SEED, "slices": SLICES, "levels": measured, **(salt or {})},
         inputs={},
-        # Training slices, dev, test, and what holds for all of them.
+        # Training slices, dev, test, and facts about all of them.
         shards=SLICES + 3,
     )
 
@@ -108,7 +126,7 @@ def synth(
     salt: dict[str, Any] | None = None,
     levels: bool = True,
 ) -> Manifest:
-    """Make the embedded data set, or find it made."""
+    """Generate and commit a synthetic data set, unless the store has it; see `synth_spec`."""
     spec = synth_spec(source, salt, levels)
     made: list[Output] = []
 
@@ -140,10 +158,16 @@ def _embedded(levels: bool) -> Iterator[Output]:
 def policy(
     store: Store, source: str, hub: Hub | None, salt: dict[str, Any] | None = None
 ) -> Manifest:
-    """Policy 0 as an artefact: made of a folder, found in the store, or brought from the hub.
+    """Policy 0 as an artefact.
+
+    Args:
+        source: a checkpoint folder, `embedded`, an address in the store, or a model on the hub
+            (`owner/name`, `owner/name@revision`).
+        hub: fetches a model; None if no hub can be reached from here.
+        salt: further params of the key, for a separate copy.
 
     Raises:
-        RecipeError: if it is nowhere, or no checkpoint that can be used.
+        RecipeError: if there is no such policy, or it is not a checkpoint that can be used.
     """
     if source == "embedded" or Path(source).is_dir():
         return fetch(store, source, salt)
@@ -151,20 +175,29 @@ def policy(
         return Artifact.open(store, source).manifest
     if not re.fullmatch(HUB_NAME, source):
         raise RecipeError(
-            f"model.source {source!r} is no folder here, and no name on the hub",
-            "a folder with config.json, safetensors, tokenizer and processor files; owner/name or "
-            "owner/name@revision; policies/... in the store; or `embedded`",
-            "For a run on a cluster, bring a folder of this machine into the bucket, and name the "
+            f"model.source {source!r} is neither a folder on this machine nor a name on the hub",
+            "expected a folder with config.json, safetensors, tokenizer and processor files; "
+            "owner/name or owner/name@revision; policies/... in the store; or `embedded`",
+            "For a run on a cluster, upload a folder of this machine into the bucket, and use the "
             "address that this prints: si-ctl fetch --on kubernetes",
         )
-    bring = partial(hub.policy, store, source) if hub else None
-    return brought(store, {"model.source": source}, bring)
+    fetch_model = partial(hub.policy, store, source) if hub else None
+    return fetch_once(store, {"model.source": source}, fetch_model)
 
 
 def dataset(
     store: Store, settings: Mapping[str, Any], hub: Hub | None, salt: dict[str, Any] | None = None
 ) -> Manifest:
-    """The data set that the recipe's `data` settings (by dotted name) name."""
+    """The data set of a recipe as an artefact.
+
+    Args:
+        settings: the recipe's `data` settings by dotted name.
+        hub: fetches a data set; None if no hub can be reached from here.
+        salt: further params of the key, for a separate copy of a synthetic data set.
+
+    Raises:
+        RecipeError: if there is no such data set.
+    """
     source = settings["data.source"]
     if source.startswith("synth:"):
         return synth(store, source, salt)
@@ -172,52 +205,59 @@ def dataset(
         return Artifact.open(store, source).manifest
     if not re.fullmatch(f"hub:{HUB_NAME}", source):
         raise RecipeError(
-            f"data.source {source!r} names no data set",
-            "synth:embedded; data/<name>-<digest>, a data set's address in the store; or "
+            f"data.source {source!r} is not a data set",
+            "expected synth:embedded; data/<name>-<digest>, an address in the store; or "
             "hub:owner/name, also with @revision",
-            "Bring a file or a folder into the store first, and name the address that this prints: "
+            "Import a file or a folder into the store first, and use the address that this prints: "
             f"si-ctl data import {source}",
         )
-    return brought(store, settings, partial(hub.data, store, settings) if hub else None)
+    fetch_data = partial(hub.data, store, settings) if hub else None
+    return fetch_once(store, settings, fetch_data)
 
 
-def brought(
-    store: Store, wish: Mapping[str, Any], bring: Callable[[], Manifest] | None
+def fetch_once(
+    store: Store, wish: Mapping[str, Any], fetch_now: Callable[[], Manifest] | None
 ) -> Manifest:
-    """What was once brought into this store for `wish`, or is brought now; a record says which
-    artefact it was, so that all runs of a store share it, and need no hub again.
+    """The artefact that was fetched into this store for `wish`, or that is fetched now.
+
+    A record in the store says which artefact it is, so that all runs share it, and need the hub
+    only once.
+
+    Args:
+        wish: what to fetch: settings of a recipe by dotted name.
+        fetch_now: commits the artefact; None if no hub can be reached from here.
 
     Raises:
-        RecipeError: if it is not there, and `bring` is None: no hub is reached from here.
+        RecipeError: if it was not fetched before, and `fetch_now` is None.
     """
     source = str(wish.get("data.source") or wish.get("model.source"))
     record = f"sources/{named(source)}-{digest(wish)[:12]}.json"
     if store.exists(record):
         return Artifact.open(store, read_record(store, record, lambda raw: raw["address"])).manifest
-    if bring is None:
+    if fetch_now is None:
         raise RecipeError(
-            f"{source} is not in the store, and no hub is reached from here",
+            f"{source} is not in the store, and the hub cannot be reached from here",
             f"in {store.url}",
             (
-                "Bring it there once, from a machine that reaches the hub and the bucket: "
+                "Fetch it once on a machine that reaches the hub and the bucket: "
                 "si-ctl fetch, with the same --recipe and --set",
-                "Or name what is there: data.source data/..., model.source policies/...",
+                "Or use an artefact of the store: data.source data/..., model.source policies/...",
             ),
         )
-    made = bring()
+    made = fetch_now()
     settle(store, record, canonical(sealed({"wish": dict(wish), "address": made.spec.address})))
     return made
 
 
 def on_hub(recipe: Recipe) -> bool:
-    """Whether a recipe names anything of the model hub."""
+    """Whether a recipe's model or data set is on the hub."""
     source = recipe.model.source
     model = re.fullmatch(HUB_NAME, source) and not POLICY.fullmatch(source)
     return bool(model) or recipe.data.source.startswith("hub:")
 
 
 def named(source: str) -> str:
-    """A source's name as it can stand in an address: without owner and revision."""
+    """The name of a source for use in an address: lower case, without owner and revision."""
     name = source.partition("@")[0].rstrip("/").rpartition("/")[2].lower()
     return re.sub(r"[^a-z0-9]+", "-", name)[:30].strip("-") or "policy"
 
@@ -229,7 +269,13 @@ def fetch(
     name: str = "",
     provenance: Mapping[str, Any] | None = None,
 ) -> Manifest:
-    """Commit policy 0 from a folder (`embedded`: the one in the package), or find it committed.
+    """Commit policy 0 from a folder, unless the store has it.
+
+    Args:
+        source: a checkpoint folder; `embedded` for the one in the package.
+        salt: further params of the key, for a separate copy.
+        name: names the policy in its address; by default the folder's name.
+        provenance: stored beside the artefact, outside its key.
 
     Raises:
         RecipeError: if the folder is not a Hugging Face checkpoint that can be used.

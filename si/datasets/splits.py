@@ -1,4 +1,4 @@
-"""Which rows are train, dev and test."""
+"""Assign rows to the splits train, dev and test."""
 
 import hashlib
 import re
@@ -13,13 +13,14 @@ SHARES = {"train": 0.8, "dev": 0.1, "test": 0.1}
 
 @dataclass(frozen=True)
 class Splits:
-    """Which split a row belongs to.
+    """Rules that assign a row to a split.
 
     Attributes:
-        every: the one split of all rows, if not None.
-        names: names in the source -> our splits.
-        shares: split -> share. Rows of these splits, and of none, are dealt by their images;
-            if empty, rows of no split are dealt by `SHARES`.
+        every: the split of all rows, or None.
+        names: name of a split in the source -> our split.
+        shares: split -> share, summing to 1. Rows of these splits, and rows without a split, are
+            distributed by their content in these shares. If empty, only rows without a split are,
+            in the shares of `SHARES`.
     """
 
     every: str | None = None
@@ -28,15 +29,19 @@ class Splits:
 
     @classmethod
     def parse(cls, text: str) -> "Splits":
-        """`train`, `testmini=test,val=dev`, `train=80,dev=10,test=10`, or both kinds mixed.
+        """The rules in the text of `--split`.
+
+        Args:
+            text: `train`; names, `testmini=test,val=dev`; shares, `train=80,dev=10,test=10`; or
+                names and shares mixed.
 
         Raises:
-            RecipeError: for a split that does not exist, or shares that are none.
+            RecipeError: if it has an unknown split, or shares that sum to 0.
         """
         ways = (
-            "Give all rows to one split: --split test",
-            "Say what names mean: --split testmini=test",
-            "Deal rows by content: --split train=80,dev=10,test=10",
+            "Put all rows into one split: --split test",
+            "Map names of splits: --split testmini=test",
+            "Distribute rows by content: --split train=80,dev=10,test=10",
         )
         names: dict[str, str] = {}
         shares: dict[str, float] = {}
@@ -54,15 +59,20 @@ class Splits:
                 )
         total = sum(shares.values())
         if shares and not total:
-            raise RecipeError("--split deals nothing", "all shares are 0", ways)
+            raise RecipeError("The shares of --split sum to 0", text, ways)
         return cls(None, names, {name: share / total for name, share in shares.items()})
 
     def deals(self, split: str | None) -> bool:
-        """Whether rows of this split (None: of none) are dealt by content."""
+        """Whether rows of this split (None: without a split) are distributed by content."""
         return not self.every and (split is None or split in self.shares)
 
     def deal(self, split: str | None, group: bytes) -> str:
-        """The split of a row, from what its source says and the digest of its images."""
+        """The split of a row.
+
+        Args:
+            split: the source's, or None.
+            group: the digest of the row's images: rows that share them share a split.
+        """
         if self.every:
             return self.every
         if split is not None and not self.deals(split):

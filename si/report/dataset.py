@@ -1,7 +1,7 @@
-"""Inspect: what is in a data set, proved from its contents, and shown on a contact sheet.
+"""Inspect a data set: counts and checks computed from its contents, and a contact sheet.
 
-Queries are compared by content (pixels of the images, question, answer), computed anew from the
-stored images, not by the ids that the data set claims. One part is in memory at a time.
+Queries are compared by content (pixels of the images, question, answer), which is computed from the
+stored images: the ids in the data set are not trusted. One part is in memory at a time.
 """
 
 import base64
@@ -24,17 +24,18 @@ from si.machine.files import check, write_files
 from si.records import Query
 from si.store.artifact import Artifact
 from si.store.port import Store
+from si.untrusted import several_lines
 
 SHEET = 24  # queries of a split on a contact sheet
 IMAGES = 4  # images of a query on it
-SIDE = 240  # pixels of a picture on it
+SIDE = 240  # longest side of an image on it, in pixels
 LONGEST = 600  # characters of a text on it
 
 
 class Seen(NamedTuple):
-    """What looking at one query found."""
+    """What was computed from one query."""
 
-    content: str
+    content: str  # its content id
     images: tuple[bytes, ...]  # digests of their pixels
     sizes: tuple[tuple[int, int], ...]
     modes: tuple[str, ...]
@@ -94,69 +95,82 @@ def inspect(
     on_event: Callable[[Event], None] = lambda _: None,
     force: bool = False,
 ) -> dict[str, Any]:
-    """Count a data set's queries, and prove that its splits are disjoint by content.
+    """Count a data set's queries, and check by content that its splits are disjoint.
 
     Args:
-        sheet: also write a contact sheet there, as .html or .png.
-        on_event: hears of `inspect`: `done` queries of `total`.
+        sheet: the file of a contact sheet to write, .html or .png; None for none.
+        on_event: receives `inspect` events: `done` queries of `total`.
+        force: overwrite an existing contact sheet.
 
     Returns:
-        `splits`, `duplicates` (within a split), `overlaps` (between splits),
-        `shared_images` (pictures that splits have in common), `contradictions` (questions about
-        the same pictures with several answers), `wrong_ids` (queries whose id is not their
-        content's), `content`.
+        `address` and `content` (its digest); `splits` (`Tally.facts`); `duplicates`, queries that
+        repeat one of their split; `overlaps` and `shared_images`, queries and images that two
+        splits have in common; `contradictions`, questions about the same images with different
+        answers; `wrong_ids`, queries whose id differs from that of their content.
 
     Raises:
-        DataError: if it holds no queries, or an image that cannot be decoded.
+        DataError: if it has no queries, or an image cannot be decoded.
+        RecipeError: if `sheet` has another suffix.
     """
     if sheet is not None and sheet.suffix not in (".html", ".png"):
-        raise RecipeError(f"A contact sheet is no {sheet.name}", "", "Name it F.html or F.png")
+        raise RecipeError(
+            f"A contact sheet cannot be written as {sheet.name}", "", "Name it F.html or F.png."
+        )
     if sheet is not None:
         check(sheet, force, "--sheet")
     data = Dataset(Artifact.open(store, address))
     total = data.artifact.manifest.rows
     if not total:
         raise DataError(f"The data set {address} is empty", f"in {store.url}")
-    tallies: dict[str, Tally] = {}
-    answers: dict[bytes, str] = {}
-    contradictions: set[bytes] = set()
-    wrong = done = 0
-    chosen = _chosen(data) if sheet else {}
-    shown: dict[str, list[Query]] = defaultdict(list)
+    counts = _Counts()
+    sampled = _sample_ids(data) if sheet else {}
+    samples: dict[str, list[Query]] = defaultdict(list)
+    done = 0
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for split, queries in data.parts():
-            tally = tallies.setdefault(split, Tally())
             for query, seen in zip(queries, pool.map(_look, queries), strict=True):
-                tally.add(query, seen)
-                wrong += query.query_id != seen.content
-                asked = hashlib.sha256(b"".join(seen.images) + query.question.encode()).digest()
-                if answers.setdefault(asked, query.answer) != query.answer:
-                    contradictions.add(asked)
-                if query.query_id in chosen.get(split, ()):
-                    shown[split].append(query)
+                counts.add(split, query, seen)
+                if query.query_id in sampled.get(split, ()):
+                    samples[split].append(query)
             done += len(queries)
             on_event({"event": "inspect", "done": done, "total": total})
-    pairs = list(combinations(tallies, 2))
-    facts = {
-        "address": address,
-        "content": data.artifact.manifest.content,
-        "splits": {split: tally.facts() for split, tally in tallies.items()},
-        "duplicates": sum(tally.queries - len(tally.contents) for tally in tallies.values()),
-        "overlaps": {
-            f"{one} and {other}": len(tallies[one].contents & tallies[other].contents)
-            for one, other in pairs
-        },
-        "shared_images": {
-            f"{one} and {other}": len(tallies[one].images & tallies[other].images)
-            for one, other in pairs
-        },
-        "contradictions": len(contradictions),
-        "wrong_ids": wrong,
-    }
+    facts = {"address": address, "content": data.artifact.manifest.content, **counts.facts()}
     if sheet:
         draw = _page if sheet.suffix == ".html" else _poster
-        write_files({sheet: draw(facts, shown)}, force)
+        write_files({sheet: draw(facts, samples)}, force)
     return facts
+
+
+@dataclass
+class _Counts:
+    """Counts over all splits."""
+
+    tallies: dict[str, Tally] = field(default_factory=dict)
+    answers: dict[bytes, str] = field(default_factory=dict)  # question and images -> first answer
+    contradictions: set[bytes] = field(default_factory=set)
+    wrong_ids: int = 0
+
+    def add(self, split: str, query: Query, seen: Seen) -> None:
+        self.tallies.setdefault(split, Tally()).add(query, seen)
+        self.wrong_ids += query.query_id != seen.content
+        asked = hashlib.sha256(b"".join(seen.images) + query.question.encode()).digest()
+        if self.answers.setdefault(asked, query.answer) != query.answer:
+            self.contradictions.add(asked)
+
+    def facts(self) -> dict[str, Any]:
+        """The figures that `inspect` returns."""
+        pairs = [
+            (f"{one} and {other}", self.tallies[one], self.tallies[other])
+            for one, other in combinations(self.tallies, 2)
+        ]
+        return {
+            "splits": {split: tally.facts() for split, tally in self.tallies.items()},
+            "duplicates": sum(t.queries - len(t.contents) for t in self.tallies.values()),
+            "overlaps": {name: len(one.contents & other.contents) for name, one, other in pairs},
+            "shared_images": {name: len(one.images & other.images) for name, one, other in pairs},
+            "contradictions": len(self.contradictions),
+            "wrong_ids": self.wrong_ids,
+        }
 
 
 def _look(query: Query) -> Seen:
@@ -185,7 +199,7 @@ def _area(item: tuple[tuple[int, int], int]) -> tuple[int, tuple[int, int]]:
 
 
 def _range(counts: Mapping[Any, int]) -> dict[str, Any]:
-    """Smallest, median and largest of values that are counted in rising order."""
+    """`smallest`, `median` and `largest` of values, given value -> count in ascending order."""
     if not counts:
         return {}
     half, values = sum(counts.values()) / 2, list(counts)
@@ -200,8 +214,8 @@ def _range(counts: Mapping[Any, int]) -> dict[str, Any]:
 # -- the contact sheet ------------------------------------------------------------------------
 
 
-def _chosen(data: Dataset) -> dict[str, set[str]]:
-    """Ids of the queries to show, of each split: the same ones every time."""
+def _sample_ids(data: Dataset) -> dict[str, set[str]]:
+    """Split -> ids of the queries on the contact sheet, the same ones every time."""
     by_split: dict[str, list[str]] = defaultdict(list)
     ids = data.table(columns=["query_id"])
     for split, query_id in zip(ids["split"].to_pylist(), ids["query_id"].to_pylist(), strict=True):
@@ -212,22 +226,17 @@ def _chosen(data: Dataset) -> dict[str, set[str]]:
     }
 
 
-def _short(text: str, longest: int = LONGEST) -> str:
-    text = "".join(char if char.isprintable() or char == "\n" else "�" for char in text)
-    return text if len(text) <= longest else text[:longest] + " ..."
-
-
 def _lead(facts: dict[str, Any]) -> str:
     counts = [f"{split} {each['queries']:,}" for split, each in facts["splits"].items()]
-    return f"Queries: {', '.join(counts)}. Shown: up to {SHEET} of each split, chosen by id."
+    return f"Queries: {', '.join(counts)}. Shown: up to {SHEET} per split, chosen by id."
 
 
-def _page(facts: dict[str, Any], shown: Mapping[str, list[Query]]) -> bytes:
-    """The sheet as one HTML file that asks nobody for anything."""
+def _page(facts: dict[str, Any], samples: Mapping[str, list[Query]]) -> bytes:
+    """The contact sheet as a self-contained HTML file, in UTF-8."""
     from si.datasets.images import thumbnail
     from si.report.templates import render
 
-    def picture(image: bytes) -> dict[str, Any]:
+    def embedded(image: bytes) -> dict[str, Any]:
         small, out = thumbnail(image, SIDE), io.BytesIO()
         small.save(out, "PNG", optimize=True)
         uri = base64.b64encode(out.getvalue()).decode()
@@ -239,10 +248,10 @@ def _page(facts: dict[str, Any], shown: Mapping[str, list[Query]]) -> bytes:
             "family": query.family,
             "kind": query.answer_kind,
             "difficulty": query.difficulty,
-            "question": _short(query.question),
-            "answer": _short(query.answer),
-            "rationale": _short(query.rationale or ""),
-            "images": [picture(image) for image in query.images[:IMAGES]],
+            "question": several_lines(query.question, LONGEST),
+            "answer": several_lines(query.answer, LONGEST),
+            "rationale": several_lines(query.rationale or "", LONGEST),
+            "images": [embedded(image) for image in query.images[:IMAGES]],
             "more": max(0, len(query.images) - IMAGES),
         }
 
@@ -252,12 +261,12 @@ def _page(facts: dict[str, Any], shown: Mapping[str, list[Query]]) -> bytes:
         lead=_lead(facts),
         address=facts["address"],
         content=facts["content"],
-        splits=[(split, [entry(query) for query in queries]) for split, queries in shown.items()],
+        splits=[(split, [entry(query) for query in queries]) for split, queries in samples.items()],
     ).encode()
 
 
-def _poster(facts: dict[str, Any], shown: Mapping[str, list[Query]]) -> bytes:
-    """The sheet as one picture."""
+def _poster(facts: dict[str, Any], samples: Mapping[str, list[Query]]) -> bytes:
+    """The contact sheet as one PNG image."""
     import matplotlib
     from PIL import Image, ImageDraw, ImageFont
 
@@ -267,11 +276,11 @@ def _poster(facts: dict[str, Any], shown: Mapping[str, list[Query]]) -> bytes:
     font, large = ImageFont.truetype(file, 13), ImageFont.truetype(file, 20)
     across, gap, text = 6, 16, 110
     wide, high = SIDE + gap, SIDE + text + gap
-    cells = [(split, query) for split, queries in shown.items() for query in queries]
+    cells = [(split, query) for split, queries in samples.items() for query in queries]
     rows = -(-len(cells) // across)
     poster = Image.new("RGB", (across * wide + gap, rows * high + 70), "white")
     pen = ImageDraw.Draw(poster)
-    pen.text((gap, 10), _short(facts["address"], 80), "black", large)
+    pen.text((gap, 10), several_lines(facts["address"], 80), "black", large)
     pen.text((gap, 40), _lead(facts), "#555555", font)
     for number, (split, query) in enumerate(cells):
         left, top = gap + number % across * wide, 70 + number // across * high
@@ -280,9 +289,9 @@ def _poster(facts: dict[str, Any], shown: Mapping[str, list[Query]]) -> bytes:
             poster.paste(small, (left, top + SIDE - small.height))
         more = f", {len(query.images)} images" if len(query.images) > 1 else ""
         pen.text((left, top + SIDE + 4), f"{split}, {query.answer_kind}{more}", "#2563a8", font)
-        lines = textwrap.wrap(_short(query.question, 300), 34)
+        lines = textwrap.wrap(several_lines(query.question, 300), 34)
         lines = lines if len(lines) <= 3 else [*lines[:2], lines[2][:30] + " ..."]
-        lines += [f"= {_short(query.answer.splitlines()[0] if query.answer else '', 30)}"]
+        lines += [f"= {several_lines(query.answer.splitlines()[0] if query.answer else '', 30)}"]
         for line, words in enumerate(lines, 1):
             pen.text((left, top + SIDE + 4 + 18 * line), words, "black", font)
     out = io.BytesIO()

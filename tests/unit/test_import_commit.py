@@ -113,13 +113,13 @@ def test_mended_files_are_seen(tmp_path):
 
 def test_shards_are_bounded(tmp_path, monkeypatch):
     """Shards hold one split each, and no more than the limits of rows and bytes."""
-    import si.datasets.importing
+    import si.datasets.import_plan
 
-    monkeypatch.setattr(si.datasets.importing, "SHARD_ROWS", 16)
+    monkeypatch.setattr(si.datasets.import_plan, "SHARD_ROWS", 16)
     _, imported = bring(tmp_path, hub_parquet(tmp_path / "s", SPLITS))
     shards = [(s.facts["split"], s.rows) for s in imported.manifest.shards]
     assert shards == [("train", 16), ("train", 16), ("train", 8), ("dev", 10), ("test", 10)]
-    monkeypatch.setattr(si.datasets.importing, "SHARD_BYTES", 300)
+    monkeypatch.setattr(si.datasets.import_plan, "SHARD_BYTES", 300)
     source = json_lines(tmp_path / "t" / "train.jsonl", rows(range(12)))
     _, imported = bring(tmp_path, source)
     assert len(imported.manifest.shards) > 2

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from si.datasets.columns import BadRow, recognise, understand
+from si.datasets.columns import recognise
 from si.datasets.images import fit, header, pixels
+from si.datasets.row_fields import parse_row
+from si.datasets.row_images import BadRow
 from si.datasets.rows import find
 from si.errors import DataError
 from tests.unit.layouts import picture
@@ -30,7 +32,7 @@ def tell(tmp_path):
         source.write_text(json.dumps(row))
         (file,) = find(tmp_path / "in", {})
         ((_, read),) = file.batches(None)
-        return understand(read, file, recognise(file, given), {})
+        return parse_row(read, file, recognise(file, given), {})
 
     return lambda given=None, **row: one(given or {}, **row)
 
@@ -44,7 +46,7 @@ def tell(tmp_path):
         ({"question": "<image><image>a?"}, "question", "2 marks of images, but 1 images"),
         ({"question": "a <|im_end|> b"}, "question", "control token <|im_end|>"),
         ({"question": {"a": 1}}, "question", "a struct of a"),
-        ({"question": "\ud800"}, "question", "no valid Unicode"),
+        ({"question": "\ud800"}, "question", "not valid Unicode"),
         ({"question": [{"role": "user", "content": "a"}] * 2}, "question", "2 user turns"),
         ({"answer": ""}, "answer", "empty answer"),
         ({"answer": None}, "answer", "empty answer"),
@@ -52,10 +54,10 @@ def tell(tmp_path):
         ({"answer": []}, "answer", "empty answer"),
         ({"answer": ["3", "three"]}, "answer", "several answers: '3', 'three'"),
         ({"answer": "<answer> </answer>"}, "answer", "empty answer"),
-        ({"choices": ["a", "b"], "answer": "c"}, "answer", "none of the 2 choices"),
-        ({"choices": ["a", "b"], "answer": 2}, "answer", "2 is no index of 2 choices"),
+        ({"choices": ["a", "b"], "answer": "c"}, "answer", "not one of the 2 choices"),
+        ({"choices": ["a", "b"], "answer": 2}, "answer", "2 is not a position in 2 choices"),
         ({"choices": ["B", "A"], "answer": "A"}, "answer", "may mean several"),
-        ({"choices": 7}, "choices", "no list"),
+        ({"choices": 7}, "choices", "not a list"),
         ({"image": None}, "images", "missing image"),
         ({"image": []}, "images", "missing image"),
         ({"image": ""}, "images", "missing image"),
@@ -70,7 +72,7 @@ def tell(tmp_path):
         ({"image": "../secret.png"}, "images", "path leaves the folder: '../secret.png'"),
         ({"image": "/etc/passwd"}, "images", "path leaves the folder"),
         ({"image": "link.png"}, "images", "path leaves the folder: 'link.png'"),
-        ({"split": "holdout"}, "split", "'holdout' is no split"),
+        ({"split": "holdout"}, "split", "'holdout' is not a known split"),
     ],
 )
 def test_bad_row_is_named(row, field, why, tell):
@@ -158,8 +160,9 @@ def test_line_that_is_no_json_is_named(tmp_path):
     assert file.rows == 3
     numbers, read = zip(*file.batches(None), strict=True)
     assert numbers == (2, 3, 4)
-    assert read[0] == {"a": 1} and "no JSON" in read[1] and "instead of an object" in read[2]
-    assert file.place(3) == "train.jsonl line 3"
+    assert read[0] == {"a": 1} and "not JSON" in read[1]
+    assert "a list instead of a JSON object" in read[2]
+    assert file.location(3) == "train.jsonl line 3"
 
 
 # -- images -----------------------------------------------------------------------------------

@@ -84,7 +84,7 @@ def test_saved_data_set_that_is_not_whole(tmp_path):
     """A file that state.json names and that is missing is an error, not a smaller data set."""
     source = saved_split(tmp_path / "mine", rows(range(12)), shards=3)
     (source / "data-00001-of-00003.arrow").unlink()
-    with pytest.raises(DataError, match="not whole") as caught:
+    with pytest.raises(DataError, match="is incomplete") as caught:
         bring(tmp_path, source)
     assert "data-00001-of-00003.arrow" in caught.value.detail
 

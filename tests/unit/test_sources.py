@@ -115,7 +115,7 @@ def test_fetched_for_a_run_without_a_hub(hub, tmp_path):
         lambda: dataset(store, wish, None),
         lambda: policy(store, asked.model.source, None),
     ):
-        with pytest.raises(RecipeError, match="no hub is reached") as raised:
+        with pytest.raises(RecipeError, match="the hub cannot be reached") as raised:
             find()
         assert "si-ctl fetch" in raised.value.ways_out[0]
     told = json.loads(si_ctl("fetch", "--recipe", made, "--json", cwd=tmp_path, **settings).stdout)
@@ -135,7 +135,10 @@ def test_a_plan_of_what_is_not_there_yet(tmp_path):
     assert not (tmp_path / "si-runs").exists()
     absent = ("--set", "model.source=./nothing", "--set", "data.source=data/x-0123456789ab")
     done = si_ctl("iterate", "--recipe", made, "--dry-run", *absent, cwd=tmp_path)
-    assert "'./nothing' is no folder here" in done.stdout and "it01/train" in done.stdout
+    assert (
+        "'./nothing' is neither a folder on this machine" in done.stdout
+        and "it01/train" in done.stdout
+    )
 
 
 def test_a_checkpoint_with_code_of_its_own_is_converted(hub, tmp_path):
@@ -179,10 +182,10 @@ def test_what_is_not_there_is_named(hub, tmp_path, wish, code, words):
 def test_what_is_no_name_is_named(tmp_path):
     """What can be neither folder, name nor address is refused before anybody is asked."""
     store = FolderStore(tmp_path)
-    with pytest.raises(RecipeError, match="no folder here, and no name on the hub"):
+    with pytest.raises(RecipeError, match="neither a folder on this machine nor a name on the hub"):
         policy(store, "../x y", None)
     wish = Recipe().pick(*WISH) | {"data.source": "me/geo"}
-    with pytest.raises(RecipeError, match="names no data set") as raised:
+    with pytest.raises(RecipeError, match="is not a data set") as raised:
         dataset(store, wish, None)
     assert "si-ctl data import me/geo" in raised.value.ways_out[0]
 

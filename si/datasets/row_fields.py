@@ -1,0 +1,292 @@
+r"""Parse a row of a data set: its question, reference answer, images, and its other fields.
+
+Values are read as their authors meant them. The one user turn of a chat is the question. Marks such
+as `<image>` are removed, because the images come before the question. Options are written below
+the question. Of a worked answer (`#### 42`, `<answer>42</answer>`, `\boxed{42}`) the final answer
+is taken, and the whole is kept as the rationale.
+"""
+
+import ast
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from si.datasets.row_images import BadRow, find_images
+from si.datasets.rows import SPLIT_NAMES, File
+from si.readers.files import Row
+from si.stages.verify import extract, normalise, number
+
+_IMAGE_MARK = re.compile(
+    r"[ \t]*(?:<image>|<\|vision_start\|><\|image_pad\|><\|vision_end\|>|<\|image_pad\|>)[ \t]*\n?"
+)
+_CONTROL_TOKEN = re.compile(r"<\|[a-z_]{2,30}\|>")
+_TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
+_HASHES = re.compile(r"####\s*(.+?)\s*$")
+_LISTED_OPTION = re.compile(r"(?:^|\s)\(?A[.):]\s")
+LONGEST_REST = 40  # characters around an answer, above which they are a worked solution
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedRow:
+    """What a row holds.
+
+    Attributes:
+        kind: the answer's kind: number, choice or text.
+        images: encoded, as they were found.
+        split: train, dev or test; None if neither the row nor its file says.
+        rationale: a worked solution, or None.
+        difficulty: the data set's own grade, 0 to 127; 0 where it has none.
+        family: None where the row names none.
+        files: (path, stamp) of the files that it names; the stamps are from before they were read.
+    """
+
+    question: str
+    answer: str
+    kind: str
+    images: tuple[bytes, ...]
+    split: str | None
+    rationale: str | None
+    difficulty: int
+    family: str | None
+    files: tuple[tuple[str, str], ...] = ()
+
+
+def parse_row(
+    row: Row | str,
+    file: File,
+    columns: Mapping[str, str],
+    splits: Mapping[str, str],
+    kind: str | None = None,
+) -> ParsedRow:
+    """What a row holds.
+
+    Args:
+        row: from `File.batches`.
+        columns: field -> column, from `si.datasets.columns.recognise`.
+        splits: name -> split, in addition to `SPLIT_NAMES`.
+        kind: the answer's kind; inferred if None.
+
+    Raises:
+        BadRow: if the row cannot be used.
+    """
+    if isinstance(row, str):
+        raise BadRow("line", row)
+    values = {name: _value(row, column, file) for name, column in columns.items()}
+    images = find_images(values["images"], file)
+    question = _question(values["question"], len(images))
+    options = _options(values.get("choices"))
+    answer, worked = _answer(values["answer"], options)
+    if options:
+        answer = _letter(answer, options)
+        if not _LISTED_OPTION.search(question):
+            lines = (f"{chr(65 + i)}. {option}" for i, option in enumerate(options))
+            question = "\n".join([question, *lines])
+    rationale, family = values.get("rationale"), values.get("family")
+    return ParsedRow(
+        question=question,
+        answer=answer,
+        kind=kind or ("choice" if options else answer_kind(question, answer)),
+        images=tuple(image.data for image in images),
+        split=_split(values.get("split"), splits) or file.split,
+        rationale=(_text(rationale, "rationale", joined=True) if rationale else worked) or None,
+        difficulty=_grade(values.get("difficulty")),
+        family=_text(family, "family")[:60] if family else None,
+        files=tuple(image.file for image in images if image.file),
+    )
+
+
+def row_id(row: Row | str, columns: Mapping[str, str], file: File) -> str:
+    """The row's own id, cut to 40 characters, for messages; empty if it has none."""
+    if isinstance(row, str) or "id" not in columns:
+        return ""
+    value = _value(row, columns["id"], file)
+    return str(value)[:40] if isinstance(value, str | int) else ""
+
+
+def answer_kind(question: str, answer: str) -> str:
+    """number, choice (the letter of an option that the question lists), or text (or a formula)."""
+    plain = normalise(answer)
+    if number(plain):
+        return "number"
+    is_letter = re.fullmatch(r"\(?[A-J]\)?", plain)
+    return "choice" if is_letter and _LISTED_OPTION.search(question) else "text"
+
+
+# --- values ----------------------------------------------------------------------------------
+
+
+def _value(row: Row, column: str, file: File) -> Any:
+    """A column's value; `a.b` leads into a struct, `a+b` lists the values of both.
+
+    Of a `ClassLabel` column it is the name of the class.
+    """
+    if "+" in column and column not in row:
+        values = [_value(row, part, file) for part in column.split("+")]
+        return [value for value in values if value not in (None, "")]
+    if column in row or "." not in column:
+        value = row.get(column)
+        names = file.classes.get(column)
+        if names and isinstance(value, int) and 0 <= value < len(names):
+            return names[value]
+        return value
+    value = row
+    for part in column.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _text(value: Any, field: str, joined: bool = False) -> str:
+    """A value as stripped text.
+
+    Args:
+        joined: join a list's values with line breaks; otherwise they have to be equal.
+    """
+    if isinstance(value, list | tuple):
+        texts = [_text(each, field, joined) for each in value if each is not None]
+        if joined:
+            return "\n".join(texts)
+        if len(set(texts)) > 1:
+            raise BadRow(field, f"several {field}s: {', '.join(map(repr, texts[:3]))}")
+        value = texts[0] if texts else ""
+    if isinstance(value, dict):
+        raise BadRow(field, f"a struct of {', '.join(map(str, value))[:60]} instead of text")
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        value = ""
+    text = str(value).strip()
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise BadRow(field, "not valid Unicode") from None
+    if not text and not joined:
+        raise BadRow(field, f"empty {field}")
+    return text
+
+
+def _question(value: Any, images: int) -> str:
+    """The question's text; `images` is how many images the row has."""
+    if isinstance(value, list) and any(isinstance(turn, dict) for turn in value):
+        value = _user_turn(value)
+    text = _text(value, "question")
+    marks = len(_IMAGE_MARK.findall(text))
+    if marks and marks != images:
+        raise BadRow("question", f"{marks} marks of images, but {images} images")
+    text = _without_marks(text)
+    if not text:
+        raise BadRow("question", "empty question")
+    control = _CONTROL_TOKEN.search(text)
+    if control:
+        raise BadRow("question", f"holds the control token {control.group()}")
+    return text
+
+
+def _user_turn(chat: list[Any]) -> Any:
+    """The content of a chat's one user turn; of a turn in parts, the text."""
+    turns = [
+        turn.get("content", turn.get("value"))
+        for turn in chat
+        if isinstance(turn, dict) and turn.get("role", turn.get("from")) in ("user", "human")
+    ]
+    if len(turns) != 1:
+        raise BadRow("question", f"a chat with {len(turns)} user turns instead of one")
+    if not isinstance(turns[0], list):
+        return turns[0]
+    parts = [part.get("text") for part in turns[0] if isinstance(part, dict)]
+    return "\n".join(part for part in parts if isinstance(part, str))
+
+
+def _without_marks(text: str) -> str:
+    """A question without image marks at its ends; those within it become `(image 1)` and so on."""
+    total, before = len(_IMAGE_MARK.findall(text)), 0
+    while match := _IMAGE_MARK.match(text):
+        text, before = text[match.end() :].lstrip(), before + 1
+    while (marks := list(_IMAGE_MARK.finditer(text))) and not text[marks[-1].end() :].strip():
+        text = text[: marks[-1].start()].rstrip()
+    numbers = iter(range(before + 1, total + 1))
+    return _IMAGE_MARK.sub(lambda _: f" (image {next(numbers)}) ", text).strip()
+
+
+def _answer(value: Any, options: Sequence[str]) -> tuple[str, str | None]:
+    """The final answer, and the whole text if it is a worked solution.
+
+    With options, a number is an option's position, counted from 0; its letter is the answer.
+    """
+    if options and isinstance(value, int) and not isinstance(value, bool):
+        if not 0 <= value < len(options):
+            raise BadRow("answer", f"{value} is not a position in {len(options)} choices")
+        return chr(65 + value), None
+    text = _text(value, "answer")
+    found = _TAGGED.findall(text)[-1:] or _HASHES.findall(text)[-1:]
+    if not found and "\\boxed" in text:
+        boxed = extract(text)
+        found = [boxed.text] if boxed.where == "boxed" and boxed.text else []
+    if not found:
+        return text, None
+    if not found[0].strip():
+        raise BadRow("answer", "empty answer")
+    rest = text.replace(found[0], "")
+    return found[0].strip(), text if len(rest) > LONGEST_REST else None
+
+
+def _options(value: Any) -> list[str]:
+    """The options' texts, from a list, a struct with `text`, one by letter, or a list as text."""
+    if isinstance(value, str):
+        value = value.strip()
+        for parse in (json.loads, ast.literal_eval):
+            try:
+                value = parse(value)
+                break
+            except (ValueError, SyntaxError, RecursionError, MemoryError):
+                continue
+    if isinstance(value, dict):
+        texts = value.get("text")
+        # {"A": "a dog", "B": "a cat"}: options by letter.
+        value = texts if isinstance(texts, list) else [v for v in value.values() if v is not None]
+    if value in (None, "", []):
+        return []
+    if not isinstance(value, list) or len(value) > 26:
+        raise BadRow("choices", "not a list of at most 26 choices")
+    return [_text(option, "choices") for option in value]
+
+
+def _letter(answer: str, options: Sequence[str]) -> str:
+    """The letter of the option that is the answer."""
+    match = re.fullmatch(r"\(?([A-Za-z])[).:]?", answer)
+    position = ord(match[1].upper()) - 65 if match else -1
+    equal = [i for i, option in enumerate(options) if option == answer]
+    if 0 <= position < len(options) and equal in ([], [position]):
+        return chr(65 + position)
+    if len(equal) == 1 and not 0 <= position < len(options):
+        return chr(65 + equal[0])
+    if equal:
+        raise BadRow("answer", f"{answer!r} may mean several of the choices")
+    alike = [i for i, option in enumerate(options) if normalise(option) == normalise(answer)]
+    lettered = re.match(r"\(?([A-Z])[).:]\s+(.*)", answer, re.DOTALL)  # "B. a dog"
+    if lettered and ord(lettered[1]) - 65 < len(options):
+        alike = alike or [ord(lettered[1]) - 65]
+    if len(alike) != 1:
+        raise BadRow("answer", f"{answer[:60]!r} is not one of the {len(options)} choices")
+    return chr(65 + alike[0])
+
+
+def _split(value: Any, splits: Mapping[str, str]) -> str | None:
+    if value in (None, ""):
+        return None
+    names = SPLIT_NAMES | {name.lower(): split for name, split in splits.items()}
+    if str(value).lower() not in names:
+        raise BadRow(
+            "split", f"{str(value)[:40]!r} is not a known split; assign it: --split {value}=train"
+        )
+    return names[str(value).lower()]
+
+
+def _grade(value: Any) -> int:
+    """A data set's own grade (4, `Level 4`) as a number from 0 to 127; 0 if it is anything else."""
+    if isinstance(value, str):
+        digits = re.fullmatch(r"(?:[A-Za-z]+[ -]?)?(\d{1,3})", value.strip())
+        value = int(digits[1]) if digits else 0
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, int) and 0 <= value <= 127 else 0

@@ -1,0 +1,1 @@
+"""Read rows from files (`files`), and tell from the columns' names what they hold (`aliases`)."""
