@@ -1,7 +1,7 @@
 """Matthew metrics: how concentrated successes or examples are, and on which levels.
 
 All metrics are computed from arrays with one entry per query, so that queries which contribute
-nothing count, too. A metric that is undefined (a ratio over nothing) is None. The metrics are
+nothing count, too. A metric that has no value (a ratio over nothing) becomes None. The metrics are
 those of docs/method.md, "Matthew metrics".
 """
 

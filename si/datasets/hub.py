@@ -183,7 +183,8 @@ def _hub_errors(name: str, what: str, refusal: type[SiError]) -> Iterator[None]:
     except errors.HFValidationError as error:
         raise refusal(f"{name!r} is not a valid name of a {what}", str(error)) from error
     except (
-        errors.HTTPError,  # the base of the HTTP client's exceptions, of the hub's answers too
+        # The base of what the HTTP client raises, and of the hub's answers that are errors.
+        errors.HTTPError,  # type: ignore[attr-defined]
         errors.LocalEntryNotFoundError,  # no answer, and not in the cache
         errors.XetDownloadError,
         ConnectionError,

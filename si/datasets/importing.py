@@ -131,6 +131,6 @@ def _bad_rows(source: Source, bad: list[Bad], notes: Path) -> DataError:
         (
             "Fix the rows and run the same command again.",
             "Leave them out, counted and listed: --skip-bad",
-            "If a column was taken for the wrong field, name the right one: --map FIELD=COLUMN",
+            "If a column was taken for the wrong field, name the correct one: --map FIELD=COLUMN",
         ),
     )

@@ -228,7 +228,7 @@ def fetch_once(
         fetch_now: commits the artefact; None if no hub can be reached from here.
 
     Raises:
-        RecipeError: if it was not fetched before, and `fetch_now` is None.
+        RecipeError: if it was missing, and there is no `fetch_now`.
     """
     source = str(wish.get("data.source") or wish.get("model.source"))
     record = f"sources/{named(source)}-{digest(wish)[:12]}.json"

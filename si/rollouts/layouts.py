@@ -1,9 +1,9 @@
-"""Training rows in the layouts that other tools read, as their documentation has them.
+"""Write training rows in the layouts that other tools document.
 
-- trl: `prompt` and `completion`, as messages where the prompt is known as messages
-  (conversational prompt-completion), else as text; `images` where there are any
-- sharegpt (LLaMA-Factory): `conversations` of `from` and `value`, `images` as paths, an `<image>`
-  in the text for each
+- trl: `prompt` and `completion`, as messages if the prompt is known as messages (conversational
+  prompt-completion), else as text; `images` if there are any
+- sharegpt (LLaMA-Factory): `conversations` of `from` and `value`, `images` as paths, and an
+  `<image>` in the text for each
 - verl: `messages` of `role` and `content`, `images`; Parquet (its multi-turn SFT data set)
 - jsonl: `query_id`, `step`, `prompt`, `response`, `copy`
 """
@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from si.errors import DataError
 from si.machine.files import create_folder, output, write_files
-from si.rollouts.table import PICTURES
+from si.rollouts.table import IMAGES
 
 MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
 TURN = pa.struct([("from", pa.string()), ("value", pa.string())])
@@ -32,17 +32,20 @@ SUFFIXES = {
     "verl": (".parquet",),
     "jsonl": (".jsonl",),
 }
-PIECE = 10_000  # rows that are written at a time
+PIECE = 10_000  # rows written at a time
 
 Prompt = str | list[dict[str, str]]
 
 
 class TrainingRows:
-    """Turns a sample into a row of one layout.
+    """Turns samples into rows of one layout.
 
     Args:
-        out: where the rows will lie; images that are bytes go beside a file of JSON.
-        notes: hears of what was done to prompts and images.
+        name: trl, sharegpt, verl or jsonl.
+        out: the file for the rows, or None. Beside a JSON file, images that are bytes are written
+            into a folder.
+        source: name of the layout that the rollouts had, for their prompts.
+        notes: is extended by notes for the user on prompts and images.
     """
 
     def __init__(self, name: str, out: Path | None, source: str, notes: list[str]):
@@ -55,13 +58,13 @@ class TrainingRows:
         }[name]
 
     def row(self, sample: Mapping[str, Any], copy: int) -> dict[str, Any]:
-        """The row of a sample's copy number `copy`."""
+        """The row of a sample; `copy` numbers the copies of it from 0."""
         made = self.make(sample)
         return made | {"copy": copy} if self.name == "jsonl" else made
 
     def schema(self, first: Mapping[str, Any]) -> pa.Schema:
-        """The rows' columns, as the first row has them."""
-        kinds: dict[str, pa.DataType] = {"images": PICTURES}
+        """The schema of all rows, by the columns of the first one."""
+        kinds: dict[str, pa.DataType] = {"images": IMAGES}
         for name, value in first.items():
             if isinstance(value, list):
                 inner = TURN if value and "from" in value[0] else MESSAGE
@@ -94,11 +97,11 @@ class TrainingRows:
         return {"conversations": turns, **self._images(sample)}
 
     def _messages(self, sample: Mapping[str, Any]) -> list[dict[str, str]]:
-        """The whole conversation, with an `<image>` in the user's words for each image."""
+        """The whole conversation, with an `<image>` in the user's text for each image."""
         prompt = self._prompt(sample)
         turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-        pictures = sample.get("images") or []
-        missing = len(pictures) - sum(turn["content"].count("<image>") for turn in turns)
+        images = sample.get("images") or []
+        missing = len(images) - sum(turn["content"].count("<image>") for turn in turns)
         if missing > 0:
             last = max((i for i, t in enumerate(turns) if t["role"] == "user"), default=0)
             turns[last] = turns[last] | {"content": "<image>" * missing + turns[last]["content"]}
@@ -109,35 +112,35 @@ class TrainingRows:
             raise DataError(
                 f"{sample['query_id']} has no prompt",
                 f"the layout {self.name} needs one",
-                "Say where it is: --map prompt=COLUMN",
+                "Name its column: --map prompt=COLUMN",
             )
         stripped = self.source == "verl"
         whole = stripped or self.name in ("sharegpt", "verl")
-        # A run of ours knows the question as it was asked, before any chat template.
+        # A run of si-ctl stores the question itself, without a chat template around it.
         if self.source == "si-ctl":
             return [{"role": "user", "content": sample["prompt"]}]
         prompt = conversation(sample["prompt"], stripped, whole)
         if isinstance(prompt, str) and whole:
-            self._note("Prompts are not known as messages: each is written as one of the user's.")
+            self._note("Prompts are not in messages: each one becomes a message of the user.")
         return prompt
 
     def _images(self, sample: Mapping[str, Any]) -> dict[str, Any]:
-        pictures = sample.get("images") or []
-        if not pictures:
+        images = sample.get("images") or []
+        if not images:
             return {}
         if self.out is None or self.out.suffix == ".parquet":
-            return {"images": pictures}
+            return {"images": images}
         folder = self.out.with_name(f"{self.out.stem}-images")
         paths = []
-        for picture in pictures:
-            if not picture["bytes"]:
-                paths.append(picture["path"])
+        for image in images:
+            if not image["bytes"]:
+                paths.append(image["path"])
                 continue
-            kind = "jpg" if picture["bytes"][:2] == b"\xff\xd8" else "png"
-            path = folder / f"{sha256(picture['bytes']).hexdigest()[:16]}.{kind}"
+            kind = "jpg" if image["bytes"][:2] == b"\xff\xd8" else "png"
+            path = folder / f"{sha256(image['bytes']).hexdigest()[:16]}.{kind}"
             if not path.exists():
                 create_folder(folder)
-                write_files({path: picture["bytes"]})
+                write_files({path: image["bytes"]})
                 self._note(f"Images lie in {folder}.")
             paths.append(f"{folder.name}/{path.name}")
         return {"images": paths}
@@ -153,12 +156,12 @@ _STRIPPED = re.compile(r"(?:system\n(.*?)\n)?user\n(.*)\nassistant\n?", re.DOTAL
 
 @lru_cache(maxsize=1024)
 def conversation(prompt: str, stripped: bool = False, whole: bool = True) -> Prompt:
-    """A prompt as messages if it can be told which they are, else as it is.
+    """A prompt as messages if it is possible to parse them, else as it is.
 
     Args:
-        stripped: the chat template's special tokens were left out when it was written (verl), so
-            that `user\\nWhy?\\nassistant\\n` is one message of the user's.
-        whole: text with ChatML's tokens is taken apart, too.
+        stripped: it was written without the special tokens of a chat template (verl), so that
+            `user\\nWhy?\\nassistant\\n` is one message of the user.
+        whole: parse text with the tokens of ChatML, too.
     """
     if prompt.startswith("[{"):
         try:
@@ -166,7 +169,9 @@ def conversation(prompt: str, stripped: bool = False, whole: bool = True) -> Pro
         except ValueError:
             return prompt
         if all(isinstance(turn, dict) and "role" in turn for turn in turns):
-            return [{"role": str(t["role"]), "content": _said(t.get("content"))} for t in turns]
+            return [
+                {"role": str(t["role"]), "content": _content_text(t.get("content"))} for t in turns
+            ]
         return prompt
     if whole and prompt.startswith("<|im_start|>"):
         found = _CHATML.findall(prompt)
@@ -180,8 +185,8 @@ def conversation(prompt: str, stripped: bool = False, whole: bool = True) -> Pro
     return prompt
 
 
-def _said(content: Any) -> str:
-    """A message's words; of parts the text, with an `<image>` for each image."""
+def _content_text(content: Any) -> str:
+    """The text of a message; of one in parts, with an `<image>` for each image."""
     if isinstance(content, list):
         return "".join(
             "<image>" if part.get("type") in ("image", "image_url") else part.get("text") or ""
@@ -200,7 +205,16 @@ def write(
     out: Path | None,
     force: bool,
 ) -> tuple[int, pa.Table | None]:
-    """Rows to a file, all of it or none; to a table if there is none."""
+    """Write rows into a file, completely or not at all; or into a table in memory.
+
+    Args:
+        schema: gives the schema, given the first row.
+        out: .parquet, .jsonl or .json; None for a table.
+        force: overwrite an existing file.
+
+    Returns:
+        The number of rows, and the table if there is no file.
+    """
     first = next(rows, None)
     columns = schema(first or {})
     pieces = _pieces(rows if first is None else chain([first], rows))

@@ -1,8 +1,8 @@
-"""Anybody's rollouts to training rows, or to the draws that a strategy asks for.
+"""Turn rollouts into training rows, or into the draws of a second round.
 
-The rules are those of `si.strategies`, keyed as in the loop, so that the same rollouts give the
-same rows whatever the tool that reads them. Choices are made on numbers; texts pass through a
-batch at a time, straight into the file (`si.rollouts.layouts`).
+The rules are those of `si.strategies`, with the random seeds of the loop, so that equal rollouts
+give equal rows whichever tool wrote them. The rules work on numbers; texts are passed batch by
+batch into the file (`si.rollouts.layouts`).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -27,15 +27,18 @@ from si.strategies import Strategy, by_name, rule_of, uses
 
 @dataclass(frozen=True)
 class Rebalanced:
-    """What was made of some rollouts.
+    """The result of `rebalance`.
 
     Attributes:
         kind: examples or draws.
-        rows: how many rows the file or table has.
-        samples: how many samples the draws ask for; 0 for examples.
-        successes, queries: right samples there are, and how many queries have a row.
-        path: where the rows lie; None if they are in `table`.
-        notes: what one should know of how it was made.
+        rows: rows of the file or table.
+        samples: how many samples the draws request; 0 for examples.
+        successes: correct samples among the rollouts.
+        queries: how many queries have a row.
+        k: K, samples per query, as the strategy counted them.
+        threshold: the lowest reward that counted as correct.
+        path: the file with the rows; None if they are in `table`.
+        notes: for the user, on how the rows were made.
     """
 
     strategy: str
@@ -52,7 +55,7 @@ class Rebalanced:
     table: pa.Table | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """All but the table, JSON-serialisable."""
+        """All attributes but `table`, ready for JSON."""
         return {name: value for name, value in asdict(self).items() if name != "table"}
 
 
@@ -67,21 +70,21 @@ def rebalance(
     force: bool = False,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Rebalanced:
-    """Training rows of the examples that a strategy makes; of one that resamples, its draws.
+    """Write the training rows that a strategy makes of rollouts, or its draws if it resamples.
 
     Args:
         strategy: vanilla, tc, rp, ar, gr, or a composition such as gr+tc.
-        layout: trl, sharegpt, verl or jsonl; draws are plain rows in each.
-        out: the file to write; None for a table.
-        seed: key of the random choices.
+        layout: of training rows: trl, sharegpt, verl or jsonl. Draws have one layout.
+        out: the file to write; None for a table in memory.
+        seed: random seed.
         threshold: lowest reward of a success; see `si.rollouts.table.judge`.
-        k: K; by default the most common number of samples of a query in a step.
-        force: replace a file that is there.
+        k: K; by default the most common number of samples per query and step.
+        force: overwrite an existing file.
         settings: of the strategies, as `si.strategies.by_name` takes them.
 
     Raises:
-        RecipeError: for an unknown strategy or layout, or a file name that does not fit it.
-        DataError: if the file is there already, or responses are not.
+        RecipeError: for an unknown strategy or layout, or a suffix that the layout does not have.
+        DataError: if the file exists already, no sample is correct, or responses are missing.
     """
     try:
         rule = by_name(strategy, **(settings or {}))
@@ -94,48 +97,47 @@ def rebalance(
     size = k or rollouts.k or groups.k
     notes = list(rollouts.source.notes)
     work = _Work(rollouts, groups, verdicts.right, rule, size, seed)
-    queries: set[str] = set()
-    samples = 0
+    made = partial(
+        Rebalanced,
+        strategy=strategy,
+        layout=layout,
+        successes=int(verdicts.right.sum()),
+        k=size,
+        threshold=verdicts.threshold,
+        path=str(out) if out else None,
+        notes=notes,
+    )
     if resamples:
-        made = list(work.draws())
-        queries, samples = {row["query_id"] for row in made}, sum(row["n"] for row in made)
-        rows, schema = iter(made), lambda _: _DRAWS
+        draws = list(work.draws())
         if (reshaping := rule_of(strategy, "reshape")) != "vanilla":
             notes.append(
-                f"These are {strategy}'s draws. Add what they bring to the first round, and "
+                f"These are the draws of {strategy}. Add their samples to the first round, and "
                 f"rebalance both with {reshaping}."
             )
-    else:
-        used = work.used()
-        if not used.any():
-            raise DataError(
-                "There is nothing to write: no sample is right",
-                f"{verdicts.threshold:g} or more is right ({verdicts.why})",
-                "Say from which reward on a response is right: --threshold",
-            )
-        writer = TrainingRows(layout, out, rollouts.source.layout.name, notes)
-        rows, schema = work.examples(used, writer), writer.schema
-        solved = len(np.unique(rollouts.query[used > 0]))
-    count, table = write(rows, schema, out, force)
-    return Rebalanced(
-        strategy,
-        layout,
-        "draws" if resamples else "examples",
-        count,
-        samples,
-        int(verdicts.right.sum()),
-        len(queries) if resamples else solved,
-        size,
-        verdicts.threshold,
-        str(out) if out else None,
-        notes,
-        table,
-    )
+        count, table = write(iter(draws), lambda _: _DRAWS, out, force)
+        return made(
+            kind="draws",
+            rows=count,
+            samples=sum(draw["n"] for draw in draws),
+            queries=len({draw["query_id"] for draw in draws}),
+            table=table,
+        )
+    used = work.used()
+    if not used.any():
+        raise DataError(
+            "There is nothing to write: no sample is correct",
+            f"a reward of {verdicts.threshold:g} or more is correct ({verdicts.why})",
+            "Give the lowest reward of a correct response: --threshold",
+        )
+    writer = TrainingRows(layout, out, rollouts.source.layout.name, notes)
+    count, table = write(work.examples(used, writer), writer.schema, out, force)
+    solved = len(np.unique(rollouts.query[used > 0]))
+    return made(kind="examples", rows=count, samples=0, queries=solved, table=table)
 
 
 def _check(layout: str, out: Path | None, resamples: bool, force: bool) -> None:
     if layout not in SUFFIXES:
-        raise RecipeError(f"unknown layout {layout!r}, known: {', '.join(SUFFIXES)}")
+        raise RecipeError(f"unknown layout {layout!r}", f"known: {', '.join(SUFFIXES)}")
     if out is None:
         return
     fitting = (".jsonl", ".json", ".parquet") if resamples else SUFFIXES[layout]
@@ -147,12 +149,12 @@ def _check(layout: str, out: Path | None, resamples: bool, force: bool) -> None:
     check(out, force)
 
 
-# --- what the strategy makes ---------------------------------------------------------------
+# --- applying a strategy ---------------------------------------------------------------------
 
 
 @dataclass
 class _Work:
-    """One strategy at work on some rollouts."""
+    """Applies a strategy to rollouts."""
 
     rollouts: Rollouts
     groups: Groups
@@ -162,7 +164,7 @@ class _Work:
     seed: int
 
     def used(self) -> Array:
-        """How many examples are made of each sample; 0 of wrong ones."""
+        """[samples], how many examples are made of each sample; 0 of incorrect ones."""
         rows, _ = self._successes()
         numbers = pa.array(np.arange(len(self.groups.n)))
 
@@ -175,7 +177,12 @@ class _Work:
         return used
 
     def examples(self, used: Array, layout: TrainingRows) -> Iterator[dict[str, Any]]:
-        """Rows in the order of the samples, copies of one side by side."""
+        """Training rows in the order of the samples; the copies of a sample follow one another.
+
+        Args:
+            used: from `used`.
+            layout: creates the rows.
+        """
         seen = False
         for here, table in self.rollouts.batches(("prompt", "response", "images")):
             seen = seen or "response" in table.column_names
@@ -183,7 +190,7 @@ class _Work:
                 raise DataError(
                     f"{self.rollouts.source.files[0]} has no responses",
                     "training rows need them",
-                    "Say where they are: --map response=COLUMN",
+                    "Name their column: --map response=COLUMN",
                 )
             mine = used[here]
             chosen = np.flatnonzero(mine)
@@ -191,25 +198,29 @@ class _Work:
                 table.take(pa.array(chosen)).to_pylist(), mine[chosen].tolist(), strict=True
             ):
                 if row["response"] is None:
-                    raise DataError(f"A right sample of {row['query_id']} has no response")
+                    raise DataError(
+                        f"A correct sample of {row['query_id']} has no response",
+                        f"in {', '.join(self.rollouts.source.files[:3])}",
+                    )
                 yield from (layout.row(row, copy) for copy in range(times))
 
     def draws(self) -> Iterator[dict[str, Any]]:
-        """The second round's draws, by step and query."""
-        picked: dict[int, int] = {}  # group -> the sample whose steps its draws begin with
+        """The draws of the second round, sorted by step and query."""
+        picked: dict[int, int] = {}  # group -> the sample whose steps its draws continue
 
-        def note(g: int, row: int, source: str) -> Trajectory:
+        # Texts are read once, so a first pass finds out which ones are needed.
+        def pick(g: int, row: int, source: str) -> Trajectory:
             picked[g] = row
-            return Trajectory("", (), (), source)  # has no steps to cut, so plain draws follow
+            return Trajectory("", (), (), source)  # has no steps to cut, which gives plain draws
 
-        asking = {int(self.groups.query[g]) for _, g in self._asked(note)}
-        prompts, texts = self._texts(asking, set(picked.values()))
+        queries = {int(self.groups.query[g]) for _, g in self._draws(pick)}
+        prompts, texts = self._texts(queries, set(picked.values()))
 
-        def tell(g: int, row: int, source: str) -> Trajectory:
+        def load(g: int, row: int, source: str) -> Trajectory:
             text, ids, ends = texts[row]
             return Trajectory(text, ids, ends, source)
 
-        for draw, g in self._asked(tell):
+        for draw, g in self._draws(load):
             prefix = ""
             if draw.prefix_ids:
                 text, _, ends = texts[picked[g]]
@@ -224,10 +235,14 @@ class _Work:
                 "source": draw.source,
             }
 
-    def _asked(
+    def _draws(
         self, trajectory: Callable[[int, int, str], Trajectory]
     ) -> Iterator[tuple[Draw, int]]:
-        """The strategy's draws with the groups that they are for, step by step."""
+        """The strategy's draws, each with its group, step by step.
+
+        Args:
+            trajectory: loads a successful one, given its group, its sample and its source.
+        """
         rows, starts = self._successes()
         groups, earlier = self.groups, _earlier(self.groups)
         for step in np.unique(groups.step).tolist():
@@ -252,16 +267,24 @@ class _Work:
                 yield draw, group_of[draw.query_id]
 
     def _successes(self) -> tuple[Array, Array]:
-        """Right samples, group by group in their order, and where each group's begin."""
+        """The correct samples, group by group, and where those of each group begin."""
         rows = np.flatnonzero(self.right)
-        rows = rows[np.argsort(self.groups.of[rows], kind="stable")]
+        rows = rows[np.argsort(self.groups.group_of[rows], kind="stable")]
         return rows, np.cumsum(self.groups.right) - self.groups.right
 
     def _texts(
         self, queries: set[int], rows: set[int]
     ) -> tuple[dict[int, str], dict[int, tuple[str, tuple[int, ...], tuple[int, ...]]]]:
-        """Prompts of these queries; text, token ids and token ends of these samples. Where the
-        file has no ids, each character stands for a token, so that a cut is the same."""
+        """Read texts in one pass.
+
+        Args:
+            queries: positions in `Rollouts.ids`.
+            rows: samples.
+
+        Returns:
+            Query -> prompt; and sample -> text, token ids and token ends. Where the source has no
+            token ids, every character counts as a token, so that cuts fall on the same places.
+        """
         prompts: dict[int, str] = {}
         texts = {}
         for here, table in self.rollouts.batches(_TEXTS):
@@ -283,8 +306,8 @@ class _Work:
         if rows and not texts:
             raise DataError(
                 f"{self.rollouts.source.files[0]} has no responses",
-                "gr begins with the steps of right ones",
-                "Say where they are (--map response=COLUMN), or take ar.",
+                "gr continues the steps of correct ones",
+                "Name their column (--map response=COLUMN), or use ar.",
             )
         return prompts, texts
 
@@ -304,17 +327,17 @@ _DRAWS = pa.schema(
 
 
 def _earlier(groups: Groups) -> Callable[[int], list[int]]:
-    """Looks up the same query's groups in earlier steps, oldest first."""
+    """A function that returns the groups of the same query in earlier steps, oldest first."""
     order = np.lexsort((groups.step, groups.query))
     before = np.full(len(order), -1, np.int64)
     same = groups.query[order[1:]] == groups.query[order[:-1]]
     before[order[1:][same]] = order[:-1][same]
 
-    def look(g: int) -> list[int]:
+    def groups_before(g: int) -> list[int]:
         found: list[int] = []
         while before[g] >= 0:
             g = int(before[g])
             found.append(g)
         return found[::-1]
 
-    return look
+    return groups_before

@@ -1,8 +1,8 @@
-"""Anybody's rollouts as numbers: a query, a step and a reward for each sample.
+"""Rollouts as numbers: a query, a step and a reward for each sample.
 
-`read` keeps some 30 bytes a sample, however long the responses are. Texts are read again, a
-batch at a time, by who needs them (`Rollouts.batches`). `judge` tells right from wrong, `group`
-puts the samples of a query together.
+`read` keeps about 30 bytes per sample, however long the responses are. Code that needs texts reads
+them again, batch by batch (`Rollouts.batches`). `judge` applies a reward threshold, and `group`
+counts the samples of each query.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,17 +17,17 @@ from si.datasets.dataset import Dataset
 from si.errors import DataError
 from si.metrics import Array, step_counts
 from si.records import KEY, LEVELS
-from si.rollouts.recognise import Layout
+from si.rollouts.known_tools import Layout
 from si.store.artifact import Artifact
 from si.store.keys import Ref, Spec
 from si.store.port import Store
 
 NAMED = 5  # bad rows that an error names
-PICTURES = pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+IMAGES = pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
 
 
 class Bad(NamedTuple):
-    """A row that cannot be used: which field of it, and why. Rows are counted from 1."""
+    """A row that cannot be used: its number, counted from 1, the field at fault, and why."""
 
     file: str
     row: int
@@ -39,7 +39,14 @@ class Bad(NamedTuple):
 
 
 class Source(Protocol):
-    """Where rollouts come from, to be scanned as often as is needed."""
+    """Rollouts that can be scanned several times.
+
+    Attributes:
+        layout: how they are written, with the columns that they have.
+        files: names of the files, for messages.
+        notes: for the user, on how the files are read.
+        bad: rows that cannot be used; complete after the first scan.
+    """
 
     layout: Layout
     files: list[str]
@@ -47,23 +54,32 @@ class Source(Protocol):
     bad: list[Bad]
 
     def scan(self, fields: Iterable[str]) -> Iterator[pa.Table]:
-        """Batches in a fixed order, bad rows left out: query_id, step, reward, and what is asked
-        for (and known) of prompt, response, images, length, lines, token_ids, token_ends."""
+        """Batches in a fixed order, without bad rows.
+
+        Args:
+            fields: which of prompt, response, images, length, lines, token_ids and token_ends to
+                read; those that the source lacks are left out.
+
+        Yields:
+            Tables with query_id, step, reward and these fields. Their metadata may hold `unit`,
+            that of length: tokens or characters.
+        """
 
 
 @dataclass
 class Rollouts:
-    """Rollouts as numbers, one entry a sample, in the order of the files.
+    """Rollouts as numbers, in the order of the files.
 
     Attributes:
-        ids: the queries' ids, in the order in which they come.
-        query: of each sample, as a position in `ids`.
-        step: iteration or training step of each sample; 0 where nothing tells.
-        reward: as it was written.
-        length: of each response in `unit` (tokens or characters); None if not known.
-        lines: of each response, in steps of reasoning (lines that are not blank); None likewise.
-        level: of each query, as a position in LEVELS; None if it has to be told from the samples.
-        k: K as the run's recipe has it; None for files.
+        ids: [queries], ids in the order of their first samples.
+        query: [samples], each sample's query as a position in `ids`.
+        step: [samples], iteration or training step; 0 where the source has none.
+        reward: [samples], as it was written.
+        unit: the unit of `length`: tokens or characters.
+        length: [samples], length of the response; None if unknown.
+        lines: [samples], steps of reasoning: lines that are not blank; None if unknown.
+        level: [queries], as a position in LEVELS; None if it has to be estimated from the samples.
+        k: K of the run's recipe; None for files.
     """
 
     source: Source
@@ -78,7 +94,7 @@ class Rollouts:
     k: int | None = None
 
     def batches(self, fields: Iterable[str]) -> Iterator[tuple[slice, pa.Table]]:
-        """The texts, batch by batch, each with the samples that it is about."""
+        """Further fields, batch by batch, each with the slice of the samples that it belongs to."""
         start = 0
         for table in self.source.scan(fields):
             yield slice(start, start + len(table)), table
@@ -86,10 +102,13 @@ class Rollouts:
 
 
 def read(source: Source, skip_bad: bool = False) -> Rollouts:
-    """All samples of a source, as numbers.
+    """All samples of a source as numbers.
+
+    Args:
+        skip_bad: leave out bad rows instead of refusing the source.
 
     Raises:
-        DataError: if there is none, or if rows are bad and are not to be skipped.
+        DataError: if there are no samples, or bad rows and not `skip_bad`.
     """
     codes: dict[str, int] = {}
     parts: dict[str, list[Array]] = {n: [] for n in ("query", "step", "reward", "length", "lines")}
@@ -108,7 +127,7 @@ def read(source: Source, skip_bad: bool = False) -> Rollouts:
     if not codes:
         raise DataError(
             f"No rollouts in {', '.join(source.files[:3])}",
-            f"{len(source.bad)} rows were skipped" if source.bad else "there is no row",
+            f"{len(source.bad)} rows were skipped" if source.bad else "there are no rows",
         )
     whole = {name: np.concatenate(arrays) for name, arrays in parts.items() if arrays}
     rows = len(whole["query"])
@@ -122,22 +141,29 @@ def read(source: Source, skip_bad: bool = False) -> Rollouts:
 
 
 def refusal(bad: Sequence[Bad], mapped: str) -> DataError:
-    """The error of rows that cannot be used; `mapped` is how --map could name other columns."""
+    """The error for bad rows.
+
+    Args:
+        mapped: columns to suggest for --map, `reward=COLUMN`.
+    """
     lines = [str(one) for one in bad[:NAMED]]
     if len(bad) > NAMED:
         lines.append(f"and {len(bad) - NAMED} more")
     return DataError(
         f"{len(bad)} row{'s' if len(bad) > 1 else ''} cannot be used",
         "\n".join(lines),
-        ("Mend them, or leave them out: --skip-bad", f"Is it another column? --map {mapped}"),
+        (
+            "Fix them, or leave them out: --skip-bad",
+            f"If other columns are meant, name them: --map {mapped}",
+        ),
     )
 
 
-# --- what counts ---------------------------------------------------------------------------
+# --- counts ----------------------------------------------------------------------------------
 
 
 class Verdicts(NamedTuple):
-    """Which samples are right: reward >= `threshold`, and why that threshold."""
+    """[samples] whether each is correct: reward >= `threshold`; and why this threshold."""
 
     right: Array
     threshold: float
@@ -145,14 +171,15 @@ class Verdicts(NamedTuple):
 
 
 def judge(rollouts: Rollouts, threshold: float | None = None) -> Verdicts:
-    """Tell right from wrong by the reward.
+    """Decide by a reward threshold which samples are correct.
 
     Args:
-        threshold: the lowest reward of a success. If not given: the higher one of two rewards
-            seen (a single one above 0); 1 where more are seen and they reach it.
+        threshold: the lowest reward of a correct sample. By default the higher of two rewards that
+            occur (the only one, if it is above 0); 1 if more than two occur and the highest is at
+            least 1.
 
     Raises:
-        DataError: if rewards have more than two values, none of them 1 or more.
+        DataError: if there is no default: more than two rewards occur, and all are below 1.
     """
     reward = rollouts.reward
     low, high = float(reward.min()), float(reward.max())
@@ -160,60 +187,72 @@ def judge(rollouts: Rollouts, threshold: float | None = None) -> Verdicts:
         why = "as given"
     elif not ((reward > low) & (reward < high)).any():
         threshold = high if high > low else min(high, 1.0) if high > 0 else 1.0
-        why = "the higher one of the two rewards seen" if high > low else "only one reward is seen"
+        why = "the higher of the two rewards" if high > low else "the only reward"
     elif high >= 1:
-        threshold, why = 1.0, f"rewards from {low:g} to {high:g} are seen; --threshold sets another"
+        threshold, why = 1.0, f"rewards range from {low:g} to {high:g}; change it with --threshold"
     else:
         raise DataError(
-            "It cannot be told which rewards are a success",
-            f"{rollouts.source.layout.columns['reward']} in {rollouts.source.files[0]} goes from "
-            f"{low:g} to {high:g}, in more than two values",
-            f"Say from which reward on a response is right: --threshold {high:g}",
+            "It is unclear which rewards are a success",
+            f"{rollouts.source.layout.columns['reward']} in {rollouts.source.files[0]} ranges from "
+            f"{low:g} to {high:g}, with more than two values",
+            f"Give the lowest reward of a correct response: --threshold {high:g}",
         )
     return Verdicts(reward >= threshold, float(threshold), why)
 
 
 class Groups(NamedTuple):
-    """The samples of one query in one step belong together, as columns sorted by (step, query).
+    """Groups of samples: those of one query in one step. Groups are sorted by (step, query).
 
-    `of` is the group of each sample; `n` and `right` are its samples and right ones.
+    Attributes:
+        step: [groups].
+        query: [groups], as a position in `Rollouts.ids`.
+        n: [groups], samples.
+        right: [groups], correct samples.
+        group_of: [samples], the group of each sample.
     """
 
     step: Array
     query: Array
     n: Array
     right: Array
-    of: Array
+    group_of: Array
 
     @property
     def k(self) -> int:
-        """K: the most common number of samples, the larger one of equals."""
+        """K: the most common number of samples in a group; of equally common ones the largest."""
         sizes, times = np.unique(self.n, return_counts=True)
         return int(sizes[times == times.max()].max())
 
 
 def group(rollouts: Rollouts, right: Array) -> Groups:
-    """Samples by step and query."""
+    """Group the samples by step and query.
+
+    Args:
+        right: [samples], whether each is correct.
+    """
     steps, number = np.unique(rollouts.step, return_inverse=True)
     width = len(rollouts.ids)
-    pairs, of = np.unique(number * width + rollouts.query, return_inverse=True)
-    n = np.bincount(of, minlength=len(pairs))
-    k = np.bincount(of[right], minlength=len(pairs))
-    return Groups(steps[pairs // width], pairs % width, n, k, of)
+    pairs, group_of = np.unique(number * width + rollouts.query, return_inverse=True)
+    n = np.bincount(group_of, minlength=len(pairs))
+    k = np.bincount(group_of[right], minlength=len(pairs))
+    return Groups(steps[pairs // width], pairs % width, n, k, group_of)
 
 
-# --- runs of ours --------------------------------------------------------------------------
+# --- runs of si-ctl --------------------------------------------------------------------------
 
 
 class RunSource:
-    """First rounds of a run of ours, by iteration: verdicts, and the rollouts beside them.
+    """The first rounds of a run of si-ctl: verdicts, with their rollouts.
 
-    A second round's samples are not drawn as the first one's are (they are more where more
-    failed, and begin with what is right already), so no rate can be told from them.
+    Second rounds are left out. They have more samples of queries that failed more often, and
+    samples that continue correct steps, so that their rates do not measure the queries.
 
     Args:
-        store: where the run lies.
-        verdicts: (iteration, its verify artefact).
+        name: names the run in messages.
+        verdicts: (iteration, address of its verify artefact).
+
+    Raises:
+        DataError: if an artefact is not one of verify.
     """
 
     def __init__(self, store: Store, name: str, verdicts: Sequence[tuple[int, Ref | str]]):
@@ -226,21 +265,22 @@ class RunSource:
         if not specs or any(spec.stage != "verify" for spec in specs):
             raise DataError(
                 f"{name} holds no verdicts",
-                f"stage {', '.join(spec.stage for spec in specs) or 'none'}",
+                f"its stages are {', '.join(spec.stage for spec in specs) or 'none'}",
                 "Name a run, or an artefact in pool/verify.",
             )
         self.rollouts = [Artifact.open(store, spec.inputs["rollouts"]) for spec in specs]
         self.data = Dataset(Artifact.open(store, specs[0].inputs["data"]))
         self.k = self.rollouts[0].manifest.spec.params["k"]
-        if any(made.manifest.spec.params["round"] == 2 for made in self.rollouts):
+        if any(each.manifest.spec.params["round"] == 2 for each in self.rollouts):
             self.notes.append(
-                "These are a second round's samples: there are more of queries that failed more, "
-                "and some begin with steps that are right. Rates do not say how hard a query is."
+                "These are samples of a second round: queries that failed more often have more of "
+                "them, and some continue correct steps. Their rates do not measure difficulty."
             )
 
     def scan(self, fields: Iterable[str]) -> Iterator[pa.Table]:
+        """One batch per shard, as `Source.scan` says; the steps are iterations."""
         wanted = set(fields)
-        questions = {}
+        questions: dict[str, str] = {}
         if "prompt" in wanted:
             rows = self.data.table(columns=["query_id", "question"])
             questions = dict(zip(*(c.to_pylist() for c in rows.columns[:2]), strict=True))
@@ -249,43 +289,60 @@ class RunSource:
         reads += ["token_ends"] if "token_ends" in wanted else []
         for (t, verdicts), rollouts in zip(self.verdicts, self.rollouts, strict=True):
             for shard in range(verdicts.manifest.spec.shards):
-                said = verdicts.table("verdicts.parquet", shard, [*KEY, "correct"])
-                made = rollouts.table("rollouts.parquet", shard, [*KEY, *reads])
-                if not made.select(KEY).equals(said.select(KEY)):
-                    raise DataError(f"{verdicts.address} is not about {rollouts.address}")
-                columns = {
-                    "query_id": said["query_id"].combine_chunks(),
-                    "step": pa.array(np.full(len(said), t, np.int64)),
-                    "reward": said["correct"].combine_chunks().cast(pa.int8()).cast(pa.float64()),
-                }
-                columns |= {
-                    n: made[n].combine_chunks() for n in ("token_ids", "token_ends") if n in reads
-                }
-                if "length" in wanted:
-                    columns["length"] = pc.list_value_length(made["token_ids"]).cast(pa.int64())
-                if "lines" in wanted:
-                    columns["lines"] = pa.array(step_counts(made["text"].combine_chunks(), "\n"))
-                if "response" in wanted:
-                    columns["response"] = made["text"].combine_chunks()
-                if "prompt" in wanted:
-                    columns["prompt"] = pa.array(
-                        [questions[q] for q in said["query_id"].to_pylist()]
+                judged = verdicts.table("verdicts.parquet", shard, [*KEY, "correct"])
+                sampled = rollouts.table("rollouts.parquet", shard, [*KEY, *reads])
+                if not sampled.select(KEY).equals(judged.select(KEY)):
+                    raise DataError(
+                        f"The verdicts {verdicts.address} belong to other samples than the "
+                        f"rollouts {rollouts.address}",
+                        f"in shard {shard}",
                     )
-                if "images" in wanted:
-                    columns["images"] = self._images(said["query_id"].to_pylist())
+                columns = self._columns(judged, sampled, wanted, questions)
+                columns["step"] = pa.array(np.full(len(judged), t, np.int64))
                 yield pa.table(columns).replace_schema_metadata({"unit": "tokens"})
 
+    def _columns(
+        self, judged: pa.Table, sampled: pa.Table, wanted: set[str], questions: dict[str, str]
+    ) -> dict[str, pa.Array]:
+        """The columns of a batch but the step.
+
+        Args:
+            questions: query id -> question, if prompts are wanted.
+        """
+        ids = judged["query_id"].combine_chunks()
+        found = {
+            "query_id": ids,
+            "reward": judged["correct"].combine_chunks().cast(pa.int8()).cast(pa.float64()),
+        }
+        for name in ("token_ids", "token_ends"):
+            if name in sampled.column_names:
+                found[name] = sampled[name].combine_chunks()
+        if "length" in wanted:
+            found["length"] = pc.list_value_length(found["token_ids"]).cast(pa.int64())
+        if "lines" in wanted:
+            found["lines"] = pa.array(step_counts(sampled["text"].combine_chunks(), "\n"))
+        if "response" in wanted:
+            found["response"] = sampled["text"].combine_chunks()
+        if "prompt" in wanted:
+            found["prompt"] = pa.array([questions[q] for q in ids.to_pylist()])
+        if "images" in wanted:
+            found["images"] = self._images(ids.to_pylist())
+        return found
+
     def _images(self, ids: Sequence[str]) -> pa.Array:
-        found = self.data.images(ids)
-        made = {q: [{"bytes": b, "path": None} for b in found.get(q, ())] for q in set(ids)}
-        return pa.array([made[q] for q in ids], PICTURES)
+        images = self.data.images(ids)
+        cells = {q: [{"bytes": b, "path": None} for b in images.get(q, ())] for q in set(ids)}
+        return pa.array([cells[q] for q in ids], IMAGES)
 
 
 def levelled(rollouts: Rollouts, examples: Iterable[Ref], store: Store) -> Rollouts:
-    """The same rollouts with the levels that these examples of the run were counted by.
+    """The rollouts with the measured levels of their run.
+
+    Args:
+        examples: the run's rebalance artefacts, whose inputs name the levels.
 
     Raises:
-        DataError: if a query has none.
+        DataError: if a query has no level.
     """
     refs = {Spec.load(store, ref.address).inputs["levels"] for ref in examples}
     if not refs:

@@ -18,20 +18,13 @@ from si.errors import DataError
 from si.events import Event
 from si.machine.files import check
 from si.plugins import load
+from si.readers.aliases import look_up, root
+from si.readers.files import open_parquet
 from si.report.intervals import Interval, wilson
-from si.rollouts.files import (
-    BROKEN,
-    content,
-    conversation,
-    look,
-    number,
-    parquet,
-    rows_of,
-    suffix,
-    text,
-)
+from si.rollouts.chunks import BROKEN, Row, file_suffix, first_rows, json_objects
+from si.rollouts.known_tools import ALIASES, ANSWERS, LAYOUTS
 from si.rollouts.layouts import write
-from si.rollouts.recognise import ALIASES, ANSWERS, LAYOUTS, Row, root, walk
+from si.rollouts.messages import as_number, as_text, message_text, prompt_and_response
 from si.rollouts.table import Bad, refusal
 from si.stages.verify import Judgement, MathPool, judge_all, own_judge, said
 
@@ -135,7 +128,7 @@ def judge_file(
     """
     if not path.is_file():
         raise DataError(f"There is no file {path}", f"looked in {path.absolute().parent}")
-    kind = suffix(path)
+    kind = file_suffix(path)
     if not kind:
         raise DataError(f"{path} is neither JSON lines, JSON nor Parquet, by its name")
     if out is not None:
@@ -146,7 +139,7 @@ def judge_file(
                 f"Name a file as {'x.parquet' if kind == '.parquet' else 'x.jsonl'}: --out",
             )
         check(out, force)
-    names, rows = look(str(path), path)
+    names, rows = first_rows(str(path), path)
     columns = understand(names, rows, mapping or {}, str(path))
     made = Judged(str(path), columns)
     own = None if judge == "answers" else load("judge", judge, {})
@@ -158,7 +151,7 @@ def judge_file(
             for _ in judged:
                 pass
         else:
-            several = any(_several(walk_row(row, columns.get("response", ""))) for row in rows)
+            several = any(_several(look_up(row, columns.get("response", ""))) for row in rows)
             write(judged, partial(_schema, path, kind, several), out, force)
     return made
 
@@ -222,11 +215,6 @@ def understand(
     return found
 
 
-def walk_row(row: Row, path: str) -> Any:
-    """What a column, or a path into one, holds in a row."""
-    return row[path] if path in row else walk(row, path.split("."))
-
-
 def _several(value: Any) -> bool:
     """Whether a row's response is a list of them."""
     return isinstance(value, list) and bool(value) and all(isinstance(v, str) for v in value)
@@ -236,14 +224,11 @@ def _pieces(
     path: Path, kind: str, columns: Sequence[str] | None, bad: list[Bad]
 ) -> Iterator[list[Row]]:
     if kind == ".parquet":
-        with parquet(path) as file:
-            try:
-                for batch in file.iter_batches(PIECE, columns=columns):
-                    yield batch.to_pylist()
-            except (pa.ArrowInvalid, OSError) as error:
-                raise DataError(f"{path} is damaged", str(error)) from error
+        with open_parquet(path) as file:
+            for batch in file.iter_batches(PIECE, columns=columns):
+                yield batch.to_pylist()
         return
-    rows = iter(rows_of(str(path), path, bad))
+    rows = iter(json_objects(str(path), path, bad))
     while piece := list(islice(rows, PIECE)):
         yield piece
 
@@ -251,7 +236,7 @@ def _pieces(
 def _count(path: Path, kind: str) -> int | None:
     """How many rows the file has, if looking is cheap."""
     if kind == ".parquet":
-        with parquet(path) as file:
+        with open_parquet(path) as file:
             return int(file.metadata.num_rows)
     if path.suffix == ".gz" or kind == ".json":
         return None
@@ -262,7 +247,7 @@ def _count(path: Path, kind: str) -> int | None:
 def _schema(path: Path, kind: str, several: bool, _: Row) -> pa.Schema:
     fields: list[pa.Field] = []
     if kind == ".parquet":
-        with parquet(path) as file:
+        with open_parquet(path) as file:
             fields = [one for one in file.schema_arrow if one.name not in VERDICT]
     plain = [
         one.with_type(one.type.value_type) if pa.types.is_dictionary(one.type) else one
@@ -301,15 +286,15 @@ class _Work:
         """(response, reference, answer kind) of each response of a row; none if it is bad."""
         if row is BROKEN:
             return []  # it is noted
-        get = partial(walk_row, row)
+        get = partial(look_up, row)
         columns, bad = self.made.columns, self.made.bad
         texts: list[Any]
         if "response" in columns:
             value = get(columns["response"])
-            texts = value if _several(value) else [content(value)]
+            texts = value if _several(value) else [message_text(value)]
         else:
-            texts = [conversation(get(columns["messages"]))[1]]
-        answer = text(get(columns["answer"]))
+            texts = [prompt_and_response(get(columns["messages"]))[1]]
+        answer = as_text(get(columns["answer"]))
         what = columns.get("response") or columns["messages"]
         where = columns["answer"] if texts[0] is not None else what
         if texts[0] is None or answer is None or not answer.strip():
@@ -342,7 +327,7 @@ class _Work:
             made.rows += bool(found)
             self._compare(row, found)
             if row is not BROKEN:
-                yield {**row, **_columns(found, _several(walk_row(row, self._response)))}
+                yield {**row, **_columns(found, _several(look_up(row, self._response)))}
 
     @property
     def _response(self) -> str:
@@ -351,10 +336,10 @@ class _Work:
     def _compare(self, row: Row, verdicts: Sequence[Judgement]) -> None:
         if "reward" not in self.made.columns:
             return
-        value = walk_row(row, self.made.columns["reward"])
+        value = look_up(row, self.made.columns["reward"])
         rewards = value if isinstance(value, list) else [value]
         for reward, verdict in zip(rewards, verdicts, strict=False):
-            if (known := number(reward)) is not None and len(self.made.against) < 8:
+            if (known := as_number(reward)) is not None and len(self.made.against) < 8:
                 self.made.against[known, verdict.correct] += 1
 
 

@@ -216,7 +216,7 @@ def test_files_that_do_not_fit(tmp_path):
         (path, path, "exists already"),
         (path, tmp_path / "x.parquet", "cannot be written from"),
         (tmp_path / "none.jsonl", None, "There is no file"),
-        (tmp_path / "no.parquet", None, "no Parquet file"),
+        (tmp_path / "no.parquet", None, "cannot be read"),
         (tmp_path, None, "There is no file"),
     ):
         with pytest.raises((DataError, OutputError), match=said):

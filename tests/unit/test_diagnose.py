@@ -184,11 +184,11 @@ def test_two_rewards_are_not_guessed_between(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "row,field,why",
     [
-        ({"query_id": "a", "reward": "good"}, "reward", 'is no number: "good"'),
+        ({"query_id": "a", "reward": "good"}, "reward", 'is not a number: "good"'),
         ({"query_id": "a", "reward": None}, "reward", "is missing"),
         ({"query_id": "a"}, "reward", "is missing"),
         ({"query_id": None, "reward": 1}, "query_id", "is missing"),
-        ({"query_id": "a", "reward": float("nan")}, "reward", "is no number: NaN"),
+        ({"query_id": "a", "reward": float("nan")}, "reward", "is not a number: NaN"),
     ],
 )
 def test_a_bad_row_is_named(row: dict[str, Any], field: str, why: str, tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_a_later_row_may_be_written_otherwise(
 ) -> None:
     """Where Arrow meets a row unlike the first ones, reading goes on row by row from there, and
     both readings agree."""
-    monkeypatch.setattr("si.rollouts.files.BLOCK", 2000)
+    monkeypatch.setattr("si.rollouts.chunks.BLOCK", 2000)
     made = [row | {"response": f"r{i}"} for i, row in enumerate(rows({"a": (300, 150)}))]
     made[250]["reward"] = "1.0"
     lines(tmp_path / "x.jsonl", made)

@@ -1,9 +1,13 @@
 """A data set of the Hugging Face hub: its Parquet files are fetched, or the reason is given."""
 
+import errno
 import json
 
+import huggingface_hub
 import pytest
 
+from si.datasets.hub import download
+from si.errors import StoreUnavailable
 from tests.loop.running import si_ctl
 from tests.unit.hub import COMMIT, serving
 from tests.unit.layouts import hub_parquet, rows
@@ -44,3 +48,22 @@ def test_hub_that_cannot_be_reached(hub, tmp_path):
     done = si_ctl("data", "import", "me/other", cwd=tmp_path, check=False, **hub)
     assert done.returncode == 4, done.stderr
     assert "cannot be reached" in done.stderr and "hf download" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "raised,expected,words",
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), StoreUnavailable, "cannot be written"),
+        (ConnectionError("refused"), StoreUnavailable, "cannot be reached"),
+        (ZeroDivisionError("a fault of ours"), ZeroDivisionError, "a fault of ours"),
+    ],
+)
+def test_errors_are_told_apart(raised, expected, words, monkeypatch):
+    """A full disk is not called an unreachable hub, and a fault of ours is not hidden."""
+
+    def fail(*_, **__):
+        raise raised
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(expected, match=words):
+        download("me/sums")
