@@ -18,8 +18,8 @@ from si.rollouts.known_tools import ALIASES
 from si.rollouts.table import Bad
 
 Row = Mapping[str, Any]
-Chunk = pa.Table | list[Row]
-Part = Path | pa.Table | Iterable[Row]  # a file, or rows in memory
+Chunk = Any  # an Arrow table, or a list of rows
+Part = Any  # the path of a file, an Arrow table, or an iterable of rows
 
 ROWS = 65_536  # rows in memory at a time
 FIRST = 50  # rows by which a layout is recognised

@@ -1,8 +1,8 @@
-"""Diagnose: what anybody's rollouts say of the Matthew effect, and what each strategy would do.
+"""Diagnose rollouts: the Matthew effect in them, and what each strategy would change.
 
-Figures are made here, words and tables of them in `diagnosis.py`. Everything is counted from one
-entry a sample (`rollouts.py`); nothing is sampled again, so what a second round would bring is
-never said.
+This module computes the figures; `diagnosis` turns them into sentences, `diagnosis_tables` into
+tables and `diagnosis_page` into a page. All is counted from one entry per sample
+(`si.rollouts.table`). Nothing is sampled, so the results of a second round are not predicted.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,15 +15,16 @@ import numpy as np
 from si.metrics import Array, matthew, pass_rates
 from si.randomness import keyed_rng
 from si.records import LEVELS, Outcome
-from si.report.findings import matthew as effect
+from si.report.findings import matthew as matthew_effect
 from si.report.summary import Iteration, RunSummary
 from si.report.tables import percent
-from si.rollouts.diagnosis import LISTED, RESAMPLE, RESHAPE, Diagnosis, spans, tables, words
-from si.rollouts.table import Groups, Rollouts, group, judge
+from si.rollouts.diagnosis import LISTED, RESAMPLE, RESHAPE, Diagnosis, from_to, words
+from si.rollouts.diagnosis_tables import tables
+from si.rollouts.table import Groups, Rollouts, Source, group, judge
 from si.strategies import Strategy, by_name
 
-WINDOWS = 20  # pieces that many steps are shown in
-RECUR = 0.5  # share of queries to be seen again for changes over steps to mean something
+WINDOWS = 20  # at most so many windows over the steps
+RECUR = 0.5  # lowest share of recurring queries with which a change over steps means something
 
 
 def diagnose(
@@ -32,32 +33,24 @@ def diagnose(
     k: int | None = None,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Diagnosis:
-    """Levels, shares, Matthew metrics, pass@k, and what every strategy would change.
+    """Levels, shares, Matthew metrics, pass@k, and the effect of every strategy.
 
     Args:
         threshold: lowest reward of a success; see `si.rollouts.table.judge`.
-        k: K; by default the most common number of samples of a query in a step.
+        k: K; by default the most common number of samples per query and step.
         settings: of the strategies, as `si.strategies.by_name` takes them.
 
     Raises:
-        DataError: if it cannot be told which rewards are a success.
+        DataError: if it is unclear which rewards are a success.
     """
     verdicts = judge(rollouts, threshold)
     groups = group(rollouts, verdicts.right)
     wanted = k or rollouts.k or groups.k
     levels = rollouts.level if rollouts.level is not None else first_levels(groups)
-    source = rollouts.source
-    windows = _windows(rollouts, groups, verdicts.right, levels)
     every = _Counted(rollouts, groups, verdicts.right, levels, np.ones(len(groups.n), np.bool_))
+    queries = pass_rates(levels, np.ones(len(levels)), np.zeros(len(levels)))["queries_by_level"]
     figures: dict[str, Any] = {
-        "source": {
-            "layout": source.layout.name,
-            "files": source.files,
-            "columns": dict(source.layout.columns),
-            "notes": list(source.notes),
-            "skipped": len(source.bad),
-            "skipped_rows": [bad._asdict() for bad in source.bad[:LISTED]],
-        },
+        "source": _source(rollouts.source),
         "reward": {"threshold": verdicts.threshold, "why": verdicts.why},
         "k": wanted,
         "k_given": bool(k or rollouts.k),
@@ -70,22 +63,33 @@ def diagnose(
         "length_unit": rollouts.unit if rollouts.length is not None else None,
         "levels": {
             "measured": rollouts.level is not None,
-            **pass_rates(levels, np.ones(len(levels)), np.zeros(len(levels))),
+            "queries_by_level": queries,
+            "accuracy_by_level": every.rates()["accuracy_by_level"],
         },
         "successes": every.successes(),
-        "windows": windows,
+        "windows": _windows(rollouts, groups, verdicts.right, levels),
         "recurring": _recurring(groups, len(rollouts.ids)),
         "pass_at_k": pass_at_k(groups, wanted),
         "strategies": _strategies(groups, levels, wanted, settings or {}),
     }
-    del figures["levels"]["accuracy_by_level"]
-    figures["levels"]["accuracy_by_level"] = every.rates()["accuracy_by_level"]
-    figures["matthew"] = _effect(figures)
+    figures["matthew"] = _matthew_effect(figures)
     return Diagnosis(figures, words(figures), tables(figures))
 
 
+def _source(source: Source) -> dict[str, Any]:
+    """What was read, and how."""
+    return {
+        "layout": source.layout.name,
+        "files": source.files,
+        "columns": dict(source.layout.columns),
+        "notes": list(source.notes),
+        "skipped": len(source.bad),
+        "skipped_rows": [bad._asdict() for bad in source.bad[:LISTED]],
+    }
+
+
 def first_levels(groups: Groups) -> Array:
-    """Each query's level from its own first samples, as a position in LEVELS."""
+    """[queries], each query's level by its samples in its first step, as a position in LEVELS."""
     _, first = np.unique(groups.query, return_index=True)  # groups are sorted by step
     n, right = groups.n[first], groups.right[first]
     return np.where(right == 0, len(LEVELS) - 1, 4 - np.minimum(4, 5 * right // n))
@@ -101,18 +105,24 @@ def _sizes(groups: Groups) -> dict[str, int]:
 
 
 def _recurring(groups: Groups, queries: int) -> float:
-    """Share of the queries that are seen in more than one step."""
+    """The share of the queries that occur in more than one step."""
     return float((np.bincount(groups.query, minlength=queries) > 1).mean())
 
 
 class _Counted:
-    """The samples of some groups, counted by query; queries without any are left out."""
+    """The samples of some groups, summed by query; queries without samples are left out.
+
+    Args:
+        right: [samples], whether each is correct.
+        levels: [all queries], positions in LEVELS.
+        which: [groups], whether each is counted.
+    """
 
     def __init__(
         self, rollouts: Rollouts, groups: Groups, right: Array, levels: Array, which: Array
     ):
         width = len(rollouts.ids)
-        mine = which[groups.of] & right
+        mine = which[groups.group_of] & right
         self.has_length, self.unit = rollouts.length is not None, rollouts.unit
         query = rollouts.query[mine]
         self.seen = np.bincount(groups.query[which], minlength=width) > 0
@@ -126,7 +136,7 @@ class _Counted:
         self.n = np.bincount(groups.query[which], groups.n[which], width)[self.seen]
 
     def successes(self) -> dict[str, Any]:
-        """`si.metrics.matthew` of the successes; lengths where they are known, in their unit."""
+        """`si.metrics.matthew` of the successes; lengths, if known, are named by their unit."""
         found = matthew(self.level, *self.sums)
         length = {name: found.pop(f"tokens_{name}") for name in ("mean", "by_level")}
         steps = {name: found.pop(f"steps_{name}") for name in ("mean", "by_level")}
@@ -137,13 +147,14 @@ class _Counted:
         return found
 
     def rates(self) -> dict[str, Any]:
+        """`si.metrics.pass_rates` of the samples."""
         return pass_rates(self.level, self.n, self.sums[0])
 
 
 def _windows(
     rollouts: Rollouts, groups: Groups, right: Array, levels: Array
 ) -> list[dict[str, Any]]:
-    """Steps one by one, or in pieces of as many where there are more than `WINDOWS`."""
+    """Figures for each step, or for each of `WINDOWS` ranges of steps if there are more steps."""
     steps = np.unique(groups.step)
     found = []
     for piece in np.array_split(steps, min(WINDOWS, len(steps))):
@@ -163,13 +174,15 @@ def _windows(
 
 
 def pass_at_k(groups: Groups, k: int) -> list[dict[str, Any]]:
-    """The unbiased pass@k for 1, 2, 4 ... K: the chance that k samples hold a right one.
+    """The unbiased pass@k for k = 1, 2, 4 ... K: the probability that k samples have a correct one.
 
-    Of a query with n samples and c right ones 1 - C(n-c, k) / C(n, k), in exact whole numbers;
-    the mean over all groups with n >= k (Chen et al. 2021, arXiv 2107.03374, equation 1).
+    For a group of n samples, c of them correct, it is 1 - C(n-c, k) / C(n, k), computed exactly in
+    integers; the mean is over all groups with n >= k (Chen et al. 2021, arXiv 2107.03374,
+    equation 1).
 
     Returns:
-        `k`, `value`, `groups` (how many had enough samples); no k that no group has.
+        `k`, `value` (0 to 1) and `groups` (how many have enough samples), for every k that some
+        group has enough samples for.
     """
     pairs, times = np.unique(np.stack([groups.n, groups.right]), axis=1, return_counts=True)
     cases = list(zip(*pairs.tolist(), times.tolist(), strict=True))
@@ -186,7 +199,7 @@ def pass_at_k(groups: Groups, k: int) -> list[dict[str, Any]]:
 def _strategies(
     groups: Groups, levels: Array, k: int, settings: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, dict[str, Any]]:
-    """What each strategy would make of these successes, or ask for, step by step."""
+    """The examples that each strategy would make of these successes, or the draws it requests."""
     level = levels[groups.query]
     found: dict[str, dict[str, Any]] = {}
     for name in RESHAPE:
@@ -217,10 +230,15 @@ def _strategies(
 
 
 def examples(strategy: Strategy, successes: Array, k: int) -> Array:
-    """How many examples the strategy makes of so many successes; the rule itself is asked."""
+    """[queries], how many examples a strategy makes, by calling its rule.
+
+    Args:
+        successes: [queries], how many each query has.
+        k: K, samples per query.
+    """
 
     def any_rng() -> Random:
-        return Random(0)  # which ones it draws does not change how many
+        return Random(0)  # which examples it draws does not change their number
 
     counts, place = np.unique(successes, return_inverse=True)
     made = [len(strategy.reshape(range(count), k, any_rng)) for count in counts.tolist()]
@@ -230,7 +248,7 @@ def examples(strategy: Strategy, successes: Array, k: int) -> Array:
 def draws(
     strategy: Strategy, groups: Groups, k: int, rng: Callable[[str], Random] = keyed_rng
 ) -> Array:
-    """How many samples the strategy asks for in each group; the rule itself is asked."""
+    """[groups], how many samples a strategy requests, by calling its rule."""
     asked = np.zeros(len(groups.n), np.int64)
     for step in np.unique(groups.step):
         here = np.flatnonzero((groups.step == step) & (groups.right < k))
@@ -245,34 +263,39 @@ def draws(
     return asked
 
 
-def _effect(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """Whether the rich got richer over the steps, by the rules of `si.report.findings`."""
+def _matthew_effect(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Whether the Matthew effect is visible over the steps, by the rules of `si.report.findings`.
+
+    Returns:
+        `seen` (yes, no, ... or unknown) and `words`.
+    """
     windows = figures["windows"]
     recurring, measured = figures["recurring"], figures["levels"]["measured"]
     if len(windows) < 2:
-        why = "There is one step only, so that nothing can be told of a change."
+        why = "There is only one step, so no change over steps can be measured."
     elif recurring < RECUR and not measured:
         why = (
-            f"Of the queries {percent(recurring)} are seen in more than one step: a change over "
-            "steps cannot be told from a change of queries."
+            f"Only {percent(recurring)} of the queries occur in more than one step: a change over "
+            "steps cannot be distinguished from a change of queries."
         )
     elif not measured and len(windows) < 3:
         why = (
-            "Levels are told from the first step's own samples, which makes its head look larger "
-            "than it is: a change can be told from the second step on, with three or more."
+            "Levels are estimated from the samples of the first step, which makes its head look "
+            "larger than it is. A change can be measured from the second step on, with at least "
+            "three steps."
         )
     else:
-        # What decides the levels is no evidence: luck in it makes the head look large.
-        told = windows if measured else windows[1:]
+        # The samples that decide the levels are not evidence: luck in them enlarges the head.
+        counted = windows if measured else windows[1:]
         blank: dict[str, Any] = {}
         run = RunSummary(
             "vanilla",
             figures["k"],
             "",
-            tuple(Iteration(t, blank, blank, window) for t, window in enumerate(told, 1)),
+            tuple(Iteration(t, blank, blank, window) for t, window in enumerate(counted, 1)),
         )
-        seen = effect(run)
-        said = f"From {spans(told[0], told[-1])}"
-        words = seen.words.replace(f"From iteration 1 to {len(told)}", said)
-        return {"seen": seen.seen, "words": words}
+        effect = matthew_effect(run)
+        steps = f"From {from_to(counted[0], counted[-1])}"
+        text = effect.words.replace(f"From iteration 1 to {len(counted)}", steps)
+        return {"seen": effect.seen, "words": text}
     return {"seen": "unknown", "words": why}

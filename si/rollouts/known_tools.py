@@ -28,7 +28,7 @@ class Variant:
         field: one of FIELDS.
         path: the column, or the path into one, that holds it in these versions.
         applies: tells from the columns and a row whether a file is of such a version.
-        note: what the user is told where it applies; empty for nothing.
+        note: for the user, where the variant applies; empty for none.
     """
 
     field: str

@@ -21,7 +21,7 @@ from si.rollouts.known_tools import FIELDS, Layout
 from si.rollouts.messages import as_number, as_text, message_text, prompt_and_response
 from si.rollouts.table import IMAGES, Bad
 
-Values = pa.Array | list[Any]  # a column of a chunk
+Values = Any  # a column of a chunk: an Arrow array, or a list
 REQUIRED = ("query_id", "reward", "step")
 
 

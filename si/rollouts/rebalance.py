@@ -21,7 +21,7 @@ from si.metrics import Array
 from si.randomness import keyed_rng
 from si.records import Draw, Outcome, Trajectory
 from si.rollouts.layouts import SUFFIXES, TrainingRows, write
-from si.rollouts.table import Groups, Rollouts, group, judge
+from si.rollouts.table import Groups, Rollouts, Verdicts, group, judge
 from si.strategies import Strategy, by_name, rule_of, uses
 
 
@@ -97,16 +97,7 @@ def rebalance(
     size = k or rollouts.k or groups.k
     notes = list(rollouts.source.notes)
     work = _Work(rollouts, groups, verdicts.right, rule, size, seed)
-    made = partial(
-        Rebalanced,
-        strategy=strategy,
-        layout=layout,
-        successes=int(verdicts.right.sum()),
-        k=size,
-        threshold=verdicts.threshold,
-        path=str(out) if out else None,
-        notes=notes,
-    )
+    made = _result(strategy, layout, verdicts, size, out, notes)
     if resamples:
         draws = list(work.draws())
         if (reshaping := rule_of(strategy, "reshape")) != "vanilla":
@@ -115,24 +106,40 @@ def rebalance(
                 f"rebalance both with {reshaping}."
             )
         count, table = write(iter(draws), lambda _: _DRAWS, out, force)
-        return made(
-            kind="draws",
-            rows=count,
-            samples=sum(draw["n"] for draw in draws),
-            queries=len({draw["query_id"] for draw in draws}),
-            table=table,
-        )
+        samples = sum(draw["n"] for draw in draws)
+        queries = len({draw["query_id"] for draw in draws})
+        return made(kind="draws", rows=count, samples=samples, queries=queries, table=table)
     used = work.used()
     if not used.any():
-        raise DataError(
-            "There is nothing to write: no sample is correct",
-            f"a reward of {verdicts.threshold:g} or more is correct ({verdicts.why})",
-            "Give the lowest reward of a correct response: --threshold",
-        )
+        raise _nothing_correct(verdicts)
     writer = TrainingRows(layout, out, rollouts.source.layout.name, notes)
     count, table = write(work.examples(used, writer), writer.schema, out, force)
-    solved = len(np.unique(rollouts.query[used > 0]))
-    return made(kind="examples", rows=count, samples=0, queries=solved, table=table)
+    queries = len(np.unique(rollouts.query[used > 0]))
+    return made(kind="examples", rows=count, samples=0, queries=queries, table=table)
+
+
+def _result(
+    strategy: str, layout: str, verdicts: Verdicts, k: int, out: Path | None, notes: list[str]
+) -> Callable[..., Rebalanced]:
+    """Creates a `Rebalanced`, given the attributes that draws and examples differ in."""
+    return partial(
+        Rebalanced,
+        strategy=strategy,
+        layout=layout,
+        successes=int(verdicts.right.sum()),
+        k=k,
+        threshold=verdicts.threshold,
+        path=str(out) if out else None,
+        notes=notes,
+    )
+
+
+def _nothing_correct(verdicts: Verdicts) -> DataError:
+    return DataError(
+        "There is nothing to write: no sample is correct",
+        f"a reward of {verdicts.threshold:g} or more is correct ({verdicts.why})",
+        "Give the lowest reward of a correct response: --threshold",
+    )
 
 
 def _check(layout: str, out: Path | None, resamples: bool, force: bool) -> None:

@@ -114,8 +114,10 @@ def _counted_rows(
 ) -> tuple[str | None, Any, list[str]]:
     """Which rows count: a column and the value it has to have (None: all rows); and notes."""
     only = layout.only
-    value = next((row[only] for row in rows if row.get(only)), None) if only in names else None
-    if only is None or value is None:
+    if only is None or only not in names:
+        return None, None, []
+    value = next((row[only] for row in rows if row.get(only)), None)
+    if value is None:
         return None, None, []
     if len({str(row.get(only)) for row in rows}) == 1:
         return only, value, []
@@ -150,7 +152,7 @@ def _metric(names: Sequence[str], rows: Sequence[Row], file: str, certain: bool)
     )
     candidates = declared or [name for name in names if name not in _NOT_METRICS]
     numeric = [path for name in candidates if (path := _numeric_path(name, rows))]
-    exact = [name for name in ("exact_match", "acc", "reward") if name in numeric]
+    exact: list[str] = [name for name in ("exact_match", "acc", "reward") if name in numeric]
     named = exact[:1] or [name for name in numeric if _METRIC_NAME.search(name)]
     chosen = numeric if len(numeric) == 1 and not certain else named
     if len(chosen) == 1:

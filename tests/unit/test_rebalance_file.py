@@ -314,7 +314,7 @@ def test_unknown_words_are_named(words: dict[str, Any], said: str, tmp_path: Pat
 def test_nothing_to_write_is_said(tmp_path: Path) -> None:
     """Without a right sample, a response or a prompt there is no file, and the reason is named."""
     out = tmp_path / "train.jsonl"
-    with pytest.raises(DataError, match="no sample is right"):
+    with pytest.raises(DataError, match="no sample is correct"):
         si.rebalance(rows([0, 0]), "rp", out)
     for missing in ("response", "prompt"):
         made = [{n: v for n, v in row.items() if n != missing} for row in rows([2])]
