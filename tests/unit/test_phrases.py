@@ -15,7 +15,7 @@ SI = ROOT / "si"
 # Rooms whose texts still wait for their rewriting. This list only shrinks.
 NOT_YET = (
     *("answers", "cli", "clusters", "config", "costs", "embedded", "engines"),
-    *("rollouts", "runs", "stages", "store"),
+    *("rollouts/verify.py", "runs", "stages", "store"),
     *("loop.py", "run.py"),
 )
 
