@@ -98,32 +98,32 @@ _MORE = ("<!-- more links -->\n", "<!-- more sections -->\n")
 _SECTIONS = {
     "accuracy": (
         "Held-out accuracy",
-        "One greedy response to each held-out query, after every iteration; iteration 0 is the "
-        "policy that the run began with.",
+        "One greedy response to each held-out query after every iteration. Iteration 0 is the "
+        "policy that the run starts from.",
     ),
     "shares": (
         "Who feeds the training",
-        "Successes are right answers, those of a second round included; examples are what "
-        "re-balancing made of them for training.",
+        "Successes are the correct responses of both rounds. Examples are the training rows that "
+        "re-balancing selects from them.",
     ),
     "lengths": (
         "Length of responses",
-        "Mean length of right answers by level. Steps end where the family of the query says so, "
-        "by default at a new line.",
+        "Mean length of correct responses by level. A step ends at a new line unless the query's "
+        "family defines another separator.",
     ),
     "spent": (
-        "What it took",
-        "Compare runs by what they spent, too: padding repeats examples and so takes more "
-        "gradient steps, unless train.match_steps holds them equal.",
+        "Cost",
+        "Compare the cost of runs, too: padding repeats examples and therefore takes more gradient "
+        "steps, unless train.match_steps keeps them equal.",
     ),
 }
 
 
 def extended(html: str, sections: Sequence[Section]) -> str:
-    """A committed page with more sections, behind its own ones about numbers.
+    """A committed page with more sections after its own tables.
 
-    What is no part of a run's content (times, costs) cannot be in the artefact; a copy of the page
-    outside of the store may show it.
+    Times and costs are not part of a run's content, so they cannot be in the artefact; a copy of
+    the page outside the store may show them.
     """
     for mark, template in zip(_MORE, ("link.html", "section.html"), strict=True):
         more = "".join(render(template, part=section) for section in sections)
@@ -176,7 +176,7 @@ def _heading(strategy: str) -> str:
 
 
 def _lead(run: RunSummary, settings: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What kind of run it is: (name, value)."""
+    """The run's settings at a glance: (name, value)."""
     splits = run.iterations[0].scores.items()
     model, data = (settings.get(part, {}).get("source", "–") for part in ("model", "data"))
     return [
@@ -191,8 +191,8 @@ def _lead(run: RunSummary, settings: Mapping[str, Any]) -> list[tuple[str, str]]
 
 
 def _tiles(run: RunSummary) -> list[dict[str, Any]]:
-    """Test accuracy (dev's, where test was not scored) of the iterations that matter, with what
-    head and tail gained."""
+    """Test accuracy of the iterations that matter (dev accuracy where test was not scored), and the
+    change of head and tail."""
     split = "test" if run.oracle is not None else "dev"
     if split not in run.iterations[0].scores:
         return []
@@ -206,7 +206,7 @@ def _tiles(run: RunSummary) -> list[dict[str, Any]]:
             return None
         where, change = f"iteration {t}", changed(zero.right[split], it.right[split])
         if not t:
-            where, moved = f"{n:,} queries", "where it began"
+            where, moved = f"{n:,} queries", "before training"
         elif levels is None:
             moved = f"{points(change.difference)} ({point_range(change.interval)})"
         else:
@@ -225,28 +225,28 @@ def _tiles(run: RunSummary) -> list[dict[str, Any]]:
 
 
 def _choice(shown: Responses, room: Report) -> list[str]:
-    """What of the run's responses is on the page, and what is not."""
+    """Which of the run's responses the page holds, and which it leaves out."""
     n, queries = len(shown.responses), len(shown.queries)
     if n == shown.total:
-        said = [f"All {n:,} responses of the run are here, to {queries:,} queries."]
+        notes = [f"The page holds all {n:,} responses of the run, to {queries:,} queries."]
     else:
-        said = [
-            f"{n:,} of the run's {shown.total:,} responses are here: all to {queries:,} of "
-            f"{shown.total_queries:,} queries, drawn at random and in turn from each level and "
-            f"iteration, so that shares here are not the run's.",
+        notes = [
+            f"The page holds {n:,} of the run's {shown.total:,} responses: every response to "
+            f"{queries:,} of {shown.total_queries:,} queries. The queries are drawn at random, in "
+            f"turn from each level and iteration, so shares on this page differ from the run's.",
             f"The page has room for {room.samples:,} responses, {room.text_mb:g} MB of text and "
             f"{room.images_mb:g} MB of images (report.samples, report.text_mb, report.images_mb).",
         ]
     left = sum(query.images_left_out for query in shown.queries)
     if left:
-        said.append(f"{left:,} images are left out.")
+        notes.append(f"{left:,} images are left out.")
     if any(response.more for response in shown.responses):
-        said.append("Long responses are cut.")
-    return said
+        notes.append("Long responses are cut.")
+    return notes
 
 
 def _flow(nodes: Sequence[Node]) -> dict[str, Any]:
-    """The lineage as a diagram: what each iteration made, in the order of the loop."""
+    """The lineage as a diagram: the artefacts of each iteration, in the order of the loop."""
     steps = [step.name for step in LOOP if any(node.place == step.name for node in nodes)]
     return {
         "steps": steps,

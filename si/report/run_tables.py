@@ -21,18 +21,18 @@ CONCENTRATION = {
 
 def words(run: RunSummary) -> list[tuple[str, str]]:
     """What happened: (heading, sentences)."""
-    told = [
+    found = [
         ("Held-out accuracy", progress(run)),
         ("Matthew effect", f"{matthew(run).words} {_by_level(run)}".strip()),
         ("Re-balancing", rebalanced(run)),
     ]
     if run.best is not None and run.oracle is not None:
-        told.append(("Which iteration", _which(run)))
-    return told
+        found.append(("Which iteration", _which(run)))
+    return found
 
 
 def _by_level(run: RunSummary) -> str:
-    """Held-out accuracy of head and tail, policy 0 against the last: the other evidence."""
+    """Held-out accuracy of head and tail under policy 0 and the last policy."""
     said = []
     for name, levels in (("head", HEAD), ("tail", TAIL)):
         counted = []
@@ -53,7 +53,7 @@ def _which(run: RunSummary) -> str:
     return (
         f"Chosen on dev: iteration {best.t}, {percent(best.accuracy('test'))} on test. "
         f"Last: iteration {last.t}, {percent(last.accuracy('test'))}. "
-        f"Oracle (best on test, for nobody to choose): iteration {oracle.t}, "
+        f"Oracle (best on test, not a choice that anyone could make): iteration {oracle.t}, "
         f"{percent(oracle.accuracy('test'))}."
     )
 
@@ -183,8 +183,8 @@ def _against_zero(run: RunSummary, split: str) -> Table:
         f"Against policy 0, query by query, on {split}",
         ["iteration", "difference", "95 % interval", "won", "lost", "p"],
         rows,
-        "Won: right here, wrong under policy 0. Interval: paired bootstrap over queries. p: exact "
-        "two-sided sign test on won against lost.",
+        "Won: correct here, incorrect under policy 0. Interval: paired bootstrap over queries. p: "
+        "exact two-sided sign test on won against lost.",
     )
 
 
