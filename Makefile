@@ -36,6 +36,10 @@ test-engines: .make/engines ## Test vLLM and DeepSpeed for real, on the CPU (an 
 test-gpu: .make/gpu ## Run and measure what needs a GPU: a 7B's training step, sampling, the loop (.venv-gpu, 8 GB)
 	$(GPU)/bin/python -m pytest -m gpu -s -rs $(or $(TESTS),tests/gpu)
 
+.PHONY: gpu-pack
+gpu-pack: $(UV) ## Pack in .gpu-pack what a GPU machine without a network lacks to run test-gpu (50 MiB)
+	$(PYTHON) -m tests.gpu.offline.pack --uv $(UV)
+
 .PHONY: lint
 lint: .make/test ## Run the linters, the type checker and the import contracts
 	$(BIN)/ruff check .
