@@ -112,16 +112,19 @@ class Manifest:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The shards' facts: numbers added up, everything else of the first shard that has it."""
+        """The shards' facts as one: counts (whole numbers) added up, anything else if all shards
+        that have it agree. A value that differs, such as a share, is left out rather than wrong."""
         total: dict[str, Any] = {}
+        differing = set()
         for record in self.shards:
             for name, value in record.facts.items():
-                number = isinstance(value, int | float) and not isinstance(value, bool)
-                if number and name in total:
+                if name not in total:
+                    total[name] = value
+                elif isinstance(value, int) and not isinstance(value, bool):
                     total[name] += value
-                else:
-                    total.setdefault(name, value)
-        return total
+                elif total[name] != value:
+                    differing.add(name)
+        return {name: value for name, value in total.items() if name not in differing}
 
     def to_json(self) -> dict[str, Any]:
         return sealed(

@@ -152,6 +152,13 @@ def test_where_inputs_lie_does_not_make_the_key() -> None:
     assert replace(SPEC, inputs=moved, name="other", shards=5).key == SPEC.key
 
 
+def test_facts_of_shards_are_added_or_agree() -> None:
+    """Counts add up over shards; a value on which shards differ is left out, not the first one."""
+    given = [{"n": 2, "kind": "a", "share": 0.25, "ok": True}, {"n": 3, "kind": "a", "share": 0.5}]
+    records = tuple(ShardRecord(i, "x", 0, (), facts) for i, facts in enumerate(given))
+    assert Manifest(SPEC, records).facts == {"n": 5, "kind": "a", "ok": True}
+
+
 def test_a_schema_version_makes_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     """Raising a stage's number gives new addresses, and the package's version has no part."""
     before = SPEC.key
