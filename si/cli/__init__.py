@@ -39,7 +39,7 @@ VERBS = {
     "diagnose": Verb("Rollouts", "Show how imbalanced a set of rollouts is."),
     "rebalance": Verb("Rollouts", "Turn rollouts into balanced training rows, or into draws."),
     "verify": Verb("Rollouts", "Judge responses against reference answers."),
-    "data": Verb("Data and recipes", "Import, generate and inspect data sets."),
+    "data": Verb("Data and recipes", "Import, generate, list and inspect data sets."),
     "fetch": Verb("Data and recipes", "Copy a recipe's data set and policy 0 into the store."),
     "config": Verb("Data and recipes", "Show and check recipes and settings."),
     "cancel": Verb("Cluster", "Stop a run on a cluster and remove its Jobs."),

@@ -1,4 +1,4 @@
-"""`si-ctl config`: what a command would compute with."""
+"""`si-ctl config`: the settings that a command would use."""
 
 import json
 from typing import Annotated
@@ -6,33 +6,43 @@ from typing import Annotated
 import typer
 import yaml
 
-from si.cli.options import JsonOption, SetOption, recipe_file, resolve
-from si.config.loading import schema as make
+from si.cli.console import say
+from si.cli.options import JsonOption, RecipeOption, SetOption, recipe_file, resolve
+from si.config.loading import schema as recipe_schema
 
-group = typer.Typer(no_args_is_help=True, help="Show and check recipes and places.")
-RecipeArgument = Annotated[
-    str | None, typer.Argument(help="A YAML file, or the name of a shipped recipe.")
-]
+group = typer.Typer(no_args_is_help=True, help="Show and check recipes and settings.")
 
 
 @group.command()
 def show(
-    recipe: RecipeArgument = None, settings: SetOption = None, as_json: JsonOption = False
+    name: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="As --recipe.")] = None,
+    recipe: RecipeOption = None,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Print the recipe and place that defaults, file, environment and flags resolve to."""
-    computed, place = resolve(recipe, settings, {})
+    """Print the settings that defaults, recipe, environment and options resolve to."""
+    if name and recipe:
+        raise typer.BadParameter("give the recipe once: --recipe RECIPE")
+    computed, place = resolve(recipe or name, settings, {})
     tree = computed.model_dump(mode="json") | {"place": place.model_dump(mode="json")}
     typer.echo(json.dumps(tree, indent=2) if as_json else yaml.safe_dump(tree, sort_keys=False))
 
 
 @group.command()
-def check(recipe: RecipeArgument = None, settings: SetOption = None) -> None:
-    """Say whether a recipe can be used; exit 3 if not."""
-    computed, _ = resolve(recipe, settings, {})
-    typer.echo(f"{recipe_file(recipe) or 'the defaults'}: good; run name {computed.run_name}")
+def check(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[RECIPE]...", help="As --recipe; several.")
+    ] = None,
+    recipe: RecipeOption = None,
+    settings: SetOption = None,
+) -> None:
+    """Check that recipes can be used; exit with 3 if one cannot."""
+    for each in [*(names or ()), *([recipe] if recipe else ())] or [None]:
+        computed, _ = resolve(each, settings, {})
+        say(f"{recipe_file(each) or 'the defaults'}: OK; run name {computed.run_name}")
 
 
 @group.command()
 def schema() -> None:
-    """Print the JSON Schema of a recipe file, with every key's meaning."""
-    typer.echo(json.dumps(make(), indent=2))
+    """Print the JSON Schema of a recipe file, with the meaning of every key."""
+    typer.echo(json.dumps(recipe_schema(), indent=2))

@@ -1,6 +1,6 @@
 """What the terminal shows: progress, tables, and a run as a tree; plain lines without a terminal.
 
-Text that others wrote (names, messages, a model's words) goes through `printable` or `safe`.
+Text that others wrote (names, messages, a model's words) goes through `say` or `safe`.
 """
 
 import time
@@ -28,21 +28,24 @@ from si.entry import Entry
 from si.errors import SiError
 from si.events import Event
 from si.runs.journal import describe
+from si.untrusted import one_line, several_lines
 
-
-def printable(text: str) -> str:
-    """A line without the control characters that a terminal would obey."""
-    return "".join(char if char.isprintable() else " " for char in text)
+printable = one_line  # the name that si.cli.verify imports
 
 
 def say(text: str = "", err: bool = False) -> None:
-    """Print text, whoever wrote it, without control characters."""
-    typer.echo("\n".join(map(printable, text.split("\n"))), err=err)
+    """Print text without the control characters that a terminal would obey."""
+    typer.echo(several_lines(text), err=err)
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 iteration`, `2 iterations`, `1,000 iterations`."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
 def show_error(error: SiError) -> None:
     """Print an error: what happened, where, and what to try, on the error stream."""
-    typer.secho(f"\n{printable(error.headline)}", fg="red", bold=True, err=True)
+    typer.secho(f"\n{one_line(error.headline)}", fg="red", bold=True, err=True)
     for line in error.detail.splitlines():
         say(f"  {line}", err=True)
     if error.ways_out:
@@ -52,12 +55,12 @@ def show_error(error: SiError) -> None:
 
 
 def safe(text: str) -> Text:
-    """Text as it is, whoever wrote it: no markup, and nothing that a terminal would obey."""
-    return Text("\n".join(map(printable, text.split("\n"))))
+    """Text for rich without markup, and without control characters."""
+    return Text(several_lines(text))
 
 
 class Screen:
-    """Shows the loop's events: a line for each stage done, a bar for the one at work."""
+    """Shows the loop's events: a line for each finished stage, a bar for the current one."""
 
     def __init__(self) -> None:
         self.console = Console(highlight=False)
@@ -121,7 +124,7 @@ class Screen:
                 self.done(event["entry"], begun and time.monotonic() - begun, words)
 
     def done(self, entry: str, seconds: float | None, words: str) -> None:
-        """Show a stage that is done; `seconds` is None where it was done before."""
+        """Show a finished stage; `seconds` is None if an earlier run computed it."""
         self._clear()
         spent = "   kept" if seconds is None else f"{seconds:5.1f} s"
         self.line(f"{entry:<22} {spent}  {words}")
@@ -133,8 +136,8 @@ class Screen:
 
 
 class Counting:
-    """Shows how many rows are done, on the error stream: a bar in a terminal, elsewhere a line
-    now and then."""
+    """Counts rows on the error stream: with a bar in a terminal, elsewhere with a line from time to
+    time."""
 
     QUIET = 10  # seconds between two lines
 
@@ -170,7 +173,7 @@ class Counting:
         self.console.print(safe(text), soft_wrap=True)
 
     def hear(self, event: Event) -> None:
-        """Show an event that holds `done` of `total` rows."""
+        """Show an event with `done` and `total` rows."""
         what, done, total = event["event"], event["done"], event["total"]
         now = time.monotonic()
         if what not in self.tasks:
@@ -186,7 +189,7 @@ class Counting:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print a table; cells are shown as they are, never as markup."""
+    """Print a table; cells are plain text, never markup."""
     grid = Table(title=safe(title), title_justify="left", header_style="bold")
     for column in columns:
         grid.add_column(column, overflow="fold")
@@ -202,7 +205,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
 
 
 class Leaf(NamedTuple):
-    """A stage as it is shown. `entry` is `it01/explore`; `notes` stand below it."""
+    """A stage in the tree of a run; `notes` are shown below it."""
 
     entry: str
     seconds: float | None
@@ -215,7 +218,7 @@ Shown = tuple[str, list[Leaf], list[str]]  # head, stages, last lines
 
 
 def of_store(tree: dict[str, Any], process: int | None) -> Shown:
-    """What is shown of what `si.runs.status.status` says; `process` works on the run."""
+    """A run from the store (`si.runs.status.status`); `process` is at work on it, if any."""
     head = f"{tree['run']}: {tree['strategy']}, K={tree['k']}, seed {tree['seed']}"
     if tree["generation"] > 1:
         head += f", generation {tree['generation']}"
@@ -238,8 +241,8 @@ def of_store(tree: dict[str, Any], process: int | None) -> Shown:
 
 
 def of_journal(state: dict[str, Any], now: float) -> Shown:
-    """The same from a controller's journal (`si.runs.journal.Journal`), with the run's name."""
-    head = f"{state['run']}: {state.get('phase', 'not begun')}"
+    """A run on a cluster: its name, and its controller's journal (`si.runs.journal.Journal`)."""
+    head = f"{state['run']}: {state.get('phase', 'not started')}"
     if state.get("generation", 1) > 1:
         head += f", generation {state['generation']}"
     if state.get("starts", 1) > 1:
@@ -283,7 +286,7 @@ def span(seconds: float) -> str:
 
 
 def draw(head: str, leaves: Iterable[Leaf], last: Iterable[str] = (), brief: bool = False) -> Tree:
-    """The tree; `brief` shows of iterations that others follow one line each."""
+    """The tree of a run; with `brief`, one line for each iteration but the last."""
     root = Tree(safe(head))
     groups: dict[int, list[Leaf]] = {}
     for leaf in leaves:
@@ -308,12 +311,11 @@ def draw(head: str, leaves: Iterable[Leaf], last: Iterable[str] = (), brief: boo
 
 
 def watch(look: Callable[[], tuple[Shown, bool]], wait: Callable[[], object]) -> None:
-    """Show a run until it is over: live in a terminal, elsewhere a line for each stage that is
-    done.
+    """Show a run until it ends: live in a terminal, elsewhere with a line for each finished stage.
 
     Args:
-        look: what is to be shown, and whether the run is over.
-        wait: until it makes sense to look again.
+        look: returns what to show, and whether the run has ended.
+        wait: waits until it makes sense to look again.
     """
     console = Console(highlight=False)
     if console.is_terminal:

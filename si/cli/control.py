@@ -1,4 +1,4 @@
-"""`si-ctl control`: the controller of one run, inside the cluster. Jobs call it, people do not."""
+"""`si-ctl control`: the controller of a run, inside the cluster; its Job calls it."""
 
 import json
 import os
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from si.cli.console import Screen
+from si.cli.console import Screen, plural, say
 from si.cli.options import match_steps
 from si.clusters.kubernetes.client import Cluster
 from si.clusters.kubernetes.jobs import ClusterHub, KubernetesCluster
@@ -24,7 +24,7 @@ from si.store.open import open_store
 
 
 def control(run: Annotated[str, typer.Argument(help="The run's name.")]) -> None:
-    """Run the loop of a run's object, as the controller's pod does."""
+    """Run the controller of a run, inside the cluster."""
     cluster = Cluster()
     found = cluster.config_maps(f"app.kubernetes.io/component=run,{RUN}={run}")
     if not found:
@@ -64,11 +64,11 @@ def control(run: Annotated[str, typer.Argument(help="The run's name.")]) -> None
         except SiError as error:
             journal.end(error, controller=pod)
             if isinstance(error, StageFailed) and error.exit_code == RETRY:
-                # The stage's own Job has retried; doing all of it again is for people to decide.
+                # The stage's Job has used its retries; only the user can decide to start over.
                 error.exit_code = 1
             raise
         stopped, address = at_work.stopped, report.spec.address if report else None
         journal.end(report=address, iterations=at_work.done, stopped=stopped and stopped.to_json())
-    # A limit that is reached is no failure of this Job: who attaches reads of it in the state.
-    typer.echo(f"{run}: {stopped.words if stopped else 'done'}")
-    typer.echo(f"{at_work.done} iterations; the report is {address}/ in {store.url}")
+    # Reaching a limit is not a failure of this Job; those who attach read it from the state.
+    say(f"{run}: {stopped.words if stopped else 'done'}")
+    say(f"{plural(at_work.done, 'iteration')}; the report is {address}/ in {store.url}")

@@ -1,4 +1,4 @@
-"""`si-ctl diagnose`: whom anybody's rollouts favour, and what each strategy would change."""
+"""`si-ctl diagnose`: how imbalanced rollouts are, and what each strategy would change."""
 
 import json
 from pathlib import Path
@@ -6,44 +6,51 @@ from typing import Annotated
 
 import typer
 
-from si.api import diagnose as look
-from si.cli.console import table
-from si.cli.options import ForceOption, JsonOption, MapOption, SkipBadOption, StoreOption, mapping
+from si.api import diagnose as diagnosed
+from si.cli.console import say, table
+from si.cli.options import (
+    FilesArgument,
+    ForceOption,
+    JsonOption,
+    MapOption,
+    SamplesOption,
+    SkipBadOption,
+    StoreOption,
+    ThresholdOption,
+    mapping,
+)
 from si.machine.files import check, write_files
 
 SHOWN = ("shares", "steps", "strategies")
+PAGE = Path("diagnosis.html")
 
 
 def diagnose(
-    files: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="FILE...",
-            help="Rollouts (JSONL, JSON, Parquet), a folder of them, or a run of ours.",
-        ),
-    ],
+    files: FilesArgument,
     columns: MapOption = None,
-    threshold: Annotated[
-        float | None, typer.Option(help="The lowest reward of a right answer.")
-    ] = None,
-    k: Annotated[int | None, typer.Option(min=1, help="K, samples of a query.")] = None,
+    threshold: ThresholdOption = None,
+    k: SamplesOption = None,
     skip_bad: SkipBadOption = False,
     out: Annotated[
-        Path | None, typer.Option(help="Where to write the page; ./diagnosis.html by default.")
+        Path | None,
+        typer.Option(
+            help="HTML page to write.  \\[default: ./diagnosis.html, or none with --json]"
+        ),
     ] = None,
     force: ForceOption = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show whom anybody's rollouts favour: levels, shares, pass@k, and what strategies change.
+    """Show how imbalanced a set of rollouts is.
 
-    Rollouts of verl, TRL, NeMo-RL, OpenRLHF, lm-eval, lmms-eval and si-ctl are recognised by their
-    columns; of others, name the columns with --map.
+    The page has levels, shares of correct answers, pass@k, and what each strategy would change.
+    Columns of verl, TRL, NeMo-RL, OpenRLHF, lm-eval, lmms-eval and si-ctl are recognised; name
+    other columns with --map.
     """
-    page = out if as_json else out or Path("diagnosis.html")
+    page = out if as_json else out or PAGE
     if page is not None:
         check(page, force)
-    found = look(
+    found = diagnosed(
         files, map=mapping(columns), threshold=threshold, k=k, skip_bad=skip_bad, store=store
     )
     if page is not None:
@@ -51,12 +58,11 @@ def diagnose(
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=2))
         return
-
     for heading, words in found.words:
         typer.secho(heading, bold=True)
-        typer.echo(f"  {words}")
-    typer.echo()
+        say(f"  {words}")
+    say()
     for section in SHOWN:
-        for shown in found.tables[section]:
-            table(shown.title, shown.columns, shown.rows)
-    typer.echo(f"\nPage: {page.resolve() if page else ''}")
+        for each in found.tables[section]:
+            table(each.title, each.columns, each.rows)
+    say(f"\nPage: {page.resolve() if page else ''}")

@@ -1,11 +1,11 @@
-"""`si-ctl estimate`: what a run will cost, before it starts."""
+"""`si-ctl estimate`: the cost of a run before it starts."""
 
 import json
 from typing import Annotated, Any
 
 import typer
 
-from si.cli.console import table
+from si.cli.console import say, table
 from si.cli.options import (
     IterationsOption,
     JsonOption,
@@ -31,88 +31,101 @@ from si.report.tables import Table, number
 from si.runs.status import find_run
 from si.store.open import open_store
 
+CompareOption = Annotated[
+    str | None,
+    typer.Option(help="Compare several runs: vanilla:k=16,rp:k=8,gr:k=8:iterations=3."),
+]
+GpuOption = Annotated[
+    str | None,
+    typer.Option(help="Kind of GPU: A100, H100, L40S ...  \\[default: place.gpu_type]"),
+]
+GpusOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="Number of GPUs at once.  \\[default: as the place has]"),
+]
+PriceOption = Annotated[
+    float | None,
+    typer.Option(min=0, help="Price per GPU-hour.  \\[default: place.price_per_gpu_hour]"),
+]
+CalibrateOption = Annotated[
+    str | None, typer.Option(help="A finished run whose figures replace the public ones.")
+]
+AssumeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=VALUE",
+        help="Replace assumptions: pass_rate=0.4,response=300; repeatable.",
+    ),
+]
+
 
 def estimate(
     strategy: StrategyOption = None,
     k: KOption = None,
     iterations: IterationsOption = None,
     recipe: RecipeOption = None,
-    compare: Annotated[
-        str | None,
-        typer.Option(help="Several runs side by side: vanilla:k=16,rp:k=8,gr:k=8:iterations=3"),
-    ] = None,
-    gpu: Annotated[str | None, typer.Option(help="Kind of GPU: A100, H100, L40S ...")] = None,
-    gpus: Annotated[int | None, typer.Option(min=1, help="How many compute at once.")] = None,
-    price: Annotated[
-        float | None, typer.Option(min=0, help="Money for one GPU for one hour.")
-    ] = None,
-    calibrate: Annotated[
-        str | None, typer.Option(help="A finished run, whose own figures take the place of ours.")
-    ] = None,
-    assume: Annotated[
-        list[str] | None,
-        typer.Option(help="Any assumption as NAME=VALUE: pass_rate=0.4,response=300; repeatable."),
-    ] = None,
+    compare: CompareOption = None,
+    gpu: GpuOption = None,
+    gpus: GpusOption = None,
+    price: PriceOption = None,
+    calibrate: CalibrateOption = None,
+    assume: AssumeOption = None,
     store: StoreOption = None,
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what a run will cost: draws, tokens, GPU hours, wall time, storage and money.
+    """Estimate what a run will cost before it starts.
 
-    Every assumption is printed with where it is from. Nothing is made or sampled.
+    Prints samples, tokens, GPU hours, wall time, storage and cost, and every assumption with its
+    source. Computes and samples nothing.
     """
-    flags = {
-        "strategy": strategy,
-        "k": k,
-        "iterations": iterations,
-        "place.store": store,
-        "place.gpu_type": gpu,
-        "place.price_per_gpu_hour": price,
-    }
+    flags: dict[str, Any] = {"strategy": strategy, "k": k, "iterations": iterations}
+    flags |= {"place.store": store, "place.gpu_type": gpu, "place.price_per_gpu_hour": price}
     computed, place = resolve(recipe, settings, flags)
     assumed = assumptions(computed, place, calibrate, given(assume), bool(gpu))
-
     width = width_of(place, assumed.device, gpus)
     computed = matched(computed, place)
     recipes = variants(computed, compare) if compare else [computed]
     runs = [run_of(each, assumed, width) for each in recipes]
     together = Total.of(shared(runs), place)
     if as_json:
-        found = [
-            {
-                "recipe": each.name,
-                "strategy": each.strategy,
-                "k": each.k,
-                "iterations": each.iterations,
-                "total": Total.of(steps, place).to_json(),
-                "stages": [step.to_json(place) for step in steps],
-            }
-            for each, steps in zip(recipes, runs, strict=True)
-        ]
-        wide = {"explore": width.explore, "train": width.train, "verify": width.verify}
-        whole = {
-            "runs": found,
+        figures = {
+            "runs": [_run(*each, place) for each in zip(recipes, runs, strict=True)],
             "together": together.to_json(),
-            "width": {**wide, "why": width.why},
+            "width": {name: getattr(width, name) for name in ("explore", "train", "verify", "why")},
             "assumptions": assumed.to_json(),
         }
-        typer.echo(json.dumps(whole, indent=2))
+        typer.echo(json.dumps(figures, indent=2))
         return
-
     if compare:
         totals = [Total.of(steps, place) for steps in runs]
-        tables = [side_by_side(recipes, totals, together, place, assumed)]
+        _show(side_by_side(recipes, totals, together, place, assumed))
     else:
-        tables = [by_stage(computed, runs[0], place, assumed)]
-    for shown in (*tables, assumptions_table(assumed, width, place)):
-        table(shown.title, shown.columns, shown.rows)
-        if shown.note:
-            typer.echo(shown.note)
-        typer.echo()
+        _show(by_stage(computed, runs[0], place, assumed))
+    _show(assumptions_table(assumed, width, place))
+
+
+def _show(found: Table) -> None:
+    table(found.title, found.columns, found.rows)
+    if found.note:
+        say(found.note)
+    say()
+
+
+def _run(recipe: Recipe, steps: list[Step], place: Place) -> dict[str, Any]:
+    """One run of `estimate --json`."""
+    return {
+        "recipe": recipe.name,
+        "strategy": recipe.strategy,
+        "k": recipe.k,
+        "iterations": recipe.iterations,
+        "total": Total.of(steps, place).to_json(),
+        "stages": [step.to_json(place) for step in steps],
+    }
 
 
 def given(texts: list[str] | None) -> dict[str, Any]:
-    """`["pass_rate=0.4,response=300"]` as a dictionary."""
+    """Parse `["pass_rate=0.4,response=300"]` into a dictionary."""
     parts = [part for text in texts or () for part in text.split(",") if part.strip()]
     return dict(assignment(part) for part in parts)
 
@@ -121,11 +134,11 @@ def variants(recipe: Recipe, text: str) -> list[Recipe]:
     """The recipe with each strategy of `vanilla:k=16,rp:k=8`.
 
     Raises:
-        RecipeError: for what is no strategy, or an option other than k and iterations.
+        RecipeError: for an unknown strategy, or an option other than k and iterations.
     """
     found = []
     for part in text.split(","):
-        # An own strategy, `module:Class`, has a colon of its own.
+        # A custom strategy, `module:Class`, contains a colon.
         pieces = part.strip().split(":")
         options = [piece for piece in pieces if "=" in piece]
         changed: dict[str, Any] = {"strategy": ":".join(p for p in pieces if "=" not in p)}
@@ -142,7 +155,7 @@ def variants(recipe: Recipe, text: str) -> list[Recipe]:
             found.append(Recipe.model_validate(recipe.model_dump() | changed))
         except ValueError as error:
             raise RecipeError(
-                f"--compare {part!r} is no strategy to estimate",
+                f"--compare {part!r} cannot be estimated",
                 str(error).splitlines()[2].strip() if str(error).count("\n") > 1 else str(error),
                 "For example: --compare vanilla:k=16,rp:k=8,gr:k=8",
             ) from error
@@ -150,7 +163,7 @@ def variants(recipe: Recipe, text: str) -> list[Recipe]:
 
 
 def matched(recipe: Recipe, place: Place) -> Recipe:
-    """With the steps of the run that train.match_steps names, if it names one."""
+    """The recipe with train.match_steps as numbers, if it names a run."""
     if not isinstance(recipe.train.match_steps, str):
         return recipe
 
@@ -160,10 +173,15 @@ def matched(recipe: Recipe, place: Place) -> Recipe:
 def assumptions(
     recipe: Recipe, place: Place, run: str | None, own: dict[str, Any], named: bool
 ) -> Assumptions:
-    """What the estimate takes for granted: a run's figures, or public ones.
+    """The estimate's assumptions: a run's figures, or public ones.
 
     Args:
-        named: whether the user has named a GPU.
+        run: a run to calibrate by, if any.
+        own: assumptions from --assume.
+        named: whether the user named a GPU.
+
+    Raises:
+        RecipeError: if the run's figures do not apply to this recipe or GPU.
     """
     if run is not None:
         where = open_store(place)
@@ -176,15 +194,15 @@ def assumptions(
         ):
             if here != there:
                 raise RecipeError(
-                    f"The run {name} says nothing of another {what}",
-                    f"its own is {there}, the recipe's {here}",
-                    "Calibrate by a run of the same model and engines, or leave out --calibrate.",
+                    f"The run {name} has no figures for another {what}",
+                    f"run: {there}\nrecipe: {here}",
+                    "Calibrate with a run of the same model and engines, or omit --calibrate.",
                 )
         if named:
             raise RecipeError(
-                f"The run {name} says nothing of another kind of GPU",
-                f"its own was {found.device}",
-                "Leave out --gpu, or --calibrate.",
+                f"The run {name} has no figures for another kind of GPU",
+                f"run: {found.device}",
+                "Omit --gpu or --calibrate.",
             )
         if size := sizes_of(where, recipe):
             found = found.but(size, f"the data set {recipe.data.source}")
@@ -199,12 +217,12 @@ def assumptions(
 
 
 def by_stage(recipe: Recipe, steps: list[Step], place: Place, assumed: Assumptions) -> Table:
-    """Stage by stage; iterations that take the same are one row a stage."""
+    """The estimate by stage; consecutive equal iterations share their rows."""
     rows: list[list[str]] = []
     iterations: dict[int, list[Step]] = {}
     for step in steps:
         iterations.setdefault(Entry.parse(step.entry).t, []).append(step)
-    last = iterations[recipe.iterations].pop()  # the report, which no other iteration has
+    last = iterations[recipe.iterations].pop()  # the report, which only the last iteration has
     for first, until, same in runs_of(iterations):
         label = f"{first} to {until}, each" if until > first else str(first)
         for step in same:
@@ -232,12 +250,12 @@ def by_stage(recipe: Recipe, steps: list[Step], place: Place, assumed: Assumptio
         f"{title}, on {assumed.device}",
         [*columns, unit(assumed), "wall time", "storage", "cost"],
         rows,
-        "Samples and tokens are counted where they are sampled; wall time is from stage to stage.",
+        "Samples and tokens count in the stage that samples them; stages run one after another.",
     )
 
 
 def runs_of(iterations: dict[int, list[Step]]) -> list[tuple[int, int, list[Step]]]:
-    """(first, last, stages) of neighbours that take the same."""
+    """(first, last, stages) of consecutive iterations with equal figures."""
     found: list[tuple[int, int, list[Step]]] = []
     for t, steps in sorted(iterations.items()):
         if found and list(map(alike, steps)) == list(map(alike, found[-1][2])):
@@ -248,7 +266,7 @@ def runs_of(iterations: dict[int, list[Step]]) -> list[tuple[int, int, list[Step
 
 
 def alike(step: Step) -> tuple[Any, ...]:
-    """What two steps of different iterations are compared by."""
+    """The figures by which stages of different iterations are equal."""
     return Entry.parse(step.entry).step, step.samples, step.examples, step.wall, step.bytes
 
 
@@ -275,7 +293,7 @@ def side_by_side(
     place: Place,
     assumed: Assumptions,
 ) -> Table:
-    """A row a run, and one for all of them in one store."""
+    """A row for each run, and one for all of them in one store."""
     first = totals[0]
 
     def row(name: list[str], total: Total) -> list[str]:
@@ -313,14 +331,14 @@ def side_by_side(
         f"{recipes[0].name} on {assumed.device}, side by side",
         columns,
         rows,
-        f"In one store, stages that runs have in common are computed once (policy 0's scores and "
-        f"levels; the first round of iteration 1 where K is the same): {saved:.2f} "
-        f"{unit(assumed)} less than apart.",
+        f"In one store, stages that runs share are computed once (policy 0's scores and levels; "
+        f"the first round of iteration 1 if K is equal): {saved:.2f} {unit(assumed)} less than in "
+        "separate stores.",
     )
 
 
 def assumptions_table(assumed: Assumptions, width: Width, place: Place) -> Table:
-    """Everything that the estimate takes for granted."""
+    """Every assumption with its value and source."""
     rows = [
         [row["name"], figure(row["value"]), row["source"]]
         for row in assumed.to_json()
@@ -331,7 +349,7 @@ def assumptions_table(assumed: Assumptions, width: Width, place: Place) -> Table
     rows.append(["price_per_gpu_hour", figure(place.price_per_gpu_hour), "place, or --price"])
     if place.price_per_cpu_hour:
         rows.append(["price_per_cpu_hour", figure(place.price_per_cpu_hour), "place"])
-    note = "Another value: --assume NAME=VALUE. What the names mean: docs/how-to/costs.md"
+    note = "Change a value: --assume NAME=VALUE. The names are explained in docs/how-to/costs.md."
     return Table("Assumed", ["assumption", "value", "from"], rows, note)
 
 
@@ -362,7 +380,7 @@ def clock(seconds: float) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes for people."""
+    """`1500` -> `1.5 kB`."""
     for name in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {name}" if name == "B" else f"{count:.1f} {name}"

@@ -6,14 +6,17 @@ from typing import Annotated
 
 import typer
 
+from si.cli.console import say
 from si.cli.options import (
     JsonOption,
     NamespaceOption,
     OnOption,
     ReleaseOption,
+    RunArgument,
     StoreOption,
     reading_place,
 )
+from si.machine import packages
 from si.runs.export import choose
 from si.runs.export import export as write
 from si.runs.status import find_run
@@ -21,20 +24,20 @@ from si.store.open import open_store
 
 
 def export(
-    run: Annotated[str, typer.Argument(help="A run's name, or a strategy that one run has.")],
-    out: Annotated[Path, typer.Option(help="The folder to write: a new or an empty one.")],
+    run: RunArgument,
+    out: Annotated[Path, typer.Option(help="Folder to write, new or empty.")],
     iteration: Annotated[
         str, typer.Option(help="best (on dev), last, or an iteration's number.")
     ] = "best",
     merge: Annotated[
-        bool, typer.Option("--merge", help="Of an adapter, make one model with its base.")
+        bool, typer.Option("--merge", help="Merge the adapter into its base model.")
     ] = False,
     base: Annotated[
         str | None,
-        typer.Option(help="What the base model is called: a name of the hub, or a folder."),
+        typer.Option(help="Name of the base model for the model card: on the hub, or a folder."),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Replace a model that is in the folder.")
+        bool, typer.Option("--force", help="Replace the model in the folder.")
     ] = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
@@ -42,17 +45,17 @@ def export(
     namespace: NamespaceOption = None,
     release: ReleaseOption = None,
 ) -> None:
-    """Write a run's policy as a Hugging Face folder (or PEFT adapter) with a model card.
+    """Export a run's policy as a Hugging Face folder with a model card.
 
-    Every file is checked by its hash on the way. Of a run on a cluster the bucket is read from
-    here, with credentials of your own.
+    A policy that was trained as an adapter becomes a PEFT adapter. Every file's hash is checked.
+    For a cluster run, reads the bucket directly with your credentials.
     """
     where = open_store(reading_place(store, on, namespace, release))
     policy = choose(where, find_run(where, run), iteration)
     kind = write(where, policy, out, base, _merge if merge else None, force)
     scores = policy.summary.iterations[policy.iteration].scores
     if as_json:
-        said = {
+        facts = {
             "run": policy.run,
             "iteration": policy.iteration,
             "chosen": policy.why,
@@ -65,21 +68,19 @@ def export(
                 for split, part in scores.items()
             },
         }
-        typer.echo(json.dumps(said, indent=2))
+        typer.echo(json.dumps(facts, indent=2))
         return
     counts = ", ".join(f"{part['correct']} of {part['n']} on {s}" for s, part in scores.items())
-    typer.echo(f"{policy.run}, iteration {policy.iteration}, {policy.why}: {counts} right")
+    say(f"{policy.run}, iteration {policy.iteration}, {policy.why}: {counts} correct")
     if policy.iteration == 0:
-        typer.echo("That is policy 0, unchanged.")
-    what = {"model": "a whole model", "adapter": "an adapter", "merged": "a merged model"}[kind]
-    typer.echo(f"Written, {what}: {out.resolve()}")
+        say("This is policy 0, unchanged.")
+    what = {"model": "a model", "adapter": "an adapter", "merged": "a merged model"}[kind]
+    say(f"Wrote {what}: {out.resolve()}")
 
 
 def _merge(base: Path, adapter: Path, out: Path) -> None:
-    from si.machine import packages
-
     packages.check("Merging an adapter", "local")
-    # Loads torch and peft, which nothing else here needs.
+    # Loads torch and peft, which no other export needs.
     from si.engines.merging import merge
 
     merge(base, adapter, out)

@@ -1,10 +1,10 @@
-"""`si-ctl fetch`: bring what a recipe names into the store."""
+"""`si-ctl fetch`: copy what a recipe names into the store."""
 
 import json
 
 import typer
 
-from si.cli.console import Counting
+from si.cli.console import Counting, say
 from si.cli.options import (
     JsonOption,
     NamespaceOption,
@@ -33,10 +33,11 @@ def fetch(
     release: ReleaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Bring the data set and policy 0 that a recipe names into the store, from the hub or a folder.
+    """Copy a recipe's data set and policy 0 into the store.
 
-    A run does so itself, on a cluster by a Job. Where that may reach no hub, fetch once from a
-    machine that reaches the hub and, with credentials of yours, the bucket.
+    Both come from the hub or a folder. A run does this itself, on a cluster with a Job. If the
+    cluster cannot reach the hub, fetch once from a machine that reaches the hub and, with your
+    credentials, the bucket.
     """
     computed, place = resolve(recipe, settings, {"place.store": store})
     if on == "kubernetes":
@@ -54,8 +55,8 @@ def fetch(
         typer.echo(json.dumps(addresses | {"store": where.url}, indent=2))
         return
     for name, address in addresses.items():
-        typer.echo(f"{name:<6} {address}")
-    typer.echo(
-        f"In {where.url}. A recipe may name them by address: "
+        say(f"{name:<6} {address}")
+    say(
+        f"In {where.url}. To use them by address: "
         f"--set data.source={addresses['data']} --set model.source={addresses['policy']}"
     )

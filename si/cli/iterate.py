@@ -1,27 +1,33 @@
 """`si-ctl iterate`: run the loop, or resume it."""
 
 import shlex
+import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
-from si.cli.console import Screen, table
+from si.cli.console import Screen, plural, say, table
 from si.cli.options import (
+    LIMITS,
+    DetachOption,
     IterationsOption,
     KOption,
     NamespaceOption,
     OnOption,
+    OutputOption,
     RecipeOption,
     ReleaseOption,
     SetOption,
     StoreOption,
     StrategyOption,
+    Wanted,
     match_steps,
     resolve,
     run_name,
+    shown,
     writing_store,
 )
 from si.cli.pages import write
@@ -34,7 +40,8 @@ from si.loop import iterate as loop
 from si.machine import packages
 from si.run import Run
 from si.runs.dry_run import Overlay, Plan
-from si.runs.limits import LIMITS, Budget, LimitReached
+from si.runs.limits import LIMITS as LIMITS_OF_RUNS
+from si.runs.limits import Budget, LimitReached
 from si.runs.record import begin
 from si.runs.trackers import trackers
 from si.runs.tracking import Tracked, Tracking
@@ -47,84 +54,75 @@ def iterate(
     strategy: StrategyOption = None,
     k: KOption = None,
     iterations: IterationsOption = None,
-    patience: Annotated[
-        int | None,
-        typer.Option(help="End after so many iterations without a gain on dev."),
-    ] = None,
-    max_gpu_hours: Annotated[
-        float | None, typer.Option(help="Stop when so many GPU hours are spent.")
-    ] = None,
-    max_cost: Annotated[
-        float | None,
-        typer.Option(help="Stop when so much is spent, by the place's prices."),
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Key of all randomness.")] = None,
+    seed: Annotated[int | None, typer.Option(help=shown("Random seed.", "seed"))] = None,
     recipe: RecipeOption = None,
     run: Annotated[
-        str | None, typer.Option(help="The run's name; by default recipe-strategy-kK-sSEED.")
+        str | None,
+        typer.Option(help="The run's name.  \\[default: RECIPE-STRATEGY-kK-sSEED]"),
     ] = None,
     store: StoreOption = None,
     workers: Annotated[
-        int | None, typer.Option(help="Worker processes; one per core or GPU by default.")
+        int | None,
+        typer.Option(help="Worker processes.  \\[default: one per core, at most 8, or per GPU]"),
     ] = None,
     settings: SetOption = None,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Begin a new generation of the run; deletes nothing.")
+        bool, typer.Option("--fresh", help="Start a new generation of the run; deletes nothing.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would be made; make nothing.")
+        bool, typer.Option("--dry-run", help="Show what would be computed; compute nothing.")
     ] = False,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            help="Stop after this many iterations without a gain on dev.", rich_help_panel=LIMITS
+        ),
+    ] = None,
+    max_gpu_hours: Annotated[
+        float | None, typer.Option(help="Stop after this many GPU hours.", rich_help_panel=LIMITS)
+    ] = None,
+    max_cost: Annotated[
+        float | None,
+        typer.Option(help="Stop at this cost, by the place's prices.", rich_help_panel=LIMITS),
+    ] = None,
     on: OnOption = "local",
     namespace: NamespaceOption = None,
     release: ReleaseOption = None,
-    detach: Annotated[
-        bool, typer.Option("--detach", help="On a cluster: begin, and do not wait.")
-    ] = False,
-    output: Annotated[
-        Literal["yaml"] | None,
-        typer.Option("--output", "-o", help="With --dry-run on a cluster: the manifests."),
-    ] = None,
+    detach: DetachOption = False,
+    output: OutputOption = None,
 ) -> None:
-    """Improve a policy on its own correct answers, round after round.
+    """Improve a policy on its own correct answers, iteration by iteration.
 
-    The same command again resumes: what is committed is not done again.
+    The same command again resumes: committed work is not repeated.
     """
-    flags = {
-        "strategy": strategy,
-        "k": k,
-        "iterations": iterations,
-        "patience": patience,
-        "place.max_gpu_hours": max_gpu_hours,
-        "place.max_cost": max_cost,
-        "seed": seed,
-        "place.store": store,
-        "place.workers": workers,
-    }
+    flags: dict[str, Any] = {"strategy": strategy, "k": k, "iterations": iterations, "seed": seed}
+    flags |= {"patience": patience, "place.max_gpu_hours": max_gpu_hours}
+    flags |= {"place.max_cost": max_cost, "place.store": store, "place.workers": workers}
+    wanted = Wanted(recipe, settings, flags, run, fresh, dry_run)
     if on == "kubernetes":
         from si.cli.on_cluster import iterate as iterate_there
 
-        iterate_there(
-            recipe, settings, flags, run, namespace, release, fresh, dry_run, detach, output
-        )
-        return
-    computed, place = resolve(recipe, settings, flags)
+        iterate_there(wanted, namespace, release, detach, output)
+    else:
+        _iterate(wanted)
 
-    where = open_store(place) if dry_run else writing_store(place)
-    computed = match_steps(where, computed)
-    name = run_name(run or computed.run_name)
-    if dry_run:
-        _plan(where, computed, name, fresh)
-        return
 
+def _iterate(wanted: Wanted) -> None:
+    recipe, place = resolve(wanted.recipe, wanted.settings, wanted.flags)
+    where = open_store(place) if wanted.dry_run else writing_store(place)
+    recipe = match_steps(where, recipe)
+    name = run_name(wanted.run or recipe.run_name)
+    if wanted.dry_run:
+        _show_plan(where, recipe, name, wanted.fresh)
+        return
     with exclusive(where.url, name) as scratch:
-        generation = begin(where, name, computed, fresh)
-        _work(where, place, computed, name, generation, scratch)
+        generation = begin(where, name, recipe, wanted.fresh)
+        _work(where, place, recipe, name, generation, scratch)
 
 
 def _work(
     where: Store, place: Place, recipe: Recipe, name: str, generation: int, scratch: Path
 ) -> None:
-
     started = time.monotonic()
     showing = trackers(place.trackers, local_folder(where))
     cluster = local_cluster(where, place, recipe, name, scratch)
@@ -145,18 +143,19 @@ def _work(
         try:
             report = conclude(run)
         except KeyboardInterrupt:
-            screen.line("\nInterrupted. What is committed stays; resume with the same command:")
+            screen.line("\nInterrupted. Committed work is kept. Resume with the same command:")
             screen.line(f"  {resume_command(fresh='--fresh' in sys.argv)}")
             raise typer.Exit(130) from None
         except BaseException:
-            screen.line(f"\nTo resume after mending: {resume_command('--fresh' in sys.argv)}")
+            command = resume_command(fresh="--fresh" in sys.argv)
+            screen.line(f"\nFix the problem, then resume with: {command}")
             raise
     if run.stopped:
-        typer.echo(run.stopped.words)
-    typer.echo(f"{name}: {run.done} iterations in {time.monotonic() - started:.0f} s")
+        say(run.stopped.words)
+    say(f"{name}: {plural(run.done, 'iteration')} in {time.monotonic() - started:.0f} s")
     if report:
-        typer.echo(f"Report: {write(where, name, Artifact.open(where, report.ref), place)}")
-    if run.stopped and run.stopped.rule in LIMITS:
+        say(f"Report: {write(where, name, Artifact.open(where, report.ref), place)}")
+    if run.stopped and run.stopped.rule in LIMITS_OF_RUNS:
         raise LimitReached(run.stopped)
 
 
@@ -168,7 +167,7 @@ def local_cluster(
     scratch: Path,
     light: bool = False,
 ) -> LocalCluster:
-    """Processes on this machine, with the engine's libraries loaded once (unless `light`)."""
+    """Workers on this machine; unless `light`, they share the engine's preloaded libraries."""
     engines = {recipe.sampling.engine, recipe.train.trainer}
     for engine in sorted(engines & packages.ENGINES.keys()):
         if not light:
@@ -181,13 +180,12 @@ def local_cluster(
 
 
 def resume_command(fresh: bool) -> str:
-    """The command that resumes what was just begun: the same, less `--fresh`."""
-    words = ["si-ctl", *sys.argv[1:]]
+    """The command that resumes the run: the one that was typed, without `--fresh`."""
+    words = ["si-ctl" if shutil.which("si-ctl") else sys.argv[0], *sys.argv[1:]]
     return shlex.join(word for word in words if not (fresh and word == "--fresh"))
 
 
-def _plan(where: Store, recipe: Recipe, name: str, fresh: bool) -> None:
-
+def _show_plan(where: Store, recipe: Recipe, name: str, fresh: bool) -> None:
     overlay = Overlay(where)
     generation = begin(overlay, name, recipe, fresh)
     plan = Plan(name, recipe, overlay, None, generation)  # type: ignore[arg-type]
@@ -195,7 +193,7 @@ def _plan(where: Store, recipe: Recipe, name: str, fresh: bool) -> None:
     rows: list[list[Any]] = [
         [
             step.entry,
-            step.address or "follows from the stages before",
+            step.address or "depends on earlier stages",
             step.shards or "?",
             "committed" if step.committed else "to do",
         ]
@@ -203,4 +201,4 @@ def _plan(where: Store, recipe: Recipe, name: str, fresh: bool) -> None:
     ]
     table(f"{name} in {where.url}", ["stage", "address", "shards", "state"], rows)
     for missing in plan.missing:
-        typer.echo(f"Not there yet: {missing}")
+        say(f"Missing: {missing}")

@@ -1,4 +1,4 @@
-"""What `iterate` and `status` do with `--on kubernetes`."""
+"""`--on kubernetes`: what iterate, status and logs do on a cluster."""
 
 import json
 import threading
@@ -11,12 +11,14 @@ import typer
 import yaml
 from rich.console import Console
 
-from si.cli.console import Screen, Shown, draw, of_journal, table, watch
-from si.cli.options import resolve, run_name
+from si.cli.console import Screen, Shown, draw, of_journal, plural, say, table, watch
+from si.cli.options import Wanted, resolve, run_name
 from si.clusters.kubernetes.client import Cluster
 from si.clusters.kubernetes.diagnosis import failure, finished, stage_failed, troubles
 from si.clusters.kubernetes.manifests import (
+    ITERATION,
     RUN,
+    STAGE,
     controller_job,
     fetch_job,
     run_object,
@@ -28,81 +30,76 @@ from si.clusters.kubernetes.watch import Mirror
 from si.config.place import Place
 from si.config.recipe import Recipe
 from si.datasets.sources import on_hub
-from si.errors import RecipeError, StageFailed
+from si.entry import Entry
+from si.errors import RecipeError, RunMissing, StageFailed
 from si.run import WISHES
 from si.runs.limits import LIMITS, LimitReached, Stop
 from si.stages import STAGES
 from si.store.keys import Spec
 
-# -- what other verbs do on a cluster ------------------------------------------------------------
-
 
 def iterate(
-    recipe: str | None,
-    settings: list[str] | None,
-    flags: dict[str, Any],
-    run: str | None,
-    namespace: str | None,
-    release: str | None,
-    fresh: bool,
-    dry_run: bool,
-    detach: bool,
-    output: str | None,
+    wanted: Wanted, namespace: str | None, release: str | None, detach: bool, output: str | None
 ) -> None:
-    """`si-ctl iterate --on kubernetes`: have a controller do it, and watch it."""
+    """`si-ctl iterate --on kubernetes`: start a controller, and follow it unless detached."""
     cluster = Cluster(namespace)
-    computed, place = resolve(recipe, settings, flags, find_place(cluster, release))
-    if not place.store.startswith("s3://"):
-        raise RecipeError(
-            f"Pods cannot share the store {place.store}",
-            "place.store in the chart's values",
-            "Name a bucket: s3://BUCKET/PREFIX",
-        )
-    if computed.model.source != "embedded" and Path(computed.model.source).is_dir():
-        raise RecipeError(
-            f"Pods have no folder {computed.model.source}",
-            "model.source",
-            "Bring it into the bucket, and name the address that this prints: "
-            f"si-ctl fetch --on kubernetes --set model.source={computed.model.source}",
-        )
-    name = run_name(run or computed.run_name)
-    if dry_run:
-        _plan(place, computed, name, output)
+    place_there = find_place(cluster, release)
+    recipe, place = resolve(wanted.recipe, wanted.settings, wanted.flags, place_there)
+    _check_reachable(recipe, place)
+    name = run_name(wanted.run or recipe.run_name)
+    if wanted.dry_run:
+        _show_plan(place, recipe, name, output)
         return
-    owner, controller = begin(cluster, place, computed, name, fresh)
+    owner, controller = begin(cluster, place, recipe, name, wanted.fresh)
     here = "" if namespace is None else f" --namespace {namespace}"
-    typer.echo(
-        f"run {name}: strategy {computed.strategy}, K={computed.k}, store {place.store}, "
+    say(
+        f"run {name}: strategy {recipe.strategy}, K={recipe.k}, store {place.store}, "
         f"namespace {cluster.namespace}"
     )
-    status = f"si-ctl status --on kubernetes{here} {name}"
     if detach:
-        typer.echo(f"Begun. How far it is: {status}")
+        say(f"Started. Show its progress: si-ctl status --on kubernetes{here} {name}")
         return
     started = time.monotonic()
     try:
         state = attach(cluster, owner, controller)
     except KeyboardInterrupt:
-        typer.echo("\nYou have let go; the run goes on.")
-        typer.echo(f"  how far it is:    {status}")
-        typer.echo("  attach again:     the same command")
-        typer.echo(f"  what it writes:   si-ctl logs -f{here} {name}")
-        typer.echo(f"  stop it:          si-ctl cancel{here} {name}")
+        say("\nDetached. The run continues.")
+        say(f"  show its progress:  si-ctl status --on kubernetes{here} {name}")
+        say("  attach again:       the same command")
+        say(f"  follow its log:     si-ctl logs --on kubernetes -f{here} {name}")
+        say(f"  stop it:            si-ctl cancel{here} {name}")
         raise typer.Exit(130) from None
     stopped = Stop(**state["stopped"]) if state.get("stopped") else None
     if stopped:
-        typer.echo(stopped.words)
-    rounds = state.get("iterations", computed.iterations)
-    typer.echo(f"{name}: {rounds} iterations in {time.monotonic() - started:.0f} s")
+        say(stopped.words)
+    count = plural(state.get("iterations", recipe.iterations), "iteration")
+    say(f"{name}: {count} in {time.monotonic() - started:.0f} s")
     if state["report"]:
-        typer.echo(f"Report: {state['report']}/ in {place.store}")
-        typer.echo(f"Read it here: si-ctl report --on kubernetes{here} {name}")
+        say(f"Report: {state['report']}/ in {place.store}")
+        say(f"Read it here: si-ctl report --on kubernetes{here} {name}")
     if stopped and stopped.rule in LIMITS:
         raise LimitReached(stopped)
 
 
-def _plan(place: Place, recipe: Recipe, run: str, output: str | None) -> None:
-    """Print the objects of one iteration. Addresses follow from what is not computed yet."""
+def _check_reachable(recipe: Recipe, place: Place) -> None:
+    """Check that pods can reach the store and the model."""
+    if not place.store.startswith("s3://"):
+        raise RecipeError(
+            f"Pods cannot share the store {place.store}",
+            "place.store in the chart's values",
+            "Use a bucket: s3://BUCKET/PREFIX",
+        )
+    if recipe.model.source != "embedded" and Path(recipe.model.source).is_dir():
+        raise RecipeError(
+            f"Pods have no folder {recipe.model.source}",
+            "model.source",
+            "Copy it into the bucket, and use the address that this prints: "
+            f"si-ctl fetch --on kubernetes --set model.source={recipe.model.source}",
+        )
+
+
+def _show_plan(place: Place, recipe: Recipe, run: str, output: str | None) -> None:
+    """Print the objects of one iteration, without addresses, which depend on earlier stages."""
     owner = run_object(place, run, recipe)
     owner["metadata"]["uid"] = "00000000-0000-0000-0000-000000000000"
     jobs = [controller_job(place, run, 1, owner)]
@@ -116,7 +113,7 @@ def _plan(place: Place, recipe: Recipe, run: str, output: str | None) -> None:
     del owner["metadata"]["uid"]
     if output == "yaml":
         for each in jobs:
-            # The run's object has no identity before it is made, and owns nothing.
+            # The run's object has no uid before it is created, so it cannot own anything.
             del each["metadata"]["ownerReferences"]
         typer.echo(yaml.safe_dump_all([owner, *jobs], sort_keys=False, width=100), nl=False)
         return
@@ -134,10 +131,10 @@ def _plan(place: Place, recipe: Recipe, run: str, output: str | None) -> None:
 def status(
     run: str | None, watch: bool, as_json: bool, namespace: str | None, release: str | None
 ) -> None:
-    """`si-ctl status --on kubernetes`: what the runs' objects say."""
+    """`si-ctl status --on kubernetes`: the state of runs, from their objects."""
     cluster = Cluster(namespace)
     objects = [find_run(cluster, run, release)] if run else run_objects(cluster, release)
-    trees = [_said(each) for each in objects]
+    trees = [_state_of_run(each) for each in objects]
     if as_json:
         typer.echo(json.dumps(trees[0] if run else trees, indent=2))
     elif run and watch:
@@ -146,15 +143,15 @@ def status(
         tree = draw(*of_journal(trees[0], time.time()))
         Console(highlight=False).print(tree, soft_wrap=True)
     elif not trees:
-        typer.echo(f"No runs in namespace {cluster.namespace}.")
-        typer.echo("Begin one: si-ctl iterate --on kubernetes")
+        say(f"No runs in namespace {cluster.namespace}.")
+        say("Start one: si-ctl iterate --on kubernetes")
     else:
         rows = [
             [
                 tree["run"],
                 tree["recipe"]["strategy"],
                 tree["recipe"]["k"],
-                tree.get("phase", "not begun"),
+                tree.get("phase", "not started"),
                 (tree.get("stages") or [{"entry": ""}])[-1]["entry"],
             ]
             for tree in trees
@@ -163,20 +160,20 @@ def status(
         table(f"runs in namespace {cluster.namespace}", columns, rows)
 
 
-def _said(owner: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run's object says: the run's name, its recipe, the journal."""
+def _state_of_run(owner: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's name, recipe and journal, from its object."""
     recipe = json.loads(owner["data"]["recipe"])
     return {"run": owner["metadata"]["labels"][RUN], "recipe": recipe} | state_of(owner)
 
 
 def _watch(cluster: Cluster, owner: Mapping[str, Any]) -> None:
-    """Show a run until it has ended or its object is gone; the API server tells of changes."""
+    """Show a run until it ends or its object is deleted, by watching the API server."""
     name = owner["metadata"]["name"]
     changed = threading.Event()
-    last = _said(owner)
+    last = _state_of_run(owner)
 
     def wait() -> None:
-        changed.wait(1)  # so that times go on
+        changed.wait(1)  # elapsed times are updated
         changed.clear()
 
     with Mirror(
@@ -191,7 +188,7 @@ def _watch(cluster: Cluster, owner: Mapping[str, Any]) -> None:
             nonlocal last
             found = objects.get(name)
             if found:
-                last = _said(found)
+                last = _state_of_run(found)
             elif begun:
                 last |= {"phase": "cancelled"}
             over = last.get("phase") in ("done", "stopped", "failed", "cancelled")
@@ -204,17 +201,16 @@ def _watch(cluster: Cluster, owner: Mapping[str, Any]) -> None:
 
 
 def attach(cluster: Cluster, owner: Mapping[str, Any], controller: str) -> dict[str, Any]:
-    """Show a run's progress until its controller ends; the run's last state.
+    """Show a run's progress until its controller ends, and return the run's last state.
 
     Raises:
-        StageFailed: with what the controller said, if the run failed.
+        StageFailed: with the controller's error, if the run failed or was cancelled.
     """
     changed = threading.Event()
     name = owner["metadata"]["name"]
     its_job = f"metadata.name={controller}"
     its_pods = f"batch.kubernetes.io/job-name={controller}"
     core, batch = cluster.core, cluster.batch
-    told: set[str] = set()
     with (
         Mirror(
             cluster,
@@ -243,45 +239,47 @@ def attach(cluster: Cluster, owner: Mapping[str, Any], controller: str) -> dict[
                     return state
                 if state["phase"] == "failed":
                     error = state["error"]
-                    raise StageFailed(
-                        error["headline"],
-                        error["detail"],
-                        tuple(error["ways_out"]),
-                        exit_code=error["exit_code"],
-                    )
+                    ways, code = tuple(error["ways_out"]), error["exit_code"]
+                    raise StageFailed(error["headline"], error["detail"], ways, exit_code=code)
             if job is None:
                 if seen:
                     raise StageFailed(f"The run was cancelled: {name} is being removed")
-                continue  # the watch of Jobs has not begun yet
+                continue  # the watch of Jobs has not started yet
             seen = True
-            for trouble in troubles(job, pods.all(), warnings.all()):
-                if trouble.headline not in told:
-                    screen.hear({"event": "problem", "entry": "controller", **trouble._asdict()})
-                told.add(trouble.headline)
-            for pod in pods.all():
-                why = failure(pod)
-                if why and pod["metadata"]["name"] not in told:
-                    told.add(pod["metadata"]["name"])
-                    screen.hear(
-                        {
-                            "event": "failure",
-                            "entry": "controller",
-                            "pod": pod["metadata"]["name"],
-                            "why": why,
-                        }
-                    )
+            follower.show_controller(job, pods.all(), warnings.all())
             if finished(job) == "Failed":
                 raise stage_failed("controller", job, pods.all())
 
 
 class Follower:
-    """Shows on a screen what changes between two states of a run."""
+    """Shows the changes between successive states of a run."""
 
     def __init__(self, screen: Any):
         self.screen = screen
         self.shown: dict[str, dict[str, Any]] = {}
+        self.reported: set[str] = set()
+
+    def show_controller(
+        self,
+        job: Mapping[str, Any],
+        pods: list[dict[str, Any]],
+        warnings: list[dict[str, Any]],
+    ) -> None:
+        """Show each problem of the controller's Job, and each failed pod, once."""
+        for trouble in troubles(job, pods, warnings):
+            if trouble.headline not in self.reported:
+                event = {"event": "problem", "entry": "controller", **trouble._asdict()}
+                self.screen.hear(event)
+            self.reported.add(trouble.headline)
+        for pod in pods:
+            name, why = pod["metadata"]["name"], failure(pod)
+            if why and name not in self.reported:
+                self.reported.add(name)
+                event = {"event": "failure", "entry": "controller", "pod": name, "why": why}
+                self.screen.hear(event)
 
     def show(self, state: Mapping[str, Any]) -> None:
+        """Show what has changed since the last state."""
         for stage in state["stages"]:
             entry = stage["entry"]
             before = self.shown.get(entry)
@@ -300,3 +298,44 @@ class Follower:
             elif stage["state"] != "done":
                 event = {"event": "shards", "entry": entry, "committed": stage["committed"]}
                 self.screen.hear(event)
+
+
+def logs(
+    run: str, stage: str | None, follow: bool, namespace: str | None, release: str | None
+) -> None:
+    """`si-ctl logs --on kubernetes`: the log of a run's controller, or of a stage's pods."""
+    cluster = Cluster(namespace)
+    owner = find_run(cluster, run, release)
+    mine = f"{RUN}={owner['metadata']['labels'][RUN]}"
+    if stage is None:
+        select = f"{mine},app.kubernetes.io/component=controller"
+    else:
+        try:
+            entry = Entry.parse(stage)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--stage") from error
+        select = f"{mine},{ITERATION}={entry.t:02d},{STAGE}={entry.step}"
+    found = cluster.call(cluster.core.list_namespaced_pod, label_selector=select)["items"]
+    if not found:
+        raise RunMissing(
+            f"No pods of {stage or 'the controller'} exist",
+            f"run {run}, namespace {cluster.namespace}",
+            ("Show the run's progress: si-ctl status --on kubernetes " + run,),
+        )
+    found.sort(key=lambda pod: pod["metadata"]["creationTimestamp"])
+    readers = [
+        threading.Thread(target=_read, args=(cluster, pod, follow, len(found) > 1), daemon=True)
+        for pod in found
+    ]
+    for reader in readers:
+        reader.start()
+        if not follow:
+            reader.join()  # one pod after the other
+    for reader in readers:
+        reader.join()
+
+
+def _read(cluster: Cluster, pod: Mapping[str, Any], follow: bool, several: bool) -> None:
+    head = f"{pod['metadata']['name']} | " if several else ""
+    for line in cluster.log(pod["metadata"]["name"], follow):
+        say(head + line)

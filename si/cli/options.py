@@ -1,6 +1,7 @@
-"""Options that several verbs share, and what they resolve to."""
+"""Options that several commands share, and what they resolve to."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,50 +18,136 @@ from si.store.folder import FolderStore
 from si.store.open import open_store
 from si.store.port import Store
 
+CLUSTER = "Cluster"  # panels of --help
+LIMITS = "Limits"
+
+
+def shown(text: str, key: str) -> str:
+    """A help text with the default of a recipe's setting, in the notation of --help."""
+    return f"{text}  \\[default: {Recipe.model_fields[key].default}]"
+
+
 StoreOption = Annotated[
     str | None,
-    typer.Option("--store", help="Where artefacts lie: a folder, or s3://bucket/prefix."),
+    typer.Option(
+        "--store",
+        metavar="STORE",
+        help="Store of artefacts: a folder or s3://bucket/prefix.  \\[default: ./si-runs]",
+    ),
 ]
 RecipeOption = Annotated[
     str | None,
-    typer.Option("--recipe", help="A YAML file, or the name of a shipped recipe."),
+    typer.Option("--recipe", metavar="RECIPE", help="A YAML file or the name of a shipped recipe."),
 ]
 StrategyOption = Annotated[
     str | None,
-    typer.Option(help="vanilla, tc, rp, ar, gr, or a composition such as gr+tc."),
+    typer.Option(
+        help=shown(
+            "vanilla, tc, rp, ar, gr, a composition such as gr+tc, or module:Class.", "strategy"
+        )
+    ),
 ]
-KOption = Annotated[int | None, typer.Option(help="Samples per query in the first round.")]
-IterationsOption = Annotated[int | None, typer.Option(help="Rounds of self-improvement.")]
+KOption = Annotated[int | None, typer.Option(help=shown("Samples per query, first round.", "k"))]
+IterationsOption = Annotated[
+    int | None, typer.Option(help=shown("Iterations of self-improvement.", "iterations"))
+]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Any recipe or place setting, as NAME=VALUE; repeatable."),
+    typer.Option(
+        "--set", metavar="NAME=VALUE", help="Set any recipe or place setting; repeatable."
+    ),
 ]
 OnOption = Annotated[
     Literal["local", "kubernetes"],
-    typer.Option("--on", help="This machine, or the cluster that kubectl talks to."),
+    typer.Option(
+        "--on",
+        rich_help_panel=CLUSTER,
+        help="Where the run is: this machine, or the cluster that kubectl uses.",
+    ),
 ]
 NamespaceOption = Annotated[
     str | None,
-    typer.Option("--namespace", "-n", help="The cluster's namespace; kubectl's by default."),
+    typer.Option(
+        "--namespace",
+        "-n",
+        rich_help_panel=CLUSTER,
+        help="Namespace.  \\[default: kubectl's]",
+    ),
 ]
 ReleaseOption = Annotated[
     str | None,
-    typer.Option("--release", help="The chart's release, where a namespace has several."),
+    typer.Option(
+        "--release",
+        rich_help_panel=CLUSTER,
+        help="Release of the chart, if the namespace has several.",
+    ),
+]
+DetachOption = Annotated[
+    bool,
+    typer.Option("--detach", rich_help_panel=CLUSTER, help="Start the run without waiting for it."),
+]
+OutputOption = Annotated[
+    Literal["yaml"] | None,
+    typer.Option(
+        "--output", "-o", rich_help_panel=CLUSTER, help="With --dry-run: print the manifests."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-RunArgument = Annotated[str, typer.Argument(help="The run's name.")]
+RunArgument = Annotated[
+    str, typer.Argument(help="A run's name, or a strategy that only one run has.")
+]
+FilesArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="FILE...",
+        help="Rollouts as JSON lines, JSON or Parquet, folders of them, or the name of a run.",
+    ),
+]
 MapOption = Annotated[
     list[str] | None,
-    typer.Option("--map", help="What a field is called: query_id=uid,reward=score; repeatable."),
+    typer.Option(
+        "--map",
+        metavar="FIELD=COLUMN",
+        help="Map a field to a column: query_id=uid,reward=score; repeatable.",
+    ),
 ]
-ForceOption = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
+ThresholdOption = Annotated[
+    float | None,
+    typer.Option(help="Reward threshold: the lowest reward of a correct response."),
+]
+SamplesOption = Annotated[
+    int | None,
+    typer.Option(
+        "--k", min=1, help="Samples per query.  \\[default: the most common number in FILE]"
+    ),
+]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace existing files.")]
 SkipBadOption = Annotated[
-    bool, typer.Option("--skip-bad", help="Leave out rows that cannot be used, and count them.")
+    bool, typer.Option("--skip-bad", help="Leave out unusable rows, and count them.")
 ]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What `iterate` was asked for, wherever it runs.
+
+    Attributes:
+        recipe, settings, flags: as `resolve` takes them.
+        run: the run's name, if it was given.
+        fresh: whether to start a new generation.
+        dry_run: whether to show what would be computed instead.
+    """
+
+    recipe: str | None
+    settings: list[str] | None
+    flags: dict[str, Any]
+    run: str | None
+    fresh: bool
+    dry_run: bool
 
 
 def recipe_file(name: str | None) -> Path | None:
-    """A recipe by path or by the name of a shipped one."""
+    """The path of a recipe, given as a path or as the name of a shipped recipe."""
     if name is None:
         return None
     if name.endswith((".yaml", ".yml")) or "/" in name:
@@ -72,7 +159,7 @@ def recipe_file(name: str | None) -> Path | None:
         raise RecipeError(
             f"No recipe is called {name!r}",
             "shipped: " + ", ".join(sorted(shipped)),
-            "Give one of these names, or the path of a YAML file (with a / or .yaml in it).",
+            "Pass one of these names, or the path of a YAML file: --recipe ./FILE.yaml",
         )
     return shipped[name]
 
@@ -83,14 +170,24 @@ def resolve(
     flags: dict[str, Any],
     release: dict[str, Any] | None = None,
 ) -> tuple[Recipe, Place]:
-    """Recipe and place from defaults, release, file, environment and flags, in rising order."""
+    """The recipe and place that a command uses: defaults < release < file < environment < options.
+
+    Args:
+        recipe: as `recipe_file` takes it.
+        settings: NAME=VALUE of --set; later ones win.
+        flags: dotted settings that options of their own give; None where an option was left out.
+        release: the place of a chart's release.
+
+    Raises:
+        RecipeError: for an unknown setting or an invalid value.
+    """
     given = dict(assignment(text) for text in settings or ())
     given |= {name: value for name, value in flags.items() if value is not None}
     return load(recipe_file(recipe), given, release=release)
 
 
 def open_place(store: str | None) -> Store:
-    """The store that a reading verb looks into."""
+    """The store that a command reads from."""
     return open_store(resolve(None, None, {"place.store": store})[1])
 
 
@@ -110,7 +207,7 @@ def writing_store(place: Place) -> Store:
 def reading_place(
     store: str | None, on: str, namespace: str | None = None, release: str | None = None
 ) -> Place:
-    """The place that a run lies in; one on a cluster as it is reached from here."""
+    """The place of a run to read; that of a cluster as this machine reaches it."""
     if on == "local":
         return resolve(None, None, {"place.store": store})[1]
     from si.clusters.kubernetes.runs import place_from_outside
@@ -133,18 +230,22 @@ def mapping(texts: list[str] | None) -> dict[str, str]:
 
 
 def run_name(name: str) -> str:
-    """The name, if it is a DNS label of at most 30 characters."""
+    """The name, checked to be a DNS label of at most 30 characters.
+
+    Raises:
+        RecipeError: if it is not.
+    """
     if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,28}[a-z0-9])?", name):
         raise RecipeError(
-            f"{name!r} is no run name",
-            "lower-case letters, digits and dashes, at most 30, no dash at either end",
-            "Give another name: --run NAME",
+            f"Invalid run name {name!r}",
+            "Use at most 30 lower-case letters, digits and dashes, without a dash at either end.",
+            "Choose another name: --run NAME",
         )
     return name
 
 
 def match_steps(where: Store, recipe: Recipe) -> Recipe:
-    """Replace a run's name in train.match_steps by that run's steps per iteration."""
+    """The recipe with train.match_steps as numbers: the steps per iteration of the run it names."""
     named = recipe.train.match_steps
     if not isinstance(named, str):
         return recipe

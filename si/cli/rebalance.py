@@ -1,4 +1,4 @@
-"""`si-ctl rebalance`: anybody's rollouts to training rows, or to draws."""
+"""`si-ctl rebalance`: rollouts to training rows, or to draws."""
 
 import json
 from pathlib import Path
@@ -6,41 +6,47 @@ from typing import Annotated
 
 import typer
 
-from si.api import rebalance as make
-from si.cli.options import ForceOption, JsonOption, MapOption, SkipBadOption, StoreOption, mapping
+from si.api import rebalance as rebalanced
+from si.cli.console import say
+from si.cli.options import (
+    FilesArgument,
+    ForceOption,
+    JsonOption,
+    MapOption,
+    SamplesOption,
+    SkipBadOption,
+    StoreOption,
+    ThresholdOption,
+    mapping,
+)
 
 
 def rebalance(
-    files: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="FILE...",
-            help="Rollouts (JSONL, JSON, Parquet), a folder of them, or a run of ours.",
-        ),
+    files: FilesArgument,
+    out: Annotated[
+        Path, typer.Option(help="File to write; its suffix selects JSON lines, JSON or Parquet.")
     ],
-    out: Annotated[Path, typer.Option(help="The file to write.")],
     strategy: Annotated[
         str, typer.Option(help="vanilla, tc or rp for examples; ar or gr for draws.")
     ] = "rp",
     layout: Annotated[
         str, typer.Option("--format", help="trl, sharegpt (LLaMA-Factory), verl or jsonl.")
     ] = "trl",
-    seed: Annotated[int, typer.Option(help="Key of the random choices.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     columns: MapOption = None,
-    threshold: Annotated[
-        float | None, typer.Option(help="The lowest reward of a right answer.")
-    ] = None,
-    k: Annotated[int | None, typer.Option(min=1, help="K, samples of a query.")] = None,
+    threshold: ThresholdOption = None,
+    k: SamplesOption = None,
     skip_bad: SkipBadOption = False,
     force: ForceOption = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write training rows of what a strategy makes of anybody's rollouts, or the draws it asks for.
+    """Turn rollouts into balanced training rows, or into draws.
 
-    Rows are for TRL, LLaMA-Factory or verl. ar and gr ask for samples: their draws are written.
+    Writes rows for TRL, LLaMA-Factory or verl. The strategies ar and gr need more samples: for
+    them the draws to sample are written.
     """
-    made = make(
+    made = rebalanced(
         files,
         strategy,
         out,
@@ -57,10 +63,10 @@ def rebalance(
         typer.echo(json.dumps(made.to_json(), indent=2))
         return
     if made.kind == "draws":
-        said = f"{made.rows} draws for {made.samples} samples"
+        counts = f"{made.rows} draws for {made.samples} samples"
     else:
-        said = f"{made.rows} examples of {made.successes} right answers"
-    typer.echo(f"{made.path}: {said} of {made.queries} queries ({made.strategy}, K = {made.k})")
-    typer.echo(f"A reward of {made.threshold:g} or more is right.")
+        counts = f"{made.rows} examples from {made.successes} correct responses"
+    say(f"{made.path}: {counts}, {made.queries} queries ({made.strategy}, K = {made.k})")
+    say(f"A response with a reward of {made.threshold:g} or more counts as correct.")
     for note in made.notes:
-        typer.echo(note)
+        say(note)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from si.cli.console import say
 from si.cli.iterate import local_cluster
 from si.cli.options import (
     ForceOption,
@@ -13,6 +14,7 @@ from si.cli.options import (
     NamespaceOption,
     OnOption,
     ReleaseOption,
+    RunArgument,
     SetOption,
     StoreOption,
     reading_place,
@@ -34,10 +36,11 @@ _OWN = ("report.", "place.")
 
 
 def report(
-    run: Annotated[str, typer.Argument(help="A run's name, or a strategy that one run has.")],
+    run: RunArgument,
     store: StoreOption = None,
     out: Annotated[
-        Path | None, typer.Option(help="Where to write the page; reports/RUN.html by default.")
+        Path | None,
+        typer.Option(help="HTML page to write.  \\[default: reports/RUN.html in the store]"),
     ] = None,
     force: ForceOption = False,
     settings: SetOption = None,
@@ -46,17 +49,17 @@ def report(
     namespace: NamespaceOption = None,
     release: ReleaseOption = None,
 ) -> None:
-    """Write a run's report: HTML, with Markdown and JSON beside it.
+    """Write a run's report as HTML, with Markdown and JSON beside it.
 
-    Of a run that is not at its end, the iterations that are done are shown. Of a run on a
-    cluster the bucket is read from here, with credentials of your own.
+    For an unfinished run, shows the completed iterations. For a cluster run, reads the bucket
+    directly with your credentials.
     """
     other = {name for name, _ in map(assignment, settings or ()) if not name.startswith(_OWN)}
     if other:
         raise RecipeError(
-            f"A finished run cannot be reported with another {min(other)}",
-            "of a recipe, the page depends on the section `report` alone",
-            "Show what that is: si-ctl config schema",
+            f"{min(other)} cannot be changed for a report",
+            "the page depends only on the section `report` of the recipe",
+            "List its settings: si-ctl config schema",
         )
     given, place = resolve(None, settings, {"place.store": store})
     if on == "kubernetes":
@@ -71,7 +74,7 @@ def report(
         raise RunMissing(
             f"The run {name} has no finished iteration yet",
             f"in {where.url}",
-            "Go on with it: the same `si-ctl iterate` command resumes.",
+            "Continue it: the same `si-ctl iterate` command resumes.",
         )
     generation = generations(where, name)[-1]
     recipe = load_recipe(where, name, generation)
@@ -80,7 +83,7 @@ def report(
     done_so_far = {"iterations": len(done) - 1, "patience": None}
     recipe = recipe.model_copy(update={**done_so_far, "report": layout})
     with exclusive(where.url, f"{name} report") as scratch:
-        # All stages but the report are committed; walking the loop finds them so.
+        # Every stage but the report is committed already.
         cluster = local_cluster(where, place, recipe, name, scratch, light=True)
         made = iterate(Run(name, recipe, where, cluster, generation))
     artifact = Artifact.open(where, made.ref)
@@ -88,4 +91,4 @@ def report(
     if as_json:
         typer.echo(json.dumps(artifact.json("report.json"), indent=2))
     else:
-        typer.echo(f"Report: {page}")
+        say(f"Report: {page}")

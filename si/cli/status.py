@@ -1,4 +1,4 @@
-"""`si-ctl status`: how far a run is."""
+"""`si-ctl status`: the progress of a run."""
 
 import json
 import time
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from si.cli.console import Shown, draw, of_store, table, watch
+from si.cli.console import Shown, draw, of_store, plural, say, table, watch
 from si.cli.options import (
     JsonOption,
     NamespaceOption,
@@ -25,12 +25,12 @@ from si.store.port import Store
 
 def status(
     run: Annotated[
-        str | None, typer.Argument(help="A run's name, or a strategy that one run has.")
+        str | None, typer.Argument(help="A run's name, or a strategy that only one run has.")
     ] = None,
     store: StoreOption = None,
     watch: Annotated[
         bool,
-        typer.Option("--watch", "-w", help="Show the run until it is at its end, or Ctrl-C."),
+        typer.Option("--watch", "-w", help="Keep showing the run until it ends, or until Ctrl-C."),
     ] = False,
     as_json: JsonOption = False,
     on: OnOption = "local",
@@ -39,7 +39,7 @@ def status(
 ) -> None:
     """Show a run as a tree of iterations and stages, or list all runs."""
     if watch and (run is None or as_json):
-        raise typer.BadParameter("--watch shows one run, and no JSON")
+        raise typer.BadParameter("--watch needs a run, and excludes --json")
     if on == "kubernetes":
         from si.cli.on_cluster import status as status_there
 
@@ -57,34 +57,35 @@ def status(
         shown = of_store(trees[0], at_work(where.url, names[0]))
         Console(highlight=False).print(draw(*shown), soft_wrap=True)
     elif not trees:
-        typer.echo(f"No runs in {where.url}. Begin one: si-ctl iterate")
+        say(f"No runs in {where.url}. Start one: si-ctl iterate")
     else:
         rows = [[t["run"], t["strategy"], t["k"], t["generation"], _progress(t)] for t in trees]
         table(f"runs in {where.url}", ["run", "strategy", "K", "generation", "state"], rows)
 
 
 def _progress(tree: dict[str, Any]) -> str:
+    """A run's progress in a few words."""
     stages = [stage for iteration in tree["iterations"] for stage in iteration["stages"]]
     if tree["stopped"]:
-        return f"{tree['stopped']['iterations']} iterations done; {tree['stopped']['words']}"
+        count = plural(tree["stopped"]["iterations"], "iteration")
+        return f"{count} done; {tree['stopped']['words']}"
     at = [stage for stage in stages if stage["state"] == "open"]
     if at:
         return f"at {at[-1]['entry']}, {at[-1]['committed']} of {at[-1]['shards']} shards"
-    done = [stage["entry"] for stage in stages if stage["stage"] == "evaluate"]
-    return f"{max(0, len(done) - 1)} iterations done"
+    scored = [stage["entry"] for stage in stages if stage["stage"] == "evaluate"]
+    return f"{plural(max(0, len(scored) - 1), 'iteration')} done"
 
 
-PAUSE = 2.0  # seconds between two looks at the store
+PAUSE = 2.0  # seconds between two reads of the store
 
 
 def _watch(where: Store, name: str) -> None:
-
     known = Known(Ledger(where))
     seen = False
 
     def look() -> tuple[Shown, bool]:
         nonlocal seen
-        process = at_work(where.url, name)  # asked first: what it did at last is read below
+        process = at_work(where.url, name)  # asked first: its last results are read below
         tree = read(where, name, known)
         gone = seen and process is None
         seen = seen or process is not None

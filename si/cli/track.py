@@ -1,4 +1,4 @@
-"""`si-ctl track`: a run's metrics to TensorBoard, MLflow or W&B, at any time."""
+"""`si-ctl track`: send a run's metrics to TensorBoard, MLflow or W&B, at any time."""
 
 import json
 import time
@@ -8,11 +8,13 @@ from typing import Annotated
 
 import typer
 
+from si.cli.console import say
 from si.cli.options import (
     JsonOption,
     NamespaceOption,
     OnOption,
     ReleaseOption,
+    RunArgument,
     StoreOption,
     reading_place,
 )
@@ -25,17 +27,20 @@ from si.runs.tracking import Backlog, Tracked, why
 from si.runs.usage import Ledger
 from si.store.open import open_store
 
-PAUSE = 15.0  # seconds between two looks at the store
+PAUSE = 15.0  # seconds between two reads of the store
 
 
 def track(
-    run: Annotated[str, typer.Argument(help="A run's name, or a strategy that one run has.")],
+    run: RunArgument,
     to: Annotated[
         list[str] | None,
-        typer.Option(help="tensorboard, mlflow, wandb; repeatable. By default place.trackers."),
+        typer.Option(
+            help="tensorboard, mlflow, wandb or module:Class; repeatable.  "
+            "\\[default: place.trackers]"
+        ),
     ] = None,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on until the run is at its end.")
+        bool, typer.Option("--follow", "-f", help="Keep following until the run finishes.")
     ] = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
@@ -43,10 +48,10 @@ def track(
     namespace: NamespaceOption = None,
     release: ReleaseOption = None,
 ) -> None:
-    """Tell trackers what a run has done: losses, accuracies, shares by level.
+    """Send a run's metrics to TensorBoard, MLflow or W&B.
 
-    What a tracker has already is not told twice. Of a run on a cluster the bucket is read from
-    here, with credentials of your own.
+    Sends losses, accuracies and shares by level, and no point twice. For a cluster run, reads the
+    bucket directly with your credentials.
     """
     place = reading_place(store, on, namespace, release)
     where = open_store(place)
@@ -55,15 +60,15 @@ def track(
     tracked = Tracked.of(where, name, generation, load_recipe(where, name, generation))
     backlogs: dict[str, Backlog] = {}
     for tracker, opened in trackers(to or place.trackers, local_folder(where)).items():
-        with _speaking(tracker):
+        with _errors_of(tracker):
             backlogs[tracker] = Backlog(where, name, tracked, opened())
     told, known = dict.fromkeys(backlogs, 0), Known(Ledger(where))
     try:
         while True:
-            # Asked first: what is done after that is told, too.
+            # Asked first, so that what finishes meanwhile is still sent.
             over = ended(status(where, name, known))
             for tracker, backlog in backlogs.items():
-                with _speaking(tracker):
+                with _errors_of(tracker):
                     told[tracker] += backlog.go_on()
             if over or not follow:
                 break
@@ -71,22 +76,22 @@ def track(
     except KeyboardInterrupt:
         typer.echo("", err=True)
     for tracker, backlog in backlogs.items():
-        with _speaking(tracker):
+        with _errors_of(tracker):
             backlog.tracker.end()
-    said = {
+    sent = {
         tracker: {"stages": backlog.stages, "new": told[tracker], "where": backlog.tracker.where}
         for tracker, backlog in backlogs.items()
     }
     if as_json:
-        typer.echo(json.dumps({"run": tracked.name, "trackers": said}, indent=2))
+        typer.echo(json.dumps({"run": tracked.name, "trackers": sent}, indent=2))
         return
-    for tracker, of in said.items():
-        typer.echo(f"{tracker}: {of['new']} of {of['stages']} stages are new. {of['where']}")
+    for tracker, of in sent.items():
+        say(f"{tracker}: {of['new']} of {of['stages']} stages are new. {of['where']}")
 
 
 @contextmanager
-def _speaking(tracker: str) -> Iterator[None]:
-    """A foreign library's errors, in words."""
+def _errors_of(tracker: str) -> Iterator[None]:
+    """Translate the errors of a tracker's library into `TrackerFailed`."""
     try:
         yield
     except SiError:
@@ -95,5 +100,5 @@ def _speaking(tracker: str) -> Iterator[None]:
         raise TrackerFailed(
             f"{tracker} failed",
             why(error),
-            "Run the same command again: what it has already is not told twice.",
+            "Run the same command again: no point is sent twice.",
         ) from error

@@ -1,4 +1,4 @@
-"""`si-ctl verify`: anybody's answers, right or wrong."""
+"""`si-ctl verify`: responses judged against reference answers."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from si.cli.console import Counting, printable
+from si.cli.console import Counting, say
 from si.cli.options import ForceOption, JsonOption, MapOption, SkipBadOption, mapping
 from si.report.tables import percent, percents
 from si.rollouts.verify import judge_file
@@ -18,21 +18,22 @@ def verify(
     ],
     columns: MapOption = None,
     judge: Annotated[
-        str, typer.Option(help="answers, or an own verifier as package.module:function.")
+        str, typer.Option(help="answers, or a custom verifier: package.module:function.")
     ] = "answers",
     timeout: Annotated[
         float, typer.Option(min=0.1, help="Processor seconds for comparing one answer.")
     ] = 5.0,
     skip_bad: SkipBadOption = False,
     out: Annotated[
-        Path | None, typer.Option(help="Write all rows and their verdicts to this file.")
+        Path | None, typer.Option(help="File to write, with all rows and their verdicts.")
     ] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Judge anybody's answers as a run's are judged: final answers found and compared.
+    """Judge responses against reference answers.
 
-    Columns are recognised as `diagnose` does; of others, name response and answer with --map.
+    Final answers are extracted and compared as a run does. Columns are recognised as by diagnose;
+    name others with --map response=COLUMN,answer=COLUMN.
     """
     with Counting() as counting:
         judged = judge_file(
@@ -51,7 +52,7 @@ def verify(
     columns_read = ", ".join(f"{name} {path}" for name, path in judged.columns.items())
     methods = ", ".join(f"{name} {count:,}" for name, count in judged.methods.most_common())
     said = [
-        f"{judged.right:,} of {judged.responses:,} right: {percent(judged.accuracy)}, "
+        f"{judged.right:,} of {judged.responses:,} correct: {percent(judged.accuracy)}, "
         f"95 % interval {percents(judged.interval)}",
         f"Read {columns_read}",
         f"Decided by {methods}",
@@ -60,11 +61,11 @@ def verify(
         there, here = judged.disagreement
         name = judged.columns["reward"]
         said.append(
-            f"The file's own {name} differs: {there:,} right there only, {here:,} here only"
+            f"The file's own {name} differs: {there:,} correct there only, {here:,} here only"
         )
     if judged.bad:
         said.append(f"{len(judged.bad):,} rows left out, the first: {judged.bad[0]}")
     if out is not None:
         said.append(f"Written: {out.resolve()}")
     for line in said:
-        typer.echo(printable(line))
+        say(line)

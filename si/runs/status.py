@@ -32,11 +32,7 @@ def find_run(store: Store, wanted: str) -> str:
     names = runs(store)
     if wanted in names:
         return wanted
-    same = [
-        name
-        for name in names
-        if load_recipe(store, name, generations(store, name)[-1]).strategy == wanted
-    ]
+    same = of_strategy(store, wanted)
     if len(same) == 1:
         return same[0]
     raise RunMissing(
@@ -46,6 +42,18 @@ def find_run(store: Store, wanted: str) -> str:
         "runs in " + store.url + ": " + (", ".join(same or names) or "none"),
         "Begin one: si-ctl iterate" if not names else "See them all: si-ctl status",
     )
+
+
+def of_strategy(store: Store, strategy: str) -> list[str]:
+    """Runs of a strategy; of several, those with a finished iteration if any has one."""
+    same = [
+        name
+        for name in runs(store)
+        if load_recipe(store, name, generations(store, name)[-1]).strategy == strategy
+    ]
+    if len(same) < 2:
+        return same
+    return [name for name in same if "scores-1" in report_inputs(store, name)] or same
 
 
 def entries(store: Store, name: str, known: dict[str, str] | None = None) -> dict[str, str]:

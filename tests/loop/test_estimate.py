@@ -121,7 +121,7 @@ def test_another_model_is_not_calibrated_by(runs):
     """A run of one model or engine is no measure of another: refused, with ways out."""
     folder, _ = runs
     done = si_ctl("estimate", "--calibrate", "sums-gr-k4-s0", cwd=folder, check=False)
-    assert done.returncode == 3 and "says nothing of another model.source" in done.stderr
+    assert done.returncode == 3 and "has no figures for another model.source" in done.stderr
     recipe = runs[1]
     words = ("--recipe", recipe, "--calibrate", "sums-gr-k4-s0", "--gpu", "A100")
     done = si_ctl("estimate", *words, cwd=folder, check=False)

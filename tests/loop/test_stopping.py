@@ -37,7 +37,7 @@ def test_patience_ends_a_run_well(start):
     does nothing; more patience goes on; none ends it."""
     folder, command = start
     first = si_ctl(*command, "--patience", "1", cwd=folder)
-    assert "No gain on dev" in first.stdout and "1 iterations in" in first.stdout
+    assert "No gain on dev" in first.stdout and "1 iteration in" in first.stdout
     assert done(folder) == ["it00/evaluate", "it01/evaluate"]
     assert status(folder)["stopped"]["rule"] == "patience"
     assert "No gain on dev" in si_ctl("status", RUN, cwd=folder).stdout
@@ -138,7 +138,7 @@ def test_a_limit_leaves_the_report_of_whole_iterations(start):
     one = artefacts(folder / "si-runs", RUN)["it01/report"]
     limited = si_ctl(*command, *PRICE, "--max-cost", "0.000001", cwd=folder, check=False)
     assert limited.returncode == 6 and "Report:" in limited.stdout
-    assert "1 iterations in" in limited.stdout
+    assert "1 iteration in" in limited.stdout
     assert artefacts(folder / "si-runs", RUN)["it01/report"] == one
     assert status(folder)["stopped"]["next"] == "it02/explore"
 

@@ -236,9 +236,9 @@ def test_the_command(tmp_path):
     done = si_ctl(*words, cwd=tmp_path, check=False)
     assert done.returncode == 3 and "--skip-bad" in done.stderr and "Traceback" not in done.stderr
     done = si_ctl(*words, "--skip-bad", "--out", "out.jsonl", cwd=tmp_path)
-    assert "5 of 10 right: 50.0 %, 95 % interval 23.7" in done.stdout
+    assert "5 of 10 correct: 50.0 %, 95 % interval 23.7" in done.stdout
     assert "Read response response, answer answer, reward score" in done.stdout
-    assert "The file's own score differs: 5 right there only, 0 here only" in done.stdout
+    assert "The file's own score differs: 5 correct there only, 0 here only" in done.stdout
     assert "1 rows left out" in done.stdout and "out.jsonl" in done.stdout
     said = json.loads(si_ctl(*words, "--skip-bad", "--json", cwd=tmp_path).stdout)
     assert (said["right"], said["responses"], said["skipped"]) == (5, 10, 1)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from si.cli import VERBS
+from si.cli import VERBS, app, load
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "transformers", "pyarrow", "numpy", "pydantic", "boto3", "matplotlib", "rich")
@@ -49,6 +49,7 @@ def test_imports_inside_functions_are_the_exception():
         ("si.cli", "si.cli.console"),  # rich, to show an error
         ("si.cli.export", "si.engines.merging"),  # torch and peft
         ("si.cli.iterate", "si.cli.on_cluster"),  # the Kubernetes client, as below
+        ("si.cli.logs", "si.cli.on_cluster"),
         ("si.cli.options", "si.clusters.kubernetes.runs"),
         ("si.cli.status", "si.cli.on_cluster"),
     }
@@ -65,9 +66,31 @@ def test_the_command_line_has_no_import_circle():
 
 
 def test_every_verb_has_a_module():
-    """The table of verbs and the modules agree."""
+    """The table of verbs and the modules agree, also about what each verb does."""
     helpers = {"__init__", "console", "on_cluster", "options", "pages"}
     assert {path.stem for path in (ROOT / "si" / "cli").glob("*.py")} - helpers == set(VERBS)
+    for name, verb in VERBS.items():
+        assert load(name).help.split("\n\n")[0].replace("\n", " ") == verb.help, name
+
+
+def test_functions_and_modules_of_the_command_line_are_short():
+    """No function of si/cli has more than 60 lines, and no module more than 450."""
+    for path in sorted((ROOT / "si" / "cli").glob("*.py")):
+        tree = ast.parse(path.read_text())
+        assert len(path.read_text().splitlines()) <= 450, path.name
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < 60, (path.name, node.name)
+
+
+def test_defaults_are_shown():
+    """--help of iterate shows what runs without any option."""
+    from typer.testing import CliRunner
+
+    shown = CliRunner().invoke(app, ["iterate", "--help"], env={"COLUMNS": "200"}).stdout
+    for option, default in (("strategy", "gr"), ("k", "8"), ("iterations", "5"), ("seed", "0")):
+        line = next(line for line in shown.splitlines() if f"--{option} " in line)
+        assert f"[default: {default}]" in line
 
 
 def test_controller_needs_no_torch():

@@ -63,7 +63,7 @@ def test_skip_bad_counts_and_lists(bad_source, tmp_path):
     assert "57 queries: train 38, dev 10, test 9" in done.stderr
     again = si_ctl("data", "import", "s", "--skip-bad", "--json", cwd=tmp_path)
     facts = json.loads(again.stdout)
-    assert "(was there already)" in again.stderr
+    assert "(already in the store)" in again.stderr
     assert facts["address"] == done.stdout.strip()
     assert [row["field"] for row in facts["bad"]] == ["question", "answer", "images"]
 

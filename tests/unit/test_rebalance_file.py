@@ -331,10 +331,10 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["rebalance", "mine.jsonl", "--strategy", "rp", "--out", "train.jsonl"]
     shown = runner.invoke(app, words)
     assert shown.exit_code == 0, shown.output
-    assert "train.jsonl: 8 examples of 5 right answers of 2 queries (rp, K = 4)" in shown.output
+    assert "train.jsonl: 8 examples from 5 correct responses, 2 queries (rp, K = 4)" in shown.output
     assert isinstance(runner.invoke(app, words).exception, SiError)
     shown = runner.invoke(app, [*words, "--force", "--json"])
     assert json.loads(shown.stdout)["rows"] == 8
     words[3] = "gr"
     shown = runner.invoke(app, [*words, "--force"])
-    assert "2 draws for 7 samples of 2 queries" in shown.output
+    assert "2 draws for 7 samples, 2 queries" in shown.output

@@ -205,7 +205,7 @@ def test_without_a_terminal_everything_is_said_once(capsys):
     """Elsewhere than in a terminal, a run's head and each stage that is done are a line, once."""
     done, at_work = Leaf("it01/a", 1.0, "one", True), Leaf("it01/b", None, "at work", False)
     looks = [
-        (("x: not begun", [], []), False),
+        (("x: not started", [], []), False),
         (("x: running", [done, at_work], []), False),
         (("x: running", [done, at_work], []), False),
         (("x: done", [done, at_work._replace(done=True, words="two")], ["stopped"]), True),
@@ -213,7 +213,7 @@ def test_without_a_terminal_everything_is_said_once(capsys):
     watch(iter(looks).__next__, lambda: None)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in lines] == [
-        *("x: not begun", "x: running", "it01/a", "x: done", "it01/b", "stopped")
+        *("x: not started", "x: running", "it01/a", "x: done", "it01/b", "stopped")
     ]
 
 

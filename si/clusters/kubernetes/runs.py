@@ -1,4 +1,4 @@
-"""Runs on a cluster: find a release or a run, begin a run."""
+"""Runs on a cluster: find a release or a run, start a run."""
 
 import json
 import time
@@ -17,10 +17,10 @@ from si.runs.record import changed_recipe
 
 
 def find_place(cluster: Cluster, release: str | None) -> dict[str, Any]:
-    """The place as the chart's release in this namespace has it.
+    """The place of the chart's release in this namespace.
 
     Raises:
-        RecipeError: if there is no release, or several and none is named.
+        RecipeError: if there is no release, or several and none was named.
     """
     found = {
         place["metadata"]["labels"]["app.kubernetes.io/instance"]: place
@@ -32,9 +32,9 @@ def find_place(cluster: Cluster, release: str | None) -> dict[str, Any]:
         (release,) = found
     if release not in found:
         raise RecipeError(
-            f"No release {release} of si-ctl is in namespace {cluster.namespace}"
+            f"No release {release} of si-ctl in namespace {cluster.namespace}"
             if release
-            else f"{len(found) or 'No'} releases of si-ctl are in namespace {cluster.namespace}",
+            else f"{len(found) or 'No'} releases of si-ctl in namespace {cluster.namespace}",
             "there: " + (", ".join(sorted(found)) or "none"),
             (
                 "Name another namespace (--namespace) or release (--release).",
@@ -46,21 +46,21 @@ def find_place(cluster: Cluster, release: str | None) -> dict[str, Any]:
 
 
 def place_from_outside(namespace: str | None, release: str | None) -> Place:
-    """The release's place as a laptop reaches it: by `place.s3.endpoint_external`.
+    """The release's place as this machine reaches it: by `place.s3.endpoint_external`.
 
     Raises:
-        RecipeError: if the bucket's server has a name for the inside of the cluster only.
+        RecipeError: if the bucket's server is only reachable inside the cluster.
     """
     place = load(release=find_place(Cluster(namespace), release))[1]
     s3 = place.s3
     if s3.endpoint and not s3.endpoint_external:
         raise RecipeError(
-            f"The bucket's server {s3.endpoint} is known inside the cluster only",
+            f"The bucket's server {s3.endpoint} is only reachable inside the cluster",
             "place.s3.endpoint_external is not set",
             (
-                "Name its address as seen from here: "
+                "Set its address outside the cluster: "
                 "SI_PLACE__S3__ENDPOINT_EXTERNAL=http://127.0.0.1:9000",
-                "Make one by port-forward: kubectl port-forward --namespace minio "
+                "Create one with port-forward: kubectl port-forward --namespace minio "
                 "service/minio 9000",
             ),
         )
@@ -69,7 +69,11 @@ def place_from_outside(namespace: str | None, release: str | None) -> Place:
 
 
 def find_run(cluster: Cluster, run: str, release: str | None) -> dict[str, Any]:
-    """A run's object, by the run's name or by a strategy that only one run has."""
+    """A run's object, by the run's name or by a strategy that only one run has.
+
+    Raises:
+        RunMissing: if no run or several have that name or strategy.
+    """
     objects = run_objects(cluster, release)
     same = [each for each in objects if each["metadata"]["labels"][RUN] == run] or [
         each for each in objects if json.loads(each["data"]["recipe"])["strategy"] == run
@@ -80,11 +84,12 @@ def find_run(cluster: Cluster, run: str, release: str | None) -> dict[str, Any]:
         f"{len(same) or 'No'} runs on the cluster are called {run!r}",
         f"runs in namespace {cluster.namespace}: "
         + (", ".join(each["metadata"]["labels"][RUN] for each in objects) or "none"),
-        "Begin one: si-ctl iterate --on kubernetes",
+        "Start one: si-ctl iterate --on kubernetes",
     )
 
 
 def run_objects(cluster: Cluster, release: str | None) -> list[dict[str, Any]]:
+    """The objects of all runs in the namespace, or of a release's."""
     select = "app.kubernetes.io/name=si-ctl,app.kubernetes.io/component=run"
     if release:
         select += f",app.kubernetes.io/instance={release}"
@@ -94,11 +99,14 @@ def run_objects(cluster: Cluster, release: str | None) -> list[dict[str, Any]]:
 def begin(
     cluster: Cluster, place: Place, recipe: Recipe, run: str, fresh: bool
 ) -> tuple[dict[str, Any], str]:
-    """Make the run's object and its controller, or find them; (the object, controller's name).
+    """Create the run's object and its controller, or find them.
+
+    Returns:
+        The object, and the name of the controller's Job.
 
     Raises:
-        RunChanged: if the run was begun with another recipe.
-        RunBusy: if a new generation, or another end, is wanted while a controller is at work.
+        RunChanged: if the run was started with another recipe.
+        RunBusy: if a new generation or another end is asked for while a controller is working.
     """
     token = str(time.time_ns()) if fresh else ""
     owner, made = cluster.create(run_object(place, run, recipe, token))
@@ -115,10 +123,10 @@ def begin(
         if finished(job) is None:
             if more and not made:
                 raise RunBusy(
-                    f"The run {run} is at work with {old.iterations} iterations",
+                    f"A controller is working on the run {run} with {old.iterations} iterations",
                     f"and {_bounds(old, standing)}\n"
                     f"Job {job['metadata']['name']} in namespace {cluster.namespace}",
-                    f"Wait for it, or stop it first: si-ctl cancel {run}",
+                    f"Wait for it to finish, or stop it first: si-ctl cancel {run}",
                 )
             return owner, job["metadata"]["name"]
         attempt, last = attempt + 1, job
@@ -134,7 +142,7 @@ def begin(
 
 
 def _bounds(recipe: Recipe, place: Place) -> str:
-    """What may end a run early, in words."""
+    """The limits that may end a run early, as options."""
     asked = {
         "--patience": recipe.patience,
         "--max-gpu-hours": place.max_gpu_hours,
