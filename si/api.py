@@ -14,7 +14,7 @@ from si.rollouts.diagnosis import Diagnosis
 from si.rollouts.files import FileSource
 from si.rollouts.rebalance import Rebalanced
 from si.rollouts.rebalance import rebalance as rebalanced
-from si.rollouts.table import Rollouts, RunSource, levelled, read
+from si.rollouts.table import Rollouts, RunSource, read, with_levels
 from si.runs.status import find_run, report_inputs
 from si.store.keys import Spec
 from si.store.open import open_store
@@ -116,7 +116,7 @@ def rollouts(
     skip_bad: bool = False,
     store: str | None = None,
 ) -> Rollouts:
-    """Rollouts from files, tables, rows or a run, as numeric columns."""
+    """Rollouts as numeric columns; for the arguments and errors see `diagnose`."""
     if isinstance(source, str | Path):
         source = [source]
     if not isinstance(source, pa.Table) and hasattr(source, "to_arrow"):
@@ -128,29 +128,31 @@ def rollouts(
     parts = list(source) if isinstance(source, Iterable) else [source]
     if not parts or isinstance(parts[0], Mapping):
         return read(FileSource([("the rows", parts)] if parts else [], mapping), skip_bad)
-    return _of_places(parts, mapping, skip_bad, store)
+    return _from_paths(parts, mapping, skip_bad, store)
 
 
-def _of_places(
-    places: Sequence[str | Path],
+def _from_paths(
+    sources: Sequence[str | Path],
     mapping: Mapping[str, str] | None,
     skip_bad: bool,
     store: str | None,
 ) -> Rollouts:
-    paths = [Path(place) for place in places]
+    """Rollouts of files and folders, of one verify artefact, or of the run with that name."""
+    paths = [Path(source) for source in sources]
     if len(paths) == 1:
         if (paths[0] / "spec.json").exists() and (paths[0] / "manifest.json").exists():
-            return _of_artifact(paths[0].resolve())
+            return _from_artifact(paths[0].resolve())
         if not paths[0].exists() and not paths[0].suffix and len(paths[0].parts) == 1:
-            return _of_run(_store(store), str(places[0]))
+            return _from_run(_store(store), str(sources[0]))
     return read(FileSource.of_paths(paths, mapping), skip_bad)
 
 
 def _store(store: str | None) -> Store:
+    """The store at an address; the one of the environment settings if None."""
     return open_store(load(None, {} if store is None else {"place.store": store})[1])
 
 
-def _of_run(store: Store, name: str) -> Rollouts:
+def _from_run(store: Store, name: str) -> Rollouts:
     """A run's first rounds, with the levels that its metrics use."""
     try:
         run = find_run(store, name)
@@ -165,15 +167,15 @@ def _of_run(store: Store, name: str) -> Rollouts:
     found = replace(read(source), k=source.k)
     examples = [ref for role, ref in refs.items() if role.startswith("examples-")]
     known = {f"examples-{t}" for t in rounds} <= refs.keys()
-    return levelled(found, examples, store) if known else found
+    return with_levels(found, examples, store) if known else found
 
 
-def _of_artifact(folder: Path) -> Rollouts:
+def _from_artifact(folder: Path) -> Rollouts:
     """One verify artefact in `<store>/pool/verify/`; its levels come from its own samples."""
     store = _store(str(folder.parents[2]))
     address = folder.relative_to(folder.parents[2]).as_posix()
     spec = Spec.load(store, address)
-    made = spec.inputs.get("rollouts")
-    t = Spec.load(store, made.address).params["iteration"] if made else 0
+    sampled = spec.inputs.get("rollouts")
+    t = Spec.load(store, sampled.address).params["iteration"] if sampled else 0
     source = RunSource(store, address, [(t, address)])
     return replace(read(source), k=source.k or None)

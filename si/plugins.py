@@ -14,6 +14,7 @@ from typing import Any
 
 from si.errors import RecipeError
 from si.machine import packages
+from si.untrusted import slug
 
 PATTERN = r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"
 WAYS_OUT = "Install the package where it runs, or add its folder to PYTHONPATH."
@@ -29,7 +30,7 @@ def label(name: str) -> str:
 
     Lower case; every run of other characters than letters and digits becomes a hyphen.
     """
-    return re.sub(r"[^a-z0-9]+", "-", name.rpartition(":")[2].lower()).strip("-")
+    return slug(name.rpartition(":")[2])
 
 
 def load(kind: str, name: str, known: Mapping[str, str]) -> Any:

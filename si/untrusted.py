@@ -26,6 +26,14 @@ def several_lines(text: object, longest: int | None = None) -> str:
     return safe if longest is None or len(safe) <= longest else safe[:longest] + " ..."
 
 
+def slug(text: str, longest: int | None = None) -> str:
+    """`text` for paths, addresses and DNS labels: a-z, 0-9 and hyphens, cut to `longest`.
+
+    It may be empty.
+    """
+    return re.sub(r"[^a-z0-9]+", "-", text.lower())[:longest].strip("-")
+
+
 def markdown(text: object) -> str:
     """`text` as one line of Markdown that shows it literally: no markup, no HTML, no links."""
     words = "".join(c if c.isprintable() else " " for c in str(text)).split()

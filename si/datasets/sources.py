@@ -35,6 +35,7 @@ from si.store.commit import (
 )
 from si.store.keys import Spec, canonical, digest, read_record, sealed
 from si.store.port import Store
+from si.untrusted import slug
 
 SLICES = 10  # training slices of the embedded data: so many iterations repeat no query
 SEED = 0  # of the embedded data; its levels are measured for this seed only
@@ -258,8 +259,7 @@ def on_hub(recipe: Recipe) -> bool:
 
 def named(source: str) -> str:
     """The name of a source for use in an address: lower case, without owner and revision."""
-    name = source.partition("@")[0].rstrip("/").rpartition("/")[2].lower()
-    return re.sub(r"[^a-z0-9]+", "-", name)[:30].strip("-") or "policy"
+    return slug(source.partition("@")[0].rstrip("/").rpartition("/")[2], 30) or "policy"
 
 
 def fetch(

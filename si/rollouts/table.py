@@ -335,7 +335,7 @@ class RunSource:
         return pa.array([cells[q] for q in ids], IMAGES)
 
 
-def levelled(rollouts: Rollouts, examples: Iterable[Ref], store: Store) -> Rollouts:
+def with_levels(rollouts: Rollouts, examples: Iterable[Ref], store: Store) -> Rollouts:
     """The rollouts with the measured levels of their run.
 
     Args:

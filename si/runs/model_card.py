@@ -4,7 +4,6 @@ Front matter as the Hugging Face hub reads it, then Markdown. Names, addresses a
 anybody's: none of them can end a table, begin a heading or a link, or open a tag.
 """
 
-import html
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,10 +16,10 @@ from si.report.intervals import wilson
 from si.report.summary import Iteration, RunSummary
 from si.report.tables import percent, percents
 from si.store.keys import Ref
+from si.untrusted import markdown
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 PAPER = "https://arxiv.org/abs/2510.26474"
-_MARKS = re.compile(r"([\\`*_{}\[\]()#+!|~$])")
 
 
 class About(NamedTuple):
@@ -51,18 +50,11 @@ class About(NamedTuple):
     made_with: Mapping[str, str]
 
 
-def plain(text: object) -> str:
-    """Any text as one line of Markdown that shows it and does nothing."""
-    one_line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
-    # A colon by its number: bare addresses become links otherwise.
-    return _MARKS.sub(r"\\\1", html.escape(one_line)).replace("://", "&#58;//")
-
-
 def card(about: About, run: RunSummary) -> str:
     """README.md of an exported policy."""
     it = run.iterations[about.iteration]
     parts = [
-        f"# {plain(about.run)}, iteration {about.iteration}",
+        f"# {markdown(about.run)}, iteration {about.iteration}",
         _lead(about, run),
         "## Scores",
         _scores(it, run.iterations[0]),
@@ -113,10 +105,10 @@ def _lead(about: About, run: RunSummary) -> str:
         "merged": "A LoRA adapter merged into policy 0",
     }[about.kind]
     if about.iteration == 0:
-        return f"Policy 0 of a run of self-improvement, unchanged ({plain(about.why)})."
+        return f"Policy 0 of a run of self-improvement, unchanged ({markdown(about.why)})."
     return (
-        f"{kind}: the policy of iteration {about.iteration} ({plain(about.why)}) of {run.last}, "
-        f"trained on its own verified answers with the strategy {plain(run.strategy)}, "
+        f"{kind}: the policy of iteration {about.iteration} ({markdown(about.why)}) of {run.last}, "
+        f"trained on its own verified answers with the strategy {markdown(run.strategy)}, "
         f"K = {run.k}, by [head-tail re-balancing]({PAPER})."
     )
 
@@ -127,7 +119,7 @@ def _scores(it: Iteration, zero: Iteration) -> str:
         levels = (part["by_level"].get(level) for level in LEVELS)
         rows.append(
             [
-                plain(split),
+                markdown(split),
                 part["n"],
                 part["correct"],
                 f"{percent(part['accuracy'])} ({percents(wilson(part['correct'], part['n']))})",
@@ -160,22 +152,22 @@ def _spent(about: About) -> str:
 def _origin(about: About, run: RunSummary) -> str:
     generation = f", generation {about.generation}" if about.generation > 1 else ""
     rows: list[list[Any]] = [
-        ["run", plain(about.run) + generation],
-        ["recipe", plain(about.settings.get("name", ""))],
-        ["strategy", plain(run.strategy)],
+        ["run", markdown(about.run) + generation],
+        ["recipe", markdown(about.settings.get("name", ""))],
+        ["strategy", markdown(run.strategy)],
         ["K", run.k],
-        ["iteration", f"{about.iteration} of {run.last} ({plain(about.why)})"],
-        ["base model", plain(about.base)],
+        ["iteration", f"{about.iteration} of {run.last} ({markdown(about.why)})"],
+        ["base model", markdown(about.base)],
         ["policy 0", _ref(about.policy_0)],
         ["data", _ref(about.data)],
         ["this policy", _ref(about.policy)],
-        *(["made with", f"{plain(name)} {plain(v)}"] for name, v in about.made_with.items()),
+        *(["made with", f"{markdown(name)} {markdown(v)}"] for name, v in about.made_with.items()),
     ]
     return _table(["", ""], rows)
 
 
 def _ref(ref: Ref) -> str:
-    return f"{plain(ref.address)}, content {plain(ref.content)}"
+    return f"{markdown(ref.address)}, content {markdown(ref.content)}"
 
 
 def _loading(about: About) -> str:

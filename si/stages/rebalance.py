@@ -6,9 +6,8 @@ there are.
 """
 
 from bisect import bisect_left
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -22,6 +21,7 @@ import pyarrow.parquet as pq
 from si.config.recipe import Recipe, TcSettings
 from si.datasets.dataset import Dataset
 from si.errors import DataError
+from si.lookahead import ordered_map
 from si.metrics import Array, matthew, pass_rates, step_counts
 from si.randomness import keyed_rng
 from si.records import EXAMPLES, KEY, LEVELS, outcomes, successes
@@ -100,7 +100,9 @@ def rebalance(job: Job[Settings, Params]) -> ShardFunction:
             tally = _Tally(len(queries.ids))
             work = partial(_examples, queries, strategy, params.k, rng, tally)
             with pq.ParquetWriter(path, EXAMPLES, use_dictionary=KEY, **PARQUET) as file:
-                for examples in _ahead(pool, work, _buckets(job, rounds, queries.ids, pool)):
+                for examples in ordered_map(
+                    pool, work, _buckets(job, rounds, queries.ids, pool), THREADS + 1
+                ):
                     file.write_table(examples)
         metrics = {
             "successes": matthew(queries.level, *tally.successes),
@@ -218,7 +220,7 @@ def _buckets(
     files = [pa.ipc.new_stream(path, schema) for path in paths]
     tasks = ((r.rollouts, shard, said) for r in rounds for shard, said in enumerate(r.verdicts))
     held: list[list[pa.Table]] = [[] for _ in files]
-    for number, table in enumerate(_ahead(pool, right, tasks), 1):
+    for number, table in enumerate(ordered_map(pool, right, tasks, THREADS + 1), 1):
         cuts = [bisect_left(table["query_id"], edge, key=pa.StringScalar.as_py) for edge in edges]
         for parts, start, stop in zip(held, [0, *cuts], [*cuts, len(table)], strict=True):
             parts.append(table.slice(start, stop - start))
@@ -236,17 +238,6 @@ def _write(held: list[list[pa.Table]], files: Sequence[Any]) -> None:
         if parts:
             file.write_table(pa.concat_tables(parts).combine_chunks())
         parts.clear()
-
-
-def _ahead(pool: Executor, work: Callable[[T], pa.Table], tasks: Iterable[T]) -> Iterator[pa.Table]:
-    """What `work` makes of each task, in order, computed no more than a few tasks ahead."""
-    waiting: deque[Future[pa.Table]] = deque()
-    for task in tasks:
-        waiting.append(pool.submit(work, task))
-        if len(waiting) > THREADS:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
 
 
 def _examples(
