@@ -35,7 +35,7 @@ BROKEN = (
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
-class Picture(NamedTuple):
+class StoredImage(NamedTuple):
     """An image as a data set stores it.
 
     Attributes:
@@ -82,7 +82,7 @@ def pixels(data: bytes) -> Pixels:
         raise DataError("undecodable image", str(error)) from error
 
 
-def fit(data: bytes) -> Picture:
+def fit(data: bytes) -> StoredImage:
     """An image as a data set stores it: the same bytes if it is fit, else a PNG.
 
     To convert it, its EXIF rotation is applied, transparent parts become white, and 16-bit channels
@@ -114,7 +114,7 @@ def fit(data: bytes) -> Picture:
         out = io.BytesIO()
         image.save(out, "PNG")
         data = out.getvalue()
-    return Picture(data, array, ", ".join(changed))
+    return StoredImage(data, array, ", ".join(changed))
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

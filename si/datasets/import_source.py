@@ -7,7 +7,7 @@ from pathlib import Path
 from si import __version__
 from si.datasets.columns import needed_columns, recognise
 from si.datasets.row_fields import ParsedRow, parse_row
-from si.datasets.rows import File, file_stamp, find
+from si.datasets.rows import File, file_stamp, find_files
 from si.datasets.splits import Splits
 from si.errors import DataError
 from si.readers.files import Row
@@ -49,7 +49,7 @@ class Source:
         Raises:
             DataError: if it holds no rows, or no column for a needed field is recognised.
         """
-        files = [file for file in find(path, splits.names) if file.rows]
+        files = [file for file in find_files(path, splits.names) if file.rows]
         if not files:
             raise DataError(f"{path} holds no rows")
         columns = {file.name: recognise(file, given) for file in files}

@@ -126,7 +126,7 @@ class File:
             return (parquet_schema if self.kind == "parquet" else arrow_schema)(self.path)
 
 
-def find(source: Path, splits: Mapping[str, str]) -> list[File]:
+def find_files(source: Path, splits: Mapping[str, str]) -> list[File]:
     """The files of a source, in a fixed order: the one file, or those that a folder holds.
 
     From a folder with files of several kinds only those of the first kind are read, in the order

@@ -119,7 +119,7 @@ class TrainingRows:
         # A run of si-ctl stores the question itself, without a chat template around it.
         if self.source == "si-ctl":
             return [{"role": "user", "content": sample["prompt"]}]
-        prompt = conversation(sample["prompt"], stripped, whole)
+        prompt = parse_prompt(sample["prompt"], stripped, whole)
         if isinstance(prompt, str) and whole:
             self._note("Prompts are not in messages: each one becomes a message of the user.")
         return prompt
@@ -155,7 +155,7 @@ _STRIPPED = re.compile(r"(?:system\n(.*?)\n)?user\n(.*)\nassistant\n?", re.DOTAL
 
 
 @lru_cache(maxsize=1024)
-def conversation(prompt: str, stripped: bool = False, whole: bool = True) -> Prompt:
+def parse_prompt(prompt: str, stripped: bool = False, whole: bool = True) -> Prompt:
     """A prompt as messages if it is possible to parse them, else as it is.
 
     Args:

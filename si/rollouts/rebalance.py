@@ -251,7 +251,7 @@ class _Work:
             trajectory: loads a successful one, given its group, its sample and its source.
         """
         rows, starts = self._successes()
-        groups, earlier = self.groups, _earlier(self.groups)
+        groups, earlier = self.groups, _earlier_groups(self.groups)
         for step in np.unique(groups.step).tolist():
             here = np.flatnonzero(groups.step == step)
             ids = self.rollouts.ids.take(pa.array(groups.query[here])).to_pylist()
@@ -333,7 +333,7 @@ _DRAWS = pa.schema(
 )
 
 
-def _earlier(groups: Groups) -> Callable[[int], list[int]]:
+def _earlier_groups(groups: Groups) -> Callable[[int], list[int]]:
     """A function that returns the groups of the same query in earlier steps, oldest first."""
     order = np.lexsort((groups.step, groups.query))
     before = np.full(len(order), -1, np.int64)

@@ -13,7 +13,7 @@ from si.datasets.columns import recognise
 from si.datasets.images import fit, header, pixels
 from si.datasets.row_fields import parse_row
 from si.datasets.row_images import BadRow
-from si.datasets.rows import find
+from si.datasets.rows import find_files
 from si.errors import DataError
 from tests.unit.layouts import picture
 
@@ -30,7 +30,7 @@ def tell(tmp_path):
         row = {"question": "How many?", "answer": "3", "image": "1.png"} | row
         source = tmp_path / "in" / "train.jsonl"
         source.write_text(json.dumps(row))
-        (file,) = find(tmp_path / "in", {})
+        (file,) = find_files(tmp_path / "in", {})
         ((_, read),) = file.batches(None)
         return parse_row(read, file, recognise(file, given), {})
 
@@ -156,7 +156,7 @@ def test_grade_and_family(tell):
 def test_line_that_is_no_json_is_named(tmp_path):
     """A broken line gives its number; the others are read."""
     (tmp_path / "train.jsonl").write_text('\n{"a": 1}\n{"a": \n[1]\n')
-    (file,) = find(tmp_path, {})
+    (file,) = find_files(tmp_path, {})
     assert file.rows == 3
     numbers, read = zip(*file.batches(None), strict=True)
     assert numbers == (2, 3, 4)

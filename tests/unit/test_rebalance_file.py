@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import si
 from si.cli import app
 from si.errors import DataError, OutputError, RecipeError, SiError
-from si.rollouts.layouts import SUFFIXES, conversation
+from si.rollouts.layouts import SUFFIXES, parse_prompt
 from tests.unit.rollout_files import ANSWERS, LAYOUTS, QUESTIONS, RIGHT, K, lines, plain, trl, verl
 
 SOLVED = sum(right > 0 for counts in RIGHT.values() for right in counts)
@@ -171,7 +171,7 @@ def test_prompts_are_taken_apart_only_where_sure(
     prompt: str, stripped: bool, turns: list[tuple[str, str]] | None
 ) -> None:
     """A prompt becomes messages where there is one way to read it, and stays as it is elsewhere."""
-    found = conversation(prompt, stripped)
+    found = parse_prompt(prompt, stripped)
     wanted = turns and [{"role": role, "content": said} for role, said in turns]
     assert found == (wanted or prompt)
 
