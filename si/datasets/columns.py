@@ -10,21 +10,19 @@ from si.untrusted import one_line
 
 # Field -> names of columns, the likeliest first; a column serves one field.
 NAMES: dict[str, tuple[str, ...]] = {
-    "question": ("question", "problem", "query", "prompt", "instruction"),
-    "answer": (
-        *("answer", "final_answer", "ground_truth", "reward_model.ground_truth", "gt_answer"),
-        *("label", "solution"),
-    ),
-    "images": (
-        *("images", "decoded_image", "image", "image_paths", "image_path", "img", "picture"),
-        "file_name",
-    ),
-    "choices": ("choices", "options"),
-    "rationale": ("rationale", "solution_steps", "steps", "reasoning", "explanation", "solution"),
-    "split": ("split",),
-    "id": ("id", "qid", "pid", "question_id", "index"),
-    "difficulty": ("difficulty",),
-    "family": ("family",),
+    field: tuple(names.split())
+    for field, names in {
+        "question": "question problem query prompt instruction",
+        "answer": "answer final_answer ground_truth reward_model.ground_truth gt_answer "
+        "label solution",
+        "images": "images decoded_image image image_paths image_path img picture file_name",
+        "choices": "choices options",
+        "rationale": "rationale solution_steps steps reasoning explanation solution",
+        "split": "split",
+        "id": "id qid pid question_id index",
+        "difficulty": "difficulty",
+        "family": "family",
+    }.items()
 }
 NEEDED = ("question", "answer", "images")
 

@@ -33,17 +33,35 @@ LONGEST = 600  # characters of a text on it
 
 
 class Seen(NamedTuple):
-    """What was computed from one query."""
+    """What was computed from one query.
 
-    content: str  # its content id
-    images: tuple[bytes, ...]  # digests of their pixels
+    Attributes:
+        content: its content id.
+        images: SHA-256 over each image's pixels.
+        sizes: (width, height) of each image, in pixels.
+        modes: format and mode of each image, `PNG RGB`.
+    """
+
+    content: str
+    images: tuple[bytes, ...]
     sizes: tuple[tuple[int, int], ...]
     modes: tuple[str, ...]
 
 
 @dataclass
 class Tally:
-    """Counts of one split."""
+    """Counts of one split.
+
+    Attributes:
+        grades: (family, difficulty) -> queries.
+        questions, answers: length in characters -> queries.
+        kinds: kind of the answer -> queries.
+        numbers: number of images -> queries.
+        sizes, modes: -> images.
+        rationales: queries with a rationale.
+        contents: content ids; fewer than queries if some repeat.
+        images: SHA-256 over the pixels of every image.
+    """
 
     queries: int = 0
     grades: Counter[tuple[str, int]] = field(default_factory=Counter)
@@ -71,6 +89,7 @@ class Tally:
         self.images.update(seen.images)
 
     def facts(self) -> dict[str, Any]:
+        """The counts as `inspect` returns them for a split, ready for JSON."""
         by_area = dict(sorted(self.sizes.items(), key=_area))
         sizes = {name: f"{w} x {h}" for name, (w, h) in _range(by_area).items()}
         return {

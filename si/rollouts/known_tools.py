@@ -137,26 +137,20 @@ LAYOUTS = (
 
 # Field -> names of columns in files of unknown tools, the likeliest first.
 ALIASES: dict[str, tuple[str, ...]] = {
-    "query_id": (
-        *("query_id", "uid", "question_id", "problem_id", "prompt_id", "qid"),
-        *("task_id", "doc_id", "example_id"),
-    ),
-    "prompt": ("prompt", "question", "problem", "query", "input", "instruction"),
-    "response": (
-        *("response", "completion", "output", "generation", "text", "prediction", "solution"),
-        *("responses", "completions", "outputs", "generations", "samples"),
-    ),
-    "messages": ("messages", "conversation", "conversations"),
-    "reward": (
-        *("reward", "rewards", "correct", "is_correct", "score", "scores", "accuracy", "acc"),
-        *("passed", "success", "exact_match"),
-    ),
-    "step": ("step", "global_step", "iteration", "training_step"),
-    "tokens": (
-        *("response_length", "completion_length", "num_tokens", "n_tokens", "tokens"),
-        *("response_tokens", "token_ids", "output_ids"),
-    ),
-    "images": ("images", "image"),
+    field: tuple(names.split())
+    for field, names in {
+        "query_id": "query_id uid question_id problem_id prompt_id qid task_id doc_id example_id",
+        "prompt": "prompt question problem query input instruction",
+        "response": "response completion output generation text prediction solution "
+        "responses completions outputs generations samples",
+        "messages": "messages conversation conversations",
+        "reward": "reward rewards correct is_correct score scores accuracy acc "
+        "passed success exact_match",
+        "step": "step global_step iteration training_step",
+        "tokens": "response_length completion_length num_tokens n_tokens tokens "
+        "response_tokens token_ids output_ids",
+        "images": "images image",
+    }.items()
 }
 # Names of columns with the reference answer.
 ANSWERS = ("gts", "answer", "ground_truth", "reference", "target", "label", "solution")

@@ -15,11 +15,25 @@ _METRIC_NAME = re.compile(r"acc|correct|exact|match|pass|solve|verif", re.IGNORE
 _METRIC_KEYS = ("score", "correct", "acc", "accuracy", "hit")
 # Columns of numbers that are not metrics.
 _NOT_METRICS = frozenset(
-    (
-        *("doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics"),
-        *("doc_hash", "prompt_hash", "target_hash", "input", "step", "mode", "idx"),
-        *("advantage", "advantages"),
-    )
+    [
+        "doc_id",
+        "doc",
+        "target",
+        "arguments",
+        "resps",
+        "filtered_resps",
+        "filter",
+        "metrics",
+        "doc_hash",
+        "prompt_hash",
+        "target_hash",
+        "input",
+        "step",
+        "mode",
+        "idx",
+        "advantage",
+        "advantages",
+    ]
 )
 
 
