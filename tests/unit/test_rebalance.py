@@ -446,7 +446,7 @@ def test_verdicts_on_other_rollouts_are_refused(world: World) -> None:
     the stage with words."""
     inputs = both_rounds(world)
     other = world.round("other", {**FIRST, "c": ["7"] * 5})
-    with pytest.raises(DataError, match="not about the same samples"):
+    with pytest.raises(DataError, match="are about different samples"):
         balanced(world, inputs | {"verdicts-1": other["verdicts"]}, "rp")
     few = world.levels({q: v for q, v in LEVELS.items() if q != "d"}, "few")
     with pytest.raises(DataError, match="1 queries have no level"):
