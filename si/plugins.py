@@ -10,11 +10,13 @@ import importlib.util
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from si.errors import RecipeError
 from si.machine import packages
 from si.untrusted import slug
+
+T = TypeVar("T")
 
 PATTERN = r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"
 WAYS_OUT = "Install the package where it runs, or add its folder to PYTHONPATH."
@@ -60,6 +62,22 @@ def load(kind: str, name: str, known: Mapping[str, str]) -> Any:
         raise RecipeError(
             f"The {kind} {name!r} cannot be imported", str(error), advice or WAYS_OUT
         ) from error
+
+
+def load_class(kind: str, name: str, known: Mapping[str, str], base: type[T]) -> type[T]:
+    """As `load`, for a class that derives from `base`.
+
+    Raises:
+        RecipeError: if it does not, or cannot be imported.
+    """
+    found = load(kind, name, known)
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise RecipeError(
+            f"The {kind} {name!r} does not derive from {base.__name__}",
+            f"expected a subclass of {base.__module__}.{base.__qualname__}",
+            f"Write class ...({base.__name__}) and name that class in the recipe.",
+        )
+    return found
 
 
 def fingerprint(name: str) -> str:

@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from si.config.recipe import Train
 from si.engines.hf import Prompt, Prompts, collate, positions
 from si.engines.packing import lay_out, packs
+from si.engines.port import TrainSettings
 from si.engines.speed import Lengths
 from si.errors import NothingToTrain, RecipeError
 from si.machine.processes import cores
@@ -71,7 +73,7 @@ def measure(prompts: Prompts, queries: Sequence[Query]) -> list[tuple[int, int]]
 def make_examples(
     rows: Sequence[TrainingRow],
     prompts: Prompts,
-    settings: dict[str, Any],
+    train: Train,
     measure: Callable[[Prompts, Sequence[Query]], list[tuple[int, int]]] = measure,
 ) -> list[Example]:
     """Rows as examples, without those that are too long: cutting one would cut what its
@@ -81,12 +83,12 @@ def make_examples(
     examples = []
     for row in rows:
         length, pixels = sizes[row.question, row.images]
-        masked = row.prefix_len if settings["mask_prefix"] else 0
+        masked = row.prefix_len if train.mask_prefix else 0
         examples.append(Example(row, masked, length + len(row.token_ids), pixels))
-    fit = [e for e in examples if e.length <= settings["max_length"] and e.targets > 0]
+    fit = [e for e in examples if e.length <= train.max_length and e.targets > 0]
     if not fit:
         raise NothingToTrain(
-            f"All {len(rows)} examples are longer than {settings['max_length']} tokens",
+            f"All {len(rows)} examples are longer than {train.max_length} tokens",
             f"shortest: {min((e.length for e in examples), default=0)} tokens, images included",
             "Raise train.max_length.",
         )
@@ -106,42 +108,41 @@ def shuffled(count: int, seed: int) -> Iterator[int]:
         epoch += 1
 
 
-def count_examples(examples: Sequence[Example], settings: dict[str, Any]) -> int:
+def count_examples(examples: Sequence[Example], settings: TrainSettings) -> int:
     """How many examples the training sees, repetitions included."""
-    if settings["steps"] is None:
-        return int(settings["epochs"]) * len(examples)
-    return int(settings["steps"]) * int(settings["batch"])
+    if settings.steps is None:
+        return settings.train.epochs * len(examples)
+    return settings.steps * settings.train.batch
 
 
-def count_steps(examples: Sequence[Example], settings: dict[str, Any]) -> int:
-    return -(-count_examples(examples, settings) // int(settings["batch"]))
+def count_steps(examples: Sequence[Example], settings: TrainSettings) -> int:
+    """The number of gradient steps."""
+    return -(-count_examples(examples, settings) // settings.train.batch)
 
 
 def batches(
-    examples: Sequence[Example], settings: dict[str, Any], seed: int
+    examples: Sequence[Example], settings: TrainSettings, seed: int
 ) -> Iterator[list[Example]]:
     """The examples of each gradient step, shortest first: neighbours of one length need little
     padding. The last step may have fewer than `batch`."""
     numbers = islice(shuffled(len(examples), seed), count_examples(examples, settings))
-    while chosen := [examples[number] for number in islice(numbers, settings["batch"])]:
+    while chosen := [examples[number] for number in islice(numbers, settings.train.batch)]:
         chosen.sort(key=lambda example: example.length)
         yield chosen
 
 
 def shares(
-    chosen: Sequence[Example], settings: dict[str, Any], rank: int = 0, world: int = 1
+    chosen: Sequence[Example], train: Train, rank: int = 0, world: int = 1
 ) -> list[tuple[Sequence[Example], float]]:
     """A process's micro-batches of a step, with their weight in the loss.
 
     Every process gets as many, since all compute in step; one that runs out computes an
     example for nothing.
     """
-    micro = settings["micro_batch"]
+    micro = train.micro_batch
     parts: list[Sequence[Example]]
-    if settings.get("packing"):
-        parts = list[Sequence[Example]](
-            packs(chosen, micro * settings["max_length"], world)[rank::world]
-        )
+    if train.packing:
+        parts = list[Sequence[Example]](packs(chosen, micro * train.max_length, world)[rank::world])
     else:
         starts = range(0, len(chosen), micro * world)
         parts = [chosen[s + rank * micro : s + (rank + 1) * micro] for s in starts]
@@ -177,15 +178,13 @@ class Batch:
         return {k: there(v) for k, v in self.inputs.items()}, there(self.keep), there(self.labels)
 
 
-def make_batch(
-    model: Any, prompts: Prompts, settings: Mapping[str, Any], examples: Sequence[Example]
-) -> Batch:
+def make_batch(model: Any, prompts: Prompts, train: Train, examples: Sequence[Example]) -> Batch:
     """The tensors of a micro-batch; in page-locked memory if there is a GPU."""
     whole = [prompts(example.row.question, example.row.images) for example in examples]
-    made = [without_pixels(p) for p in whole] if settings.get("cache_vision") else whole
+    made = [without_pixels(p) for p in whole] if train.cache_vision else whole
     responses = [example.row.token_ids for example in examples]
     keep: int | Tensor
-    if settings.get("packing"):
+    if train.packing:
         inputs, starts = lay_out(model, made, responses)
         # The logits at a token foretell the next one.
         places = [
@@ -219,7 +218,7 @@ def without_pixels(prompt: Prompt) -> Prompt:
 
 def steps(
     examples: Sequence[Example],
-    settings: dict[str, Any],
+    settings: TrainSettings,
     seed: int,
     make: Callable[[Sequence[Example]], Batch],
     done: int = 0,
@@ -232,11 +231,11 @@ def steps(
 
     def parts() -> Iterator[tuple[Sequence[Example], float]]:
         for chosen in islice(batches(examples, settings, seed), done, None):
-            yield from shares(chosen, settings, rank, world)
+            yield from shares(chosen, settings.train, rank, world)
 
     ready = ahead(lambda part: (make(part[0]), part[1]), parts())
     for chosen in islice(batches(examples, settings, seed), done, None):
-        yield chosen, islice(ready, len(shares(chosen, settings, rank, world)))
+        yield chosen, islice(ready, len(shares(chosen, settings.train, rank, world)))
 
 
 def loaders(environment: Mapping[str, str] = os.environ) -> int:

@@ -32,6 +32,7 @@ import deepspeed
 from deepspeed.runtime.utils import clip_grad_norm_
 from deepspeed.utils import safe_get_full_fp32_param, safe_set_full_fp32_param
 
+from si.config.recipe import Train
 from si.engines.batches import (
     Example,
     Query,
@@ -43,11 +44,11 @@ from si.engines.batches import (
     summed_loss,
 )
 from si.engines.hf import Prompts, is_adapter
+from si.engines.port import Trained, Trainer, TrainSettings
 from si.engines.speed import Cost, Step, memory, summary
 from si.engines.trainer import (
     equip,
     export,
-    facts,
     frozen_vision,
     generators,
     learning_rate,
@@ -56,6 +57,7 @@ from si.engines.trainer import (
     parameter_groups,
     set_generators,
     spent,
+    trained,
     without_adapter,
 )
 from si.errors import RecipeError, SiError
@@ -72,8 +74,8 @@ BUCKET = 50_000_000  # gradients that are sent at once
 PATIENCE = timedelta(hours=6)  # of those that wait while the first process writes the policy
 
 
-class DeepSpeedTrainer:
-    """`ports.Trainer` on DeepSpeed.
+class DeepSpeedTrainer(Trainer):
+    """Trains with DeepSpeed.
 
     In a group of several processes the first one writes the policy, the others nothing.
     """
@@ -84,16 +86,16 @@ class DeepSpeedTrainer:
         start: Path,
         base: Path,
         out: Path,
-        settings: dict[str, Any],
+        settings: TrainSettings,
         seed: int,
         checkpoints: Checkpoints | None = None,
-    ) -> dict[str, Any]:
-        """As `TransformersTrainer.train`; `settings["deepspeed"]` is the recipe's section."""
+    ) -> Trained:
+        """Train as `TransformersTrainer.train` does, with `settings.train.deepspeed`."""
         arguments = (rows, start, base, out, settings, seed, checkpoints)
         if "WORLD_SIZE" not in os.environ and (processes() > 1 or number(NODES, 1) > 1):
             return launch(processes(), *arguments)
         join_group()
-        return train(*arguments)
+        return train_in_group(*arguments)
 
 
 def processes(environment: Mapping[str, str] = os.environ) -> int:
@@ -159,41 +161,42 @@ def join_group() -> None:
 # --- one process of a group ----------------------------------------------------------------
 
 
-def train(
+def train_in_group(
     rows: Sequence[TrainingRow],
     start: Path,
     base: Path,
     out: Path,
-    settings: dict[str, Any],
+    settings: TrainSettings,
     seed: int,
     checkpoints: Checkpoints | None,
-) -> dict[str, Any]:
+) -> Trained:
     """This process's part of the training; the first process exports."""
-    make_deterministic(settings["cpu_threads"], seed)
+    train = settings.train
+    make_deterministic(train.cpu_threads, seed)
     folder = base if is_adapter(start) else start
-    prompts = Prompts.open(folder, settings)
-    examples = make_examples(rows, prompts, settings, measure_together)
-    _fit_for_all(examples, settings)
-    model = open_policy(start, base, settings)
-    equip(without_adapter(model), prompts, settings)
+    prompts = Prompts.open(folder, settings.prompts)
+    examples = make_examples(rows, prompts, train, measure_together)
+    _fit_for_all(examples, train)
+    model = open_policy(start, base, train)
+    equip(without_adapter(model), prompts, train)
     checkpoints = shared(checkpoints)
     if dist.get_rank():
         torch.manual_seed(keyed_seed(seed, "dropout", dist.get_rank()))
     cost = Cost.of(without_adapter(model))  # as long as the weights are whole
-    engine = make_engine(without_adapter(model), settings)
+    engine = make_engine(without_adapter(model), train)
     done = fit(engine, model, prompts, examples, settings, seed, cost, checkpoints)
     most = torch.tensor([memory()], device=engine.device)
     dist.all_reduce(most, dist.ReduceOp.MAX)
-    state = gather(without_adapter(model), settings)
+    state = gather(without_adapter(model), train)
     if dist.get_rank() == 0:
         # In the machine's memory: the GPU may still hold what was trained.
         del engine, model
-        trained = open_policy(start, base, settings, torch.device("cpu"))
-        fill(without_adapter(trained), state)
-        export(trained, folder, out, settings)
+        policy = open_policy(start, base, train, torch.device("cpu"))
+        fill(without_adapter(policy), state)
+        export(policy, folder, out, train)
     wait_until_written()
-    speed = summary(done, settings["dtype"], dist.get_world_size(), int(most))
-    return facts(rows, examples, done, settings) | {"provenance": speed}
+    speed = summary(done, train.dtype, dist.get_world_size(), int(most))
+    return trained(rows, examples, done, train, speed)
 
 
 def wait_until_written() -> None:
@@ -217,12 +220,12 @@ def measure_together(prompts: Prompts, queries: Sequence[Query]) -> list[tuple[i
     return sizes
 
 
-def _fit_for_all(examples: Sequence[Example], settings: dict[str, Any]) -> None:
+def _fit_for_all(examples: Sequence[Example], train: Train) -> None:
     """Refuse what would make processes wait for each other for ever: all of them have to go through
     the same modules under ZeRO-3, and through the same that train under ZeRO-2."""
-    zero = settings["deepspeed"]["zero"]
+    zero = train.deepspeed.zero
     pictures = {bool(example.row.images) for example in examples}
-    vision_trains = not (settings["lora"] or settings["freeze_vision"])
+    vision_trains = not (train.lora or train.freeze_vision)
     waits = zero == 3 or (zero and vision_trains)
     if waits and dist.get_world_size() > 1 and len(pictures) > 1:
         ways = ["Use data of one kind."]
@@ -237,20 +240,20 @@ def _fit_for_all(examples: Sequence[Example], settings: dict[str, Any]) -> None:
         )
 
 
-def make_engine(model: Any, settings: dict[str, Any]) -> Any:
+def make_engine(model: Any, train: Train) -> Any:
     """The model in DeepSpeed's hands, its trainable weights in float32 beside it."""
     exact = {}
-    if settings["lora"] and settings["dtype"] != "float32":
+    if train.lora and train.dtype != "float32":
         # The engine casts the weights before it copies them; what bfloat16 cannot hold is kept.
         exact = {n: p.data.cpu() for n, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(parameter_groups(model, settings), fused=True)
+    optimizer = torch.optim.AdamW(parameter_groups(model, train.weight_decay), fused=True)
     engine, *_ = deepspeed.initialize(
-        model=model, optimizer=optimizer, config=configuration(model, settings)
+        model=model, optimizer=optimizer, config=configuration(model, train)
     )
-    if not settings["deepspeed"]["zero"]:
+    if not train.deepspeed.zero:
         # DeepSpeed clips these gradients itself and forgets how large they were.
         def clip() -> None:
-            norm = clip_grad_norm_(engine.module.parameters(), settings["clip"], mpu=engine.mpu)
+            norm = clip_grad_norm_(engine.module.parameters(), train.clip, mpu=engine.mpu)
             engine._global_grad_norm = norm
 
         engine.clip_fp32_gradients = clip
@@ -260,28 +263,28 @@ def make_engine(model: Any, settings: dict[str, Any]) -> Any:
     return engine
 
 
-def configuration(model: Any, settings: dict[str, Any]) -> dict[str, Any]:
+def configuration(model: Any, train: Train) -> dict[str, Any]:
     """The recipe in DeepSpeed's words."""
-    asked = settings["deepspeed"]
+    offload = train.deepspeed.offload
     weights = sum(p.numel() for p in model.parameters())
     zero: dict[str, Any] = {
-        "stage": asked["zero"],
+        "stage": train.deepspeed.zero,
         "overlap_comm": False,
         "reduce_bucket_size": min(BUCKET, weights),
         "stage3_prefetch_bucket_size": min(BUCKET, weights),
         "stage3_param_persistence_threshold": min(WHOLE, weights // 100),
     }
-    if asked["offload"] != "none":
+    if offload != "none":
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
-    if asked["offload"] == "parameters":
+    if offload == "parameters":
         zero["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     return {
-        "train_micro_batch_size_per_gpu": settings["micro_batch"],
+        "train_micro_batch_size_per_gpu": train.micro_batch,
         "gradient_accumulation_steps": 1,
         # A step is over when we say so: the last one may have fewer micro-batches.
         "managed_gradient_accumulation": False,
-        "gradient_clipping": settings["clip"],
-        "bf16": {"enabled": settings["dtype"] == "bfloat16"},
+        "gradient_clipping": train.clip,
+        "bf16": {"enabled": train.dtype == "bfloat16"},
         "data_types": {"grad_accum_dtype": "fp32"},
         "zero_optimization": zero,
         # torch's AdamW, on the CPU too: DeepSpeed's own would have to be compiled first.
@@ -297,7 +300,7 @@ def fit(
     model: Any,
     prompts: Prompts,
     examples: Sequence[Example],
-    settings: dict[str, Any],
+    settings: TrainSettings,
     seed: int,
     cost: Cost,
     checkpoints: Checkpoints | None = None,
@@ -305,12 +308,13 @@ def fit(
     """Train in place; the figures of every step."""
     world, rank = dist.get_world_size(), dist.get_rank()
     count = count_steps(examples, settings)
-    dtype = getattr(torch, settings["dtype"])
+    train = settings.train
+    dtype = getattr(torch, train.dtype)
     whole = without_adapter(model)
-    vision = frozen_vision(whole, prompts, settings, dtype)
+    vision = frozen_vision(whole, prompts, train, dtype)
     model.train()
     done = restore(engine, checkpoints.resume) if checkpoints else []
-    make = partial(make_batch, whole, prompts, settings)
+    make = partial(make_batch, whole, prompts, train)
     begun = time.perf_counter()
     for chosen, ready in steps(examples, settings, seed, make, len(done), rank, world):
         tokens = sum(example.targets for example in chosen)
@@ -321,7 +325,7 @@ def fit(
             loss = loss * (weight / tokens)
             engine.backward(loss * world)
             total += loss.detach()
-        rate = learning_rate(len(done), count, settings["lr"], settings["warmup"])
+        rate = learning_rate(len(done), count, train.lr, train.warmup)
         for group in engine.optimizer.param_groups:
             group["lr"] = rate
         engine.step()
@@ -392,7 +396,7 @@ def restore(engine: Any, folder: Path | None) -> list[Step]:
 # --- the weights, whole again --------------------------------------------------------------
 
 
-def gather(model: Any, settings: dict[str, Any]) -> dict[str, Tensor]:
+def gather(model: Any, train: Train) -> dict[str, Tensor]:
     """All weights by name, on the CPU; empty but in the first process.
 
     Those that trained come from the optimizer's float32, in the format that they are
@@ -401,11 +405,11 @@ def gather(model: Any, settings: dict[str, Any]) -> dict[str, Tensor]:
     Raises:
         SiError: if a weight's norm is not that of its parts in all processes.
     """
-    kept = torch.float32 if settings["lora"] else getattr(torch, settings["dtype"])
+    kept = torch.float32 if train.lora else getattr(torch, train.dtype)
     names = [name for name, _ in model.named_parameters()]
     parts = [_own_square(p) for p in model.parameters()]
     squares = torch.stack(parts)
-    if settings["deepspeed"]["zero"] == 3:
+    if train.deepspeed.zero == 3:
         dist.all_reduce(squares)
     state, wholes = {}, []
     for name, parameter in model.named_parameters():
@@ -459,7 +463,7 @@ def fill(model: Any, state: dict[str, Tensor]) -> None:
 # --- several processes --------------------------------------------------------------------
 
 
-def launch(count: int, *arguments: Any) -> dict[str, Any]:
+def launch(count: int, *arguments: Any) -> Trained:
     """Train in `count` processes of this machine, and those of others, started by torchrun.
 
     Returns:
@@ -478,20 +482,21 @@ def launch(count: int, *arguments: Any) -> dict[str, Any]:
         # Threads that spin while they wait would keep the cores from the other processes.
         env = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
         done = subprocess.run(words, stdout=2, env=env, check=False)  # noqa: S603
-        answer = pickle.loads(told.read_bytes()) if told.exists() else None  # noqa: S301
+        answer: Any = pickle.loads(told.read_bytes()) if told.exists() else None  # noqa: S301
     if isinstance(answer, SiError):
         raise answer
     if answer is None and not done.returncode and number(NODE, 0, least=0):
-        return {}
+        return Trained(steps=0)
     if done.returncode or answer is None:
         raise SiError(
             f"One of {count} training processes ended with {done.returncode}",
             "what they said is in this stage's log",
         )
-    return dict(answer)
+    assert isinstance(answer, Trained)
+    return answer
 
 
-def member(task: Path, told: Path, work: Callable[..., dict[str, Any]] = train) -> None:
+def member(task: Path, told: Path, work: Callable[..., Trained] = train_in_group) -> None:
     """The main of each process that `launch` starts."""
     arguments = pickle.loads(task.read_bytes())  # noqa: S301
     join_group()

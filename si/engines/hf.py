@@ -12,7 +12,8 @@ import torch
 from tokenizers.decoders import DecodeStream
 from torch import Tensor
 
-from si.engines.families import AUTO, CONFIG, Family, family_of, read_config
+from si.engines.families import CONFIG, Family, family_of, read_config
+from si.engines.port import PromptSettings
 from si.errors import RecipeError, SiError
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -174,14 +175,13 @@ class Prompts:
         self._lock = threading.Lock()
 
     @classmethod
-    def open(cls, folder: Path, settings: dict[str, Any]) -> "Prompts":
-        """Those of the model in a folder, as `settings` say: `system_prompt`, `image_tokens` (the
-        most that a picture takes) and `family`, each if it is there."""
-        family = family_of(folder, settings.get("family", AUTO))
-        prompts = cls(load_processor(folder), settings.get("system_prompt", ""), family)
+    def open(cls, folder: Path, settings: PromptSettings) -> "Prompts":
+        """The prompts of the model in a folder."""
+        family = family_of(folder, settings.family)
+        prompts = cls(load_processor(folder), settings.system_prompt, family)
         prompts.check_template(folder.name)
-        if settings.get("image_tokens"):
-            prompts.limits = family.limit_pictures(prompts.processor, settings["image_tokens"])
+        if settings.image_tokens:
+            prompts.limits = family.limit_pictures(prompts.processor, settings.image_tokens)
         return prompts
 
     def check_template(self, name: str) -> None:

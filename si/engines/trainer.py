@@ -19,9 +19,11 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from si.config.recipe import Train
 from si.engines import packing
 from si.engines.batches import Example, count_steps, make_batch, make_examples, steps, summed_loss
 from si.engines.hf import ADAPTER_CONFIG, Prompts, device, is_adapter, load_model
+from si.engines.port import Trained, Trainer, TrainSettings
 from si.engines.speed import Cost, Step, summary
 from si.engines.vision import FrozenVision
 from si.errors import RecipeError, SiError
@@ -65,8 +67,8 @@ def language_linears(model: Any) -> str:
     return rf"{re.escape(prefix)}\..*\.({'|'.join(sorted(linears))})"
 
 
-class TransformersTrainer:
-    """`ports.Trainer` in one process, on a GPU if there is one."""
+class TransformersTrainer(Trainer):
+    """Trains in one process, on a GPU if there is one."""
 
     def train(
         self,
@@ -74,52 +76,47 @@ class TransformersTrainer:
         start: Path,
         base: Path,
         out: Path,
-        settings: dict[str, Any],
+        settings: TrainSettings,
         seed: int,
         checkpoints: Checkpoints | None = None,
-    ) -> dict[str, Any]:
-        """Train from the policy at `start` and write an HF folder to `out`.
-
-        Args: as `ports.Trainer`; `settings` may hold `system_prompt`, that of sampling.
-
-        Returns:
-            steps, examples and tokens (responses', of one pass), dropped, one a step: losses
-            (mean over its response tokens), learning_rates and grad_norms (before clipping),
-            adapter; as provenance what `figures.summary` says.
+    ) -> Trained:
+        """Train as `Trainer.train` describes; the provenance is that of `speed.summary`.
 
         Raises:
-            NothingToTrain: if no row is short enough.
-            SiError: if what was written is not what was trained.
+            NothingToTrain: if every row is too long.
+            SiError: if the written policy differs from the trained one.
         """
-        make_deterministic(settings["cpu_threads"], seed)
+        train = settings.train
+        make_deterministic(train.cpu_threads, seed)
         folder = base if is_adapter(start) else start
-        prompts = Prompts.open(folder, settings)
-        examples = make_examples(rows, prompts, settings)
-        model = open_policy(start, base, settings)
-        equip(without_adapter(model), prompts, settings)
+        prompts = Prompts.open(folder, settings.prompts)
+        examples = make_examples(rows, prompts, train)
+        model = open_policy(start, base, train)
+        equip(without_adapter(model), prompts, train)
         done = fit(model, prompts, examples, settings, seed, checkpoints)
-        export(model, folder, out, settings)
-        speed = summary(done, settings["dtype"])
-        return facts(rows, examples, done, settings) | {"provenance": speed}
+        export(model, folder, out, train)
+        return trained(rows, examples, done, train, summary(done, train.dtype))
 
 
-def facts(
+def trained(
     rows: Sequence[TrainingRow],
     examples: Sequence[Example],
     steps: Sequence[Step],
-    settings: dict[str, Any],
-) -> dict[str, Any]:
-    """The facts that a trainer returns, as `TransformersTrainer.train` says."""
-    return {
-        "steps": len(steps),
-        "examples": len(examples),
-        "tokens": sum(len(example.row.token_ids) for example in examples),
-        "dropped": len(rows) - len(examples),
-        "losses": [round(step.loss, 4) for step in steps],
-        "learning_rates": [float(f"{step.rate:.4g}") for step in steps],
-        "grad_norms": [float(f"{step.norm:.4g}") for step in steps],
-        "adapter": bool(settings["lora"]),
-    }
+    train: Train,
+    provenance: dict[str, Any],
+) -> Trained:
+    """What a trainer reports, from all rows, the examples used and the figures of every step."""
+    return Trained(
+        steps=len(steps),
+        examples=len(examples),
+        tokens=sum(len(example.row.token_ids) for example in examples),
+        dropped=len(rows) - len(examples),
+        losses=[round(step.loss, 4) for step in steps],
+        learning_rates=[float(f"{step.rate:.4g}") for step in steps],
+        grad_norms=[float(f"{step.norm:.4g}") for step in steps],
+        adapter=train.lora is not None,
+        provenance=provenance,
+    )
 
 
 def make_deterministic(threads: int, seed: int) -> None:
@@ -133,9 +130,7 @@ def make_deterministic(threads: int, seed: int) -> None:
     torch.manual_seed(keyed_seed(seed, "initialise"))
 
 
-def open_policy(
-    start: Path, base: Path, settings: dict[str, Any], where: torch.device | None = None
-) -> Any:
+def open_policy(start: Path, base: Path, train: Train, where: torch.device | None = None) -> Any:
     """The model to train, on `where` (by default the GPU if there is one), with `requires_grad`
     where it may change.
 
@@ -143,14 +138,14 @@ def open_policy(
     one on top of another. Weights that train are held in float32 whatever `dtype` is,
     since small steps vanish in bfloat16.
     """
-    lora = settings["lora"]
+    lora = train.lora
     if is_adapter(start) and not lora:
         raise RecipeError(
             "The policy to start from is an adapter, but the recipe has no train.lora",
             f"start: {start.name}",
             "Go on with the adapter (train.lora), or begin from policy 0 (train.init: base).",
         )
-    model = load_model(base if is_adapter(start) else start, settings["dtype"])
+    model = load_model(base if is_adapter(start) else start, train.dtype)
     if lora:
         from peft import LoraConfig, PeftModel, get_peft_model
 
@@ -158,14 +153,14 @@ def open_policy(
             model = PeftModel.from_pretrained(model, start, is_trainable=True)
         else:
             config = LoraConfig(
-                r=lora["r"],
-                lora_alpha=lora["alpha"],
-                lora_dropout=lora["dropout"],
+                r=lora.r,
+                lora_alpha=lora.alpha,
+                lora_dropout=lora.dropout,
                 target_modules=language_linears(model),
                 task_type="CAUSAL_LM",
             )
             model = get_peft_model(model, config)
-    elif settings["freeze_vision"]:
+    elif train.freeze_vision:
         model.requires_grad_(False)
         for parameter in language_parameters(model):
             parameter.requires_grad_(True)
@@ -175,14 +170,13 @@ def open_policy(
     return model.to(where or device())
 
 
-def equip(model: Any, prompts: Prompts, settings: dict[str, Any]) -> None:
+def equip(model: Any, prompts: Prompts, train: Train) -> None:
     """How the recipe wants it computed: rows packed, activations computed twice, other kernels."""
-    if settings.get("packing"):
+    if train.packing:
         packing.use(model, prompts.family)
-    asked = settings.get("deepspeed", {}).get("gradient_checkpointing")
-    if settings.get("gradient_checkpointing") or asked:
+    if train.gradient_checkpointing or train.deepspeed.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    if settings.get("liger"):
+    if train.liger:
         use_liger(model)
 
 
@@ -206,10 +200,10 @@ def use_liger(model: Any) -> None:
 
 
 def frozen_vision(
-    model: Any, prompts: Prompts, settings: dict[str, Any], dtype: torch.dtype
+    model: Any, prompts: Prompts, train: Train, dtype: torch.dtype
 ) -> FrozenVision | None:
     """What keeps pictures' features, if the recipe wants it."""
-    if not settings.get("cache_vision"):
+    if not train.cache_vision:
         return None
     return FrozenVision(model, dtype, prompts.family.is_vision)
 
@@ -218,21 +212,22 @@ def fit(
     model: Any,
     prompts: Prompts,
     examples: Sequence[Example],
-    settings: dict[str, Any],
+    settings: TrainSettings,
     seed: int,
     checkpoints: Checkpoints | None = None,
 ) -> list[Step]:
     """Train in place; the figures of every step."""
-    whole, dtype = without_adapter(model), getattr(torch, settings["dtype"])
+    train = settings.train
+    whole, dtype = without_adapter(model), getattr(torch, train.dtype)
     count = count_steps(examples, settings)
-    optimizer = torch.optim.AdamW(parameter_groups(model, settings), fused=True)
+    optimizer = torch.optim.AdamW(parameter_groups(model, train.weight_decay), fused=True)
     # In the model's order: the norm's last bits depend on it.
     parameters = [p for p in model.parameters() if p.requires_grad]
     cost = Cost.of(whole)
-    vision = frozen_vision(whole, prompts, settings, dtype)
+    vision = frozen_vision(whole, prompts, train, dtype)
     model.train()
     done = restore(checkpoints.resume, parameters, optimizer) if checkpoints else []
-    make = partial(make_batch, whole, prompts, settings)
+    make = partial(make_batch, whole, prompts, train)
     begun = time.perf_counter()
     for chosen, ready in steps(examples, settings, seed, make, len(done)):
         tokens = sum(example.targets for example in chosen)
@@ -241,8 +236,8 @@ def fit(
             loss = summed_loss(whole, batch, whole.device, dtype, vision) / tokens
             loss.backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
-        norm = torch.nn.utils.clip_grad_norm_(parameters, settings["clip"])
-        rate = learning_rate(len(done), count, settings["lr"], settings["warmup"])
+        norm = torch.nn.utils.clip_grad_norm_(parameters, train.clip)
+        rate = learning_rate(len(done), count, train.lr, train.warmup)
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.step()
@@ -313,11 +308,11 @@ def set_generators(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(state["gpu_generator"])
 
 
-def parameter_groups(model: Any, settings: dict[str, Any]) -> list[dict[str, Any]]:
+def parameter_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
     """What trains, in the optimizer's groups: norms and biases are not pulled to 0."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings["weight_decay"]},
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
@@ -331,17 +326,17 @@ def without_adapter(model: Any) -> Any:
 # --- writing -------------------------------------------------------------------------------
 
 
-def export(model: Any, folder: Path, out: Path, settings: dict[str, Any]) -> None:
+def export(model: Any, folder: Path, out: Path, train: Train) -> None:
     """Write the trained policy to `out` and load it again; `folder` is that of the whole model
     which was loaded.
 
     Raises:
         SiError: if what was written is not what was trained.
     """
-    if not settings["lora"]:
-        model.to(getattr(torch, settings["dtype"]))
+    if train.lora is None:
+        model.to(getattr(torch, train.dtype))
     write_policy(model, folder, out)
-    check_policy(model, folder, out, settings["dtype"])
+    check_policy(model, folder, out, train.dtype)
 
 
 def write_policy(model: Any, start: Path, out: Path) -> None:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
+from si.config.recipe import Sampling
+from si.engines.families import AUTO
 from si.engines.hf import (
     Prompts,
     collate,
@@ -22,6 +24,7 @@ from si.engines.hf import (
     load_model,
     place,
 )
+from si.engines.port import Sampler, prompt_settings
 from si.records import Request, Sampled
 
 # Samples of a request that are computed together. K = 16 then computes its first eight exactly
@@ -146,22 +149,16 @@ class _Sequence:
         return Sampled(tuple(self.ids), self.reason, self.logprob)
 
 
-class TransformersSampler:
-    """`ports.Sampler` on transformers' classes, for any model that answers about images.
+class TransformersSampler(Sampler):
+    """Samples with transformers' classes, for any model that answers questions about images."""
 
-    Args:
-        policy: an HF folder, or a PEFT adapter folder.
-        base: policy 0; read only if `policy` is an adapter.
-        settings: the recipe's `sampling` section.
-    """
-
-    def __init__(self, policy: Path, base: Path, settings: dict[str, Any]):
+    def __init__(self, policy: Path, base: Path, settings: Sampling, family: str = AUTO):
         where = device()
         if where.type == "cpu":
             # Workers are processes; and the number of threads must not change a bit.
             torch.set_num_threads(1)
         folder = base if is_adapter(policy) else policy
-        model = load_model(folder, settings["dtype"])
+        model = load_model(folder, settings.dtype)
         if is_adapter(policy):
             from peft import PeftModel
 
@@ -169,17 +166,18 @@ class TransformersSampler:
             # that what samples is what was trained.
             model = PeftModel.from_pretrained(model, policy).get_base_model()
         self.model = model.to(where).eval()
-        self.prompts = Prompts.open(folder, settings)
+        self.prompts = Prompts.open(folder, prompt_settings(settings, family))
         self.tokenizer = self.prompts.tokenizer
-        self.temperature = float(settings["temperature"])
-        self.top_p = float(settings["top_p"])
-        self.batch = int(settings["batch"])
+        self.temperature = settings.temperature
+        self.top_p = settings.top_p
+        self.batch = settings.batch
         self.longest = self.model.config.get_text_config().max_position_embeddings
         generation = self.model.generation_config
-        family = self.prompts.family
-        self.ends = family.end_ids(self.tokenizer, generation)
+        self.ends = self.prompts.family.end_ids(self.tokenizer, generation)
         mask = torch.zeros(self.model.get_output_embeddings().out_features, dtype=torch.bool)
-        mask[forbidden_ids(family, self.tokenizer, self.model.config, generation)] = True
+        mask[forbidden_ids(self.prompts.family, self.tokenizer, self.model.config, generation)] = (
+            True
+        )
         self.forbidden = mask.to(where)
 
     def sample(self, requests: Sequence[Request]) -> Iterator[list[Sampled]]:

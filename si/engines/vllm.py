@@ -56,7 +56,8 @@ from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from si.engines.families import Family
+from si.config.recipe import Sampling
+from si.engines.families import AUTO, Family
 from si.engines.hf import (
     ADAPTER_CONFIG,
     Prompts,
@@ -66,6 +67,7 @@ from si.engines.hf import (
     load_config,
     pictures,
 )
+from si.engines.port import Sampler, prompt_settings
 from si.engines.vllm_forbidden import Forbidden
 from si.errors import RETRY, RecipeError, SiError, StageFailed
 from si.machine.watchdog import Watchdog
@@ -159,41 +161,35 @@ def out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(word in said for word in MEMORY_WORDS)
 
 
-class VllmSampler:
-    """`ports.Sampler` on vLLM.
+class VllmSampler(Sampler):
+    """Samples with vLLM; an adapter is served on its base. `sampling.batch` is not read."""
 
-    Args:
-        policy: an HF folder, or a PEFT adapter folder, which is served on its base.
-        base: policy 0; read only if `policy` is an adapter.
-        settings: the recipe's `sampling` section; `batch` is the transformers engine's.
-    """
-
-    def __init__(self, policy: Path, base: Path, settings: dict[str, Any]):
+    def __init__(self, policy: Path, base: Path, settings: Sampling, family: str = AUTO):
         import transformers
 
         generations: Any = transformers.GenerationConfig
         folder = base if is_adapter(policy) else policy
-        self.prompts = Prompts.open(folder, settings)
+        self.prompts = Prompts.open(folder, prompt_settings(settings, family))
         self.tokenizer = self.prompts.tokenizer
-        family = self.prompts.family
+        described = self.prompts.family
         config = load_config(folder)
         generation = generations()
         if (folder / "generation_config.json").exists():
             generation = generations.from_pretrained(folder, local_files_only=True)
-        self.ends = family.end_ids(self.tokenizer, generation)
+        self.ends = described.end_ids(self.tokenizer, generation)
         self.longest = config.get_text_config().max_position_embeddings
         arguments: dict[str, Any] = {
             "model": str(folder),
-            "dtype": settings["dtype"],
+            "dtype": settings.dtype,
             "seed": 0,
             "max_model_len": self.longest,
             "enable_prefix_caching": True,
             "generation_config": "vllm",
-            "limit_mm_per_prompt": family.vllm_limits,
+            "limit_mm_per_prompt": described.vllm_limits,
             "mm_processor_kwargs": self.prompts.limits or None,
             "logits_processors": [f"{Forbidden.__module__}:{Forbidden.__name__}"],
             "additional_config": {
-                "forbidden_ids": forbidden_ids(family, self.tokenizer, config, generation)
+                "forbidden_ids": forbidden_ids(described, self.tokenizer, config, generation)
             },
         }
         if ON_CPU:
@@ -204,13 +200,13 @@ class VllmSampler:
             arguments |= {"max_num_batched_tokens": max(4096, self.longest)}
         self.lora: Any = None
         if is_adapter(policy):
-            arguments |= {"enable_lora": True, "max_lora_rank": _lora_rank(policy, family)}
+            arguments |= {"enable_lora": True, "max_lora_rank": _lora_rank(policy, described)}
             self.lora = LoRARequest("policy", 1, str(policy))
         self.arguments = arguments | knobs()
         self.hang = hang_seconds()
         self.common: dict[str, Any] = {
-            "temperature": float(settings["temperature"]),
-            "top_p": float(settings["top_p"]),
+            "temperature": settings.temperature,
+            "top_p": settings.top_p,
             "stop_token_ids": sorted(self.ends),
             "logprobs": 0,  # of the sampled token alone
             "detokenize": False,

@@ -18,7 +18,7 @@ from si.config.recipe import Recipe, Sampling
 from si.config.section import LATER, Section
 from si.datasets.dataset import Dataset
 from si.engines.port import Sampler
-from si.plugins import load
+from si.plugins import load_class
 from si.randomness import keyed_seed
 from si.records import ROLLOUTS, Draw, Query, Request, Sampled, render_prompt
 from si.stages import stage
@@ -132,10 +132,6 @@ class Explorer:
     def stream(self, shards: Iterator[int]) -> Iterator[tuple[int, Output]]:
         """The shards in turn. An engine that can take the next one's requests while the last
         responses of this one are sampled does so."""
-        stream = getattr(self.sampler, "stream", None)
-        if stream is None:
-            yield from ((shard, self(shard)) for shard in shards)
-            return
         taken: deque[tuple[int, list[Request]]] = deque()
 
         def calls() -> Iterator[list[Request]]:
@@ -143,7 +139,7 @@ class Explorer:
                 taken.append((shard, self.requests(shard)))
                 yield taken[-1][1]
 
-        for answers in stream(calls()):
+        for answers in self.sampler.stream(calls()):
             shard, requests = taken.popleft()
             yield shard, self.output(shard, requests, answers)
 
@@ -173,8 +169,8 @@ class Explorer:
             dropped=reasons.count("dropped"),
         )
         table = pa.Table.from_pylist(rows, ROLLOUTS)
-        figures = getattr(self.sampler, "take_figures", None)
-        provenance = {"engine": figures()} if figures else {}
+        figures = self.sampler.take_figures()
+        provenance = {"engine": figures} if figures else {}
         return Output({ROLLOUTS_FILE: table}, len(rows), facts.identity(), provenance)
 
 
@@ -193,17 +189,15 @@ def _draws(job: Job[Settings, Params], data: Dataset) -> list[Draw]:
 
 def _sampler(job: Job[Settings, Params]) -> Sampler:
     """The engine with the policy loaded."""
-    settings: dict[str, Any] = job.settings.sampling.model_dump(mode="json")
-    settings["family"] = job.settings.family
+    settings = job.settings.sampling
     if job.params.greedy:
-        settings["temperature"] = 0.0
-    engine = load("engine", settings["engine"], ENGINES)
+        settings = settings.model_copy(update={"temperature": 0.0})
+    engine = load_class("engine", settings.engine, ENGINES, Sampler)  # type: ignore[type-abstract]
     policy = job.folder("policy")
     # Policy 0 is only needed beneath an adapter; else it is not even fetched.
     adapter = job.input("policy").manifest.facts.get("adapter", False)
     base: Path = job.folder("base") if adapter else policy
-    sampler: Sampler = engine(policy, base, settings)
-    return sampler
+    return engine(policy, base, settings, job.settings.family)
 
 
 def _request(

@@ -11,9 +11,9 @@ from pydantic import Field
 from si.config.recipe import Recipe, Train
 from si.config.section import LATER
 from si.datasets.dataset import Dataset
-from si.engines.port import Trainer
+from si.engines.port import PromptSettings, Trainer, TrainSettings
 from si.errors import NothingToTrain, RecipeError
-from si.plugins import load
+from si.plugins import load_class
 from si.randomness import keyed_seed
 from si.records import TrainingRow, render_prompt
 from si.stages import stage
@@ -93,14 +93,10 @@ def train(job: Job[Settings, Params]) -> ShardFunction:
 
     def do(shard: int) -> Output | None:
         rows = _rows(job)
-        settings: dict[str, Any] = {
-            **job.settings.train.model_dump(mode="json", exclude=set(RESOLVED)),
-            "steps": job.params.steps,
-            "system_prompt": job.settings.system_prompt,
-            "image_tokens": job.settings.image_tokens,
-            "family": job.settings.family,
-        }
-        trainer: Trainer = load("trainer", settings["trainer"], TRAINERS)()
+        asked = job.settings
+        prompts = PromptSettings(asked.system_prompt, asked.image_tokens, asked.family)
+        settings = TrainSettings(asked.train, job.params.steps, prompts)
+        trainer = load_class("trainer", asked.train.trainer, TRAINERS, Trainer)()  # type: ignore[type-abstract]
         start = job.folder("start")
         same = job.input("base").manifest.content == job.input("start").manifest.content
         base = start if same else job.folder("base")
@@ -110,13 +106,12 @@ def train(job: Job[Settings, Params]) -> ShardFunction:
         address = job.spec.address
         part, attempt = machine()
         with kept(job.store, address, job.scratch / "kept", pause(), part, attempt) as checkpoints:
-            facts = trainer.train(rows, start, base, out, settings, seed, checkpoints=checkpoints)
-        speed = facts.pop("provenance", {})
+            done = trainer.train(rows, start, base, out, settings, seed, checkpoints=checkpoints)
         files: dict[str, Any] = {path.relative_to(out).as_posix(): path for path in _files(out)}
         if not files:
             return None  # one of several processes that torchrun has started, but not the first
-        provenance = {"train": speed} if speed else {}
-        return Output(files, len(rows), facts, provenance, lambda: forget(job.store, address))
+        provenance = {"train": done.provenance} if done.provenance else {}
+        return Output(files, len(rows), done.facts, provenance, lambda: forget(job.store, address))
 
     return do
 

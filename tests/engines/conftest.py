@@ -11,8 +11,10 @@ from si.embedded import EMBEDDED_POLICY
 from si.records import Query, Request
 from si.store.artifact import Artifact
 from si.store.folder import FolderStore
+from tests.unit.settings import sampling
 
-SAMPLING = Recipe().sampling.model_dump(mode="json")
+SAMPLING = Recipe().sampling
+GREEDY = sampling(temperature=0.0)
 
 
 @pytest.fixture(scope="session")

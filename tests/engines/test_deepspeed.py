@@ -21,10 +21,11 @@ from si.records import Request, TrainingRow
 from tests.engines import needs
 from tests.engines.conftest import SAMPLING
 from tests.unit import tiny
+from tests.unit.settings import sampling, training
 
 pytestmark = [needs.deepspeed, pytest.mark.slow, pytest.mark.timeout(900)]
 
-SETTINGS = Train(batch=16, micro_batch=4, lr=1e-3).model_dump(mode="json") | {"steps": 5}
+SETTINGS: dict[str, Any] = {"batch": 16, "micro_batch": 4, "lr": 1e-3, "steps": 5}
 LORA = Lora(r=4, alpha=8).model_dump(mode="json")
 # float32 weights after five steps of 1e-3; measured: 4e-6 at most, on two processes too.
 CLOSE = 5e-5
@@ -62,11 +63,11 @@ def fit(policy: Path, tmp_path: Path, rows: list[TrainingRow]) -> Fit:
             from si.engines.deepspeed import DeepSpeedTrainer
 
             trainer = DeepSpeedTrainer()
-            settings["deepspeed"] = settings["deepspeed"] | {"zero": zero}
-        facts = trainer.train(rows, policy, policy, out, settings, 0)
-        speed = facts.pop("provenance")
-        assert len(speed["seconds"]) == facts["steps"] and speed["peak_memory_bytes"] > 0
-        return out, facts
+            settings["deepspeed"] = {**settings.get("deepspeed", {}), "zero": zero}
+        done = trainer.train(rows, policy, policy, out, training(**settings), 0)
+        speed = done.provenance
+        assert len(speed["seconds"]) == done.steps and speed["peak_memory_bytes"] > 0
+        return out, done.facts
 
     return run
 
@@ -102,7 +103,7 @@ def test_it_trains_as_the_plain_trainer(
 def test_masks_and_checkpointing_are_the_same(fit: Fit) -> None:
     """A masked prefix and recomputed activations change nothing between the two trainers."""
     plain, _ = fit(mask_prefix=True, epochs=1, steps=None)
-    asked = SETTINGS["deepspeed"] | {"gradient_checkpointing": True}
+    asked = {"gradient_checkpointing": True}
     out, _ = fit(2, mask_prefix=True, epochs=1, steps=None, deepspeed=asked)
     assert furthest(plain, out) < CLOSE
 
@@ -172,11 +173,11 @@ def test_what_would_wait_for_ever_is_refused(
 
     monkeypatch.setenv("SICTL_TRAIN_PROCESSES", "2")
     mixed = [*rows[:8], *(replace(row, images=()) for row in rows[8:16])]
-    deepspeed = SETTINGS["deepspeed"] | {"zero": zero}
-    settings = SETTINGS | {"steps": 2, "freeze_vision": freeze, "deepspeed": deepspeed}
+    more = {"steps": 2, "freeze_vision": freeze, "deepspeed": {"zero": zero}}
+    settings = training(**(SETTINGS | more))
     train = partial(DeepSpeedTrainer().train, mixed, policy, policy, tmp_path, settings, 0)
     if way is None:
-        assert train()["steps"] == 2
+        assert train().steps == 2
         return
     with pytest.raises(RecipeError, match="with and without pictures") as refused:
         train()
@@ -201,7 +202,7 @@ def test_each_example_counts_once(
 ) -> None:
     """Over all processes every example of a step counts once, and all have as many turns."""
     chosen = [Example(row, 0, number) for number, row in enumerate(rows[:count])]
-    settings = {"micro_batch": 4, "max_length": 10, "packing": packing}
+    settings = Train(micro_batch=4, max_length=10, packing=packing)
     parts = [shares(chosen, settings, rank, world) for rank in range(world)]
     assert len({len(part) for part in parts}) == 1
     counted = [e.length for part in parts for some, weight in part for e in some if weight]
@@ -231,7 +232,7 @@ def test_vllm_samples_what_zero_3_wrote(fit: Fit, policy: Path, greedy: list[Req
     """A policy that was gathered from ZeRO-3 says in vLLM what it says in transformers."""
     from si.engines.vllm import VllmSampler
 
-    settings = {**SAMPLING, "temperature": 0.0, "max_new_tokens": 16}
+    settings = sampling(temperature=0.0, max_new_tokens=16)
     out, _ = fit(3)
     requests = greedy[:16]
     theirs = list(TransformersSampler(out, out, settings).sample(requests))

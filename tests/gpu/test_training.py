@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from si.config.recipe import Train
 from si.embedded import EMBEDDED_POLICY
 from tests.engines import needs
 from tests.gpu import architecture
@@ -45,12 +44,12 @@ def test_other_ways_to_compute(tmp_path: Path, more: dict[str, bool]) -> None:
     rows = training.rows(EMBEDDED_POLICY, 64, 3, 30)
     losses = []
     for name, asked in (("plain", {}), ("other", more)):
-        settings = Train(dtype="bfloat16", lr=1e-3, batch=16, **asked).model_dump(mode="json")
+        settings = training(8, dtype="bfloat16", lr=1e-3, batch=16, **asked)
         (tmp_path / name).mkdir()
-        facts = TransformersTrainer().train(
-            rows, EMBEDDED_POLICY, EMBEDDED_POLICY, tmp_path / name, settings | {"steps": 8}, 0
+        done = TransformersTrainer().train(
+            rows, EMBEDDED_POLICY, EMBEDDED_POLICY, tmp_path / name, settings, 0
         )
-        losses.append(facts["losses"])
+        losses.append(done.losses)
     assert losses[1] == pytest.approx(losses[0], abs=0.1)
 
 

@@ -5,11 +5,12 @@ import random
 from pathlib import Path
 from typing import Any
 
-from si.config.recipe import DeepSpeed, Lora, Train
+from si.config.recipe import DeepSpeed, Lora
 from si.engines.hf import load_processor
 from si.records import TrainingRow
 from tests.gpu import architecture
 from tests.unit import tiny
+from tests.unit.settings import training
 
 
 def rows(policy: Path, count: int, cells: int, tokens: int) -> list[TrainingRow]:
@@ -35,7 +36,8 @@ def measure(
     policy: Path, out: Path, steps: int, batch: int, cells: int, tokens: int, **more: Any
 ) -> dict[str, Any]:
     """Train an adapter with ZeRO-2 in bfloat16; facts and speed. `more` are settings of `train`."""
-    settings = Train(
+    settings = training(
+        steps,
         trainer="deepspeed",
         dtype="bfloat16",
         batch=batch,
@@ -44,15 +46,14 @@ def measure(
         gradient_checkpointing=True,
         deepspeed=DeepSpeed(zero=2),
         **more,
-    ).model_dump(mode="json")
+    )
     from si.engines.deepspeed import DeepSpeedTrainer
 
     out.mkdir(parents=True)
     some = rows(policy, batch * steps, cells, tokens)
-    settings |= {"steps": steps}
-    facts = DeepSpeedTrainer().train(some, policy, policy, out, settings, 0)
+    done = DeepSpeedTrainer().train(some, policy, policy, out, settings, 0)
     architecture.free()
-    return facts
+    return {**done.facts, "provenance": done.provenance}
 
 
 def told(name: str, facts: dict[str, Any]) -> str:

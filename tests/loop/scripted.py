@@ -8,8 +8,9 @@ and on its skill, which training raises by the number of examples.
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
+from si.config.recipe import Sampling
+from si.engines.port import Sampler, Trained, Trainer, TrainSettings
 from si.randomness import keyed_rng
 from si.records import Request, Sampled, TrainingRow
 from si.store.checkpoints import Checkpoints
@@ -24,12 +25,12 @@ def write_policy(folder: Path, skill: float) -> Path:
     return folder
 
 
-class ScriptedSampler:
-    """Implements `si.engines.port.Sampler` without a model."""
+class ScriptedSampler(Sampler):
+    """A sampler without a model."""
 
-    def __init__(self, policy: Path, base: Path, settings: dict[str, Any]):
+    def __init__(self, policy: Path, base: Path, settings: Sampling, family: str = "auto"):
         self.skill = json.loads((policy / "config.json").read_text())["skill"]
-        self.greedy = settings["temperature"] == 0
+        self.greedy = settings.temperature == 0
 
     def sample(self, requests: Sequence[Request]) -> Iterator[list[Sampled]]:
         for request in requests:
@@ -59,8 +60,8 @@ class ScriptedSampler:
         return text, ends
 
 
-class ScriptedTrainer:
-    """Implements `si.engines.port.Trainer`: more examples, more skill."""
+class ScriptedTrainer(Trainer):
+    """A trainer without a model: more examples, more skill."""
 
     def train(
         self,
@@ -68,28 +69,26 @@ class ScriptedTrainer:
         start: Path,
         base: Path,
         out: Path,
-        settings: dict[str, Any],
+        settings: TrainSettings,
         seed: int,
         checkpoints: Checkpoints | None = None,
-    ) -> dict[str, Any]:
+    ) -> Trained:
         before = json.loads((start / "config.json").read_text())["skill"]
         write_policy(out, round(min(0.95, before + len(rows) / 10000), 6))
-        steps = settings["steps"] or -(-len(rows) // settings["batch"])
+        steps = settings.steps or -(-len(rows) // settings.train.batch)
         tokens = sum(len(row.token_ids) for row in rows)
-        return {
-            "steps": steps,
-            "examples": len(rows),
-            "tokens": tokens,
-            "dropped": 0,
-            "losses": [round(1 / (step + 1), 4) for step in range(steps)],
-            "learning_rates": [0.001] * steps,
-            "grad_norms": [0.5] * steps,
-            "adapter": False,
-            "provenance": {
+        return Trained(
+            steps=steps,
+            examples=len(rows),
+            tokens=tokens,
+            losses=[round(1 / (step + 1), 4) for step in range(steps)],
+            learning_rates=[0.001] * steps,
+            grad_norms=[0.5] * steps,
+            provenance={
                 "seconds": [0.25] * steps,
                 "tokens": [100] * steps,
                 "tokens_per_second": 400.0,
                 "mfu": 0.5,
                 "peak_memory_bytes": 1 << 20,
             },
-        }
+        )

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from si.engines.port import Trained
 from si.errors import RecipeError
 from si.machine.processes import children
 from si.records import Request, Sampled
@@ -41,7 +42,7 @@ class WatchedSampler(ScriptedSampler):
 
 
 class WatchedTrainer(ScriptedTrainer):
-    def train(self, *arguments: Any, **more: Any) -> dict[str, Any]:
+    def train(self, *arguments: Any, **more: Any) -> Trained:
         note("train")
         return super().train(*arguments, **more)
 

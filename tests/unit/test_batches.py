@@ -9,18 +9,16 @@ from typing import Any
 import pytest
 import torch
 
-from si.config.recipe import Train
 from si.engines.batches import ahead, batches, loaders, make_batch, make_examples, steps
 from si.engines.hf import Prompts
 from si.engines.trainer import TransformersTrainer, open_policy
 from si.errors import RecipeError
 from si.records import TrainingRow
 from tests.unit import tiny
+from tests.unit.settings import training
 
-SETTINGS: dict[str, Any] = {
-    **Train(batch=8, micro_batch=3, lr=5e-3, cpu_threads=1).model_dump(mode="json"),
-    "steps": 6,
-}
+SIZES: dict[str, Any] = {"batch": 8, "micro_batch": 3, "lr": 5e-3, "cpu_threads": 1, "steps": 6}
+SETTINGS = training(**SIZES)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +48,7 @@ def test_threads_change_no_byte(
         monkeypatch.setenv("SICTL_TRAIN_LOADERS", count)
         out = tmp_path / count
         out.mkdir()
-        settings = SETTINGS | {"packing": packing}
+        settings = training(**SIZES, packing=packing)
         TransformersTrainer().train(rows, policy, policy, out, settings, 0)
         written.append((out / "model.safetensors").read_bytes())
     assert written[0] == written[1]
@@ -100,14 +98,14 @@ def test_a_thread_s_error_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_resumed_training_goes_on(policy: Path, rows: list[TrainingRow]) -> None:
     """The steps after the first three are the fourth and on, with the micro-batches of each."""
-    prompts = Prompts.open(policy, SETTINGS)
-    examples = make_examples(rows, prompts, SETTINGS)
-    model = open_policy(policy, policy, SETTINGS)
+    prompts = Prompts.open(policy, SETTINGS.prompts)
+    examples = make_examples(rows, prompts, SETTINGS.train)
+    model = open_policy(policy, policy, SETTINGS.train)
     whole = list(batches(examples, SETTINGS, 0))
     got = [
         (chosen, [batch.examples for batch, _ in ready])
         for chosen, ready in steps(
-            examples, SETTINGS, 0, lambda part: make_batch(model, prompts, SETTINGS, part), 3
+            examples, SETTINGS, 0, lambda part: make_batch(model, prompts, SETTINGS.train, part), 3
         )
     ]
     assert [chosen for chosen, _ in got] == whole[3:]
@@ -117,11 +115,11 @@ def test_a_resumed_training_goes_on(policy: Path, rows: list[TrainingRow]) -> No
 def test_pictures_are_never_cut(policy: Path, rows: list[TrainingRow]) -> None:
     """Of whatever is not dropped, a micro-batch holds every token of every picture, at any
     `max_length`."""
-    prompts = Prompts.open(policy, SETTINGS)
-    model = open_policy(policy, policy, SETTINGS)
+    prompts = Prompts.open(policy, SETTINGS.prompts)
+    model = open_policy(policy, policy, SETTINGS.train)
     lengths = {len(prompts(row.question, row.images).ids) + len(row.token_ids) for row in rows}
     for longest in sorted(lengths):
-        settings = SETTINGS | {"max_length": longest}
+        settings = training(**SIZES, max_length=longest).train
         examples = make_examples(rows, prompts, settings)
         assert max(example.length for example in examples) <= longest
         batch = make_batch(model, prompts, settings, examples)

@@ -6,8 +6,9 @@ from typing import Any, cast
 import pytest
 
 from si.config.recipe import Recipe
+from si.engines.port import Sampler
 from si.errors import RecipeError
-from si.plugins import load
+from si.plugins import load, load_class
 from si.stages import STAGES
 from si.stages.explore import ENGINES
 from si.stages.train import TRAINERS
@@ -52,3 +53,14 @@ def test_an_engine_that_is_not_installed_is_named(name: str, known: dict[str, st
     with pytest.raises(RecipeError, match=name) as caught:
         load("engine", name, known)
     assert "Install" in caught.value.ways_out[0]
+
+
+class Stranger:
+    """Has the methods of a sampler, perhaps, but does not derive from it."""
+
+
+def test_a_class_that_is_not_an_engine_is_refused() -> None:
+    """A custom engine derives from the base class, which shows what it may read and override."""
+    with pytest.raises(RecipeError, match="does not derive from Sampler") as caught:
+        load_class("engine", f"{__name__}:Stranger", ENGINES, Sampler)
+    assert caught.value.detail == "expected a subclass of si.engines.port.Sampler"

@@ -14,8 +14,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from si.config.recipe import Sampling
 from si.engines import transformers as adapter
 from si.engines.hf import collate, decode
+from si.engines.port import Sampler
 from si.engines.transformers import GumbelNoise, TransformersSampler, nucleus
 from si.errors import RecipeError, SiError
 from si.plugins import load
@@ -27,6 +29,7 @@ from si.store.commit import Output, announce, commit_shard, encode_table, finish
 from si.store.folder import FolderStore
 from si.store.keys import Ref, Spec
 from tests.unit import tiny
+from tests.unit.settings import sampling
 
 SAMPLING: dict[str, Any] = {
     "engine": "tests.unit.test_explore:ScriptedSampler",
@@ -48,7 +51,7 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def make(policy: Path) -> Callable[..., TransformersSampler]:
     """Samplers of that policy with other settings."""
-    return lambda **more: TransformersSampler(policy, policy, {**SAMPLING, **more})
+    return lambda **more: TransformersSampler(policy, policy, sampling(**{**SAMPLING, **more}))
 
 
 @pytest.fixture(scope="session")
@@ -347,15 +350,15 @@ def test_a_character_counts_with_its_last_token(sampler: TransformersSampler) ->
 # --- the stage ------------------------------------------------------------------------------
 
 
-class ScriptedSampler:
+class ScriptedSampler(Sampler):
     """A fake policy: it answers with the seed's last digits, letter by letter."""
 
     made = 0
 
-    def __init__(self, policy: Path, base: Path, settings: dict[str, Any]):
+    def __init__(self, policy: Path, base: Path, settings: Sampling, family: str = "auto"):
         type(self).made += 1
         assert (policy / "weights").read_text() == "policy"
-        self.greedy = settings["temperature"] == 0
+        self.greedy = settings.temperature == 0
         self.calls: list[list[Request]] = []
 
     def sample(self, requests: Sequence[Request]) -> Iterator[list[Sampled]]:

@@ -6,23 +6,27 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import transformers
 from PIL import Image
 
-from si.config.recipe import Lora, Recipe, Train
+from si.config.recipe import Lora
 from si.engines.families import FAMILIES, Family, family_of
 from si.engines.hf import Prompts, collate, load_model, load_processor
+from si.engines.port import PromptSettings
 from si.engines.trainer import TransformersTrainer, language_parameters, tensor_names
 from si.engines.transformers import TransformersSampler
 from si.errors import RecipeError, SiError
 from si.records import Request, TrainingRow
 from tests.unit import kin, tiny
+from tests.unit.settings import sampling, training
 
-GREEDY = Recipe().sampling.model_dump(mode="json") | {"temperature": 0.0}
-TRAIN = Train(batch=8, micro_batch=3, lr=1e-2).model_dump(mode="json") | {"steps": 2}
+GREEDY = sampling(temperature=0.0)
+SIZES: dict[str, Any] = {"batch": 8, "micro_batch": 3, "lr": 1e-2, "steps": 2}
+TRAIN = training(**SIZES)
 ASKED = [
     Request("Compute red plus blue", (tiny.picture(1),), (1,), (), 20),
     Request("Which?", (tiny.picture(2, 5), tiny.picture(3)), (1,), (), 20),
@@ -86,7 +90,8 @@ def test_each_family_trains(name: str, made: dict[str, Path], tmp_path: Path) ->
     whole, adapter = tmp_path / "whole", tmp_path / "adapter"
     for out, lora in ((whole, None), (adapter, Lora(r=4, alpha=8).model_dump())):
         out.mkdir()
-        facts = TransformersTrainer().train(rows, policy, policy, out, TRAIN | {"lora": lora}, 0)
+        settings = training(**SIZES, lora=lora)
+        facts = TransformersTrainer().train(rows, policy, policy, out, settings, 0).facts
         assert facts["dropped"] == 0 and facts["losses"][1] < facts["losses"][0]
         (*_, (sampled,)) = TransformersSampler(out, policy, GREEDY).sample(ASKED)
         assert sampled.token_ids
@@ -137,7 +142,7 @@ def test_pictures_take_no_more_tokens_than_asked(
     large = (size_of((400, 300)),)
     counts = []
     for limit in (tokens, None):
-        prompts = Prompts.open(made[name], {"image_tokens": limit})
+        prompts = Prompts.open(made[name], PromptSettings(image_tokens=limit))
         counts.append(len(prompts("Hi", large).ids) - len(prompts("Hi", ()).ids))
     # What frames it and the template's own marks come on top of a Qwen picture's tokens.
     assert 0 < counts[0] <= tokens + 2 and (counts[0] < counts[1] or counts[1] <= tokens)
@@ -148,13 +153,13 @@ def test_a_limit_that_leaves_nothing_is_refused(made: dict[str, Path]) -> None:
     that nobody has described."""
     for name, tokens in (("internvl", 5), (kin.OTHER, 500)):
         with pytest.raises(RecipeError, match=r"sampling.image_tokens"):
-            Prompts.open(made[name], {"image_tokens": tokens})
+            Prompts.open(made[name], PromptSettings(image_tokens=tokens))
 
 
 @pytest.mark.parametrize("name", [*kin.FAMILIES, kin.OTHER])
 def test_text_that_would_be_a_picture_is_refused(name: str, made: dict[str, Path]) -> None:
     """A question that holds a picture's token stops by name; a picture too few would crash."""
-    prompts = Prompts.open(made[name], {})
+    prompts = Prompts.open(made[name], PromptSettings())
     token = prompts.tokenizer.convert_ids_to_tokens(
         load_model(made[name], "float32").config.image_token_id
     )
@@ -219,7 +224,7 @@ def test_a_template_of_another_age_is_named(
     template = folder / "chat_template.jinja"
     template.write_text(template.read_text().replace(before, after))
     with pytest.raises(RecipeError, match=words):
-        Prompts.open(folder, {})
+        Prompts.open(folder, PromptSettings())
 
 
 MINE = """
@@ -241,10 +246,10 @@ def test_a_family_of_ones_own(
     (tmp_path / "mine.py").write_text(MINE)
     monkeypatch.syspath_prepend(tmp_path)
     assert family_of(made["qwen3_vl"], "mine:Mine").name == "mine"
-    prompts = Prompts.open(made["qwen3_vl"], {"family": "mine:Mine"})
+    prompts = Prompts.open(made["qwen3_vl"], PromptSettings(family="mine:Mine"))
     with pytest.raises(RecipeError, match="holds red"):
         prompts("red?", ())
-    with pytest.raises(RecipeError, match="is no family"):
+    with pytest.raises(RecipeError, match="does not derive from Family"):
         family_of(made["qwen3_vl"], "mine:Stranger")
     with pytest.raises(RecipeError, match="cannot be imported"):
         family_of(made["qwen3_vl"], "mine:Nobody")

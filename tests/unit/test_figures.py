@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from si.config.recipe import Lora, Train
+from si.config.recipe import Lora
 from si.engines import speed, trainer
 from si.engines.batches import make_batch, make_examples, summed_loss
 from si.engines.hf import Prompts, load_processor
 from si.engines.speed import Cost, Step, peak, summary
 from si.records import TrainingRow
 from tests.unit import tiny
+from tests.unit.settings import training
 
 LORA = Lora(r=4, alpha=8).model_dump(mode="json")
 
@@ -27,7 +28,7 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_flops_are_those_that_torch_counts(policy: Path, more: dict[str, Any]) -> None:
     """A step's FLOPs are within a tenth of those that torch counts in the operations themselves,
     whatever trains."""
-    settings = {**Train().model_dump(mode="json"), "steps": None, **more}
+    settings = training(**more).train
     rows = [TrainingRow("Which?", (tiny.picture(1),), tuple(range(100)), 0)]
     prompts = Prompts(load_processor(policy))
     examples = make_examples(rows, prompts, settings)

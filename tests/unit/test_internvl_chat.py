@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from si.config.recipe import Recipe
 from si.engines.convert_internvl import convert
 from si.engines.hf import Prompts, load_model, load_processor
+from si.engines.port import PromptSettings
 from si.engines.transformers import TransformersSampler
 from si.errors import RecipeError
 from si.records import Request
@@ -31,11 +32,10 @@ def test_every_weight_finds_its_place(chat: tuple[Path, Path], tmp_path: Path) -
         assert torch.equal(ours.state_dict()[name], tensor), name
     tokenizer = load_processor(out).tokenizer
     assert tokenizer.convert_ids_to_tokens(ours.config.image_token_id) == "<IMG_CONTEXT>"
-    prompt = Prompts.open(out, {})("What?", (tiny.picture(1, 5),))
+    prompt = Prompts.open(out, PromptSettings())("What?", (tiny.picture(1, 5),))
     tiles = len(prompt.features["pixel_values"])
     assert tiles > 1 and prompt.ids.count(ours.config.image_token_id) == 4 * tiles
-    settings = Recipe().sampling.model_dump(mode="json")
-    ((sampled,),) = TransformersSampler(out, out, settings).sample(
+    ((sampled,),) = TransformersSampler(out, out, Recipe().sampling).sample(
         [Request("What?", (tiny.picture(1, 5),), (1,), (), 8)]
     )
     assert sampled.token_ids

@@ -22,10 +22,11 @@ from si.engines.trainer import TransformersTrainer
 from si.errors import RecipeError
 from si.records import TrainingRow
 from tests.unit import kin, tiny
+from tests.unit.settings import training
 
 LORA = Lora(r=4, alpha=8, dropout=0.0).model_dump(mode="json")
-PLAIN: dict[str, Any] = Train(batch=16, micro_batch=4, lr=1e-3).model_dump(mode="json")
-SETTINGS: dict[str, Any] = PLAIN | {"steps": 5, "packing": True}
+PLAIN: dict[str, Any] = {"batch": 16, "micro_batch": 4, "lr": 1e-3}
+SETTINGS: dict[str, Any] = PLAIN | {"packing": True}
 # float32 weights after five steps of 1e-3, in which they move by 3.5e-3; measured: 3e-6 at most.
 CLOSE = 5e-5
 
@@ -82,14 +83,15 @@ def policies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def opened(policy: Path, settings: dict[str, Any]) -> tuple[Any, Prompts]:
-    prompts = Prompts.open(policy, settings)
-    model = trainer.open_policy(policy, policy, settings).eval()
-    trainer.equip(model, prompts, settings)
+    asked = training(**settings)
+    prompts = Prompts.open(policy, asked.prompts)
+    model = trainer.open_policy(policy, policy, asked.train).eval()
+    trainer.equip(model, prompts, asked.train)
     return model, prompts
 
 
 def batch_of(model: Any, prompts: Prompts, rows: Sequence[TrainingRow], **more: Any) -> Batch:
-    settings = SETTINGS | more
+    settings = training(**(SETTINGS | more)).train
     return make_batch(model, prompts, settings, make_examples(rows, prompts, settings))
 
 
@@ -169,8 +171,8 @@ def test_unknown_families_are_not_packed(policies: dict[str, Path]) -> None:
 def train(out: Path, policy: Path, **more: Any) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     out.mkdir()
     rows = made_rows(policy)
-    facts = TransformersTrainer().train(rows, policy, policy, out, PLAIN | {"steps": 5} | more, 0)
-    facts.pop("provenance")
+    settings = training(steps=5, **(PLAIN | more))
+    facts = TransformersTrainer().train(rows, policy, policy, out, settings, 0).facts
     adapter = out / "adapter_model.safetensors"
     return load_file(adapter if adapter.exists() else out / "model.safetensors"), facts
 

@@ -14,10 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from si.config.recipe import Lora, Recipe, Train
+from si.config.recipe import Lora
 from si.engines import trainer as adapter
 from si.engines.batches import make_batch, make_examples, shuffled, summed_loss
 from si.engines.hf import is_adapter, load_processor
+from si.engines.port import Trained, Trainer, TrainSettings
 from si.engines.trainer import TransformersTrainer, learning_rate
 from si.engines.transformers import TransformersSampler
 from si.errors import NothingToTrain, RecipeError, SiError
@@ -29,13 +30,11 @@ from si.store.commit import Output, announce, commit_shard, finish
 from si.store.folder import FolderStore
 from si.store.keys import Ref, Spec
 from tests.unit import tiny
+from tests.unit.settings import sampling, training
 
-SETTINGS: dict[str, Any] = {
-    **Train(batch=8, micro_batch=8, lr=5e-3, cpu_threads=1).model_dump(mode="json"),
-    "steps": None,
-}
+SETTINGS: dict[str, Any] = {"batch": 8, "micro_batch": 8, "lr": 5e-3, "cpu_threads": 1}
 LORA = Lora(r=4, alpha=8).model_dump(mode="json")
-SAMPLING: dict[str, Any] = {**Recipe().sampling.model_dump(mode="json"), "temperature": 0.0}
+GREEDY = sampling(temperature=0.0)
 
 
 @pytest.fixture(scope="session")
@@ -67,8 +66,9 @@ def fit(policy: Path, tmp_path: Path) -> Callable[..., tuple[Path, dict[str, Any
     ) -> tuple[Path, dict[str, Any]]:
         out = tmp_path / f"out{next(count)}"
         out.mkdir()
-        facts = TransformersTrainer().train(rows, start, policy, out, {**SETTINGS, **more}, seed)
-        return out, facts
+        settings = training(**{**SETTINGS, **more})
+        done = TransformersTrainer().train(rows, start, policy, out, settings, seed)
+        return out, {**done.facts, "provenance": done.provenance}
 
     return run
 
@@ -98,7 +98,7 @@ def test_what_can_be_memorised_is_memorised(
     out, facts = fit(few, batch=4, steps=60, lr=2e-2)
     assert facts["losses"][0] > 4
     assert facts["losses"][-1] < 0.1
-    sampler = TransformersSampler(out, out, SAMPLING)
+    sampler = TransformersSampler(out, out, GREEDY)
     requests = [Request(row.question, row.images, (0,)) for row in few]
     said = [samples[0].token_ids for samples in sampler.sample(requests)]
     assert said == [row.token_ids for row in few]
@@ -142,7 +142,7 @@ def test_learning_rate_rises_and_falls() -> None:
 
 def loss_of(policy: Path, rows: Sequence[TrainingRow], **more: Any) -> float:
     """The mean loss of one batch, as the trainer computes it."""
-    settings = {**SETTINGS, **more}
+    settings = training(**{**SETTINGS, **more}).train
     prompts = adapter.Prompts(load_processor(policy))
     examples = make_examples(rows, prompts, settings)
     model = adapter.open_policy(policy, policy, settings).eval()
@@ -154,7 +154,7 @@ def loss_of(policy: Path, rows: Sequence[TrainingRow], **more: Any) -> float:
 
 def test_loss_is_that_of_the_sampler(policy: Path, rows: list[TrainingRow]) -> None:
     """The loss is minus the log-probability that sampling reports, over the same tokens."""
-    sampler = TransformersSampler(policy, policy, SAMPLING)
+    sampler = TransformersSampler(policy, policy, GREEDY)
     requests = [Request(row.question, row.images, (0,), (), 9) for row in rows[:4]]
     said = [samples[0] for samples in sampler.sample(requests)]
     imitated = [
@@ -338,8 +338,8 @@ def test_lora_from_base_to_sampling(fit: Fit, rows: list[TrainingRow], policy: P
     assert not any("visual" in name for name in load_file(out / "adapter_model.safetensors"))
 
     requests = [Request(row.question, row.images, (0,)) for row in few]
-    adapted = list(TransformersSampler(out, policy, SAMPLING).sample(requests))
-    plain = list(TransformersSampler(policy, policy, SAMPLING).sample(requests))
+    adapted = list(TransformersSampler(out, policy, GREEDY).sample(requests))
+    plain = list(TransformersSampler(policy, policy, GREEDY).sample(requests))
     assert adapted != plain
     assert sum(s[0].logprob for s in adapted) > sum(s[0].logprob for s in plain)
 
@@ -372,7 +372,7 @@ def test_an_adapter_needs_lora(fit: Fit, rows: list[TrainingRow]) -> None:
 # --- the stage ------------------------------------------------------------------------------
 
 
-class ScriptedTrainer:
+class ScriptedTrainer(Trainer):
     """A fake trainer: it writes down what it was given."""
 
     def train(
@@ -381,20 +381,22 @@ class ScriptedTrainer:
         start: Path,
         base: Path,
         out: Path,
-        settings: dict[str, Any],
+        settings: TrainSettings,
         seed: int,
         checkpoints: Checkpoints | None = None,
-    ) -> dict[str, Any]:
+    ) -> Trained:
         (out / "deeper").mkdir()
         told = {
             "rows": [[r.question, [i.decode() for i in r.images], r.token_ids] for r in rows],
             "start": (start / "weights").read_text(),
             "base": (base / "weights").read_text(),
-            "settings": settings,
+            "steps": settings.steps,
+            "lr": settings.train.lr,
+            "system_prompt": settings.prompts.system_prompt,
             "seed": seed,
         }
         (out / "deeper" / "told.json").write_text(json.dumps(told))
-        return {"steps": 1, "adapter": False, "provenance": {"seconds": [0.5]}}
+        return Trained(steps=1, losses=(0.25,), provenance={"seconds": [0.5]})
 
 
 def commit(store: FolderStore, stage: str, name: str, output: Output) -> Ref:
@@ -462,7 +464,9 @@ def test_the_stage_hands_over_and_collects(job: Callable[..., Job]) -> None:
     output = train(made)(0)
     assert list(output.files) == ["deeper/told.json"]
     assert output.rows == 3
-    assert output.facts == {"steps": 1, "adapter": False}
+    counts = {"steps": 1, "examples": 0, "tokens": 0, "dropped": 0, "adapter": False}
+    curves = {"losses": [0.25], "learning_rates": [], "grad_norms": []}
+    assert output.facts == counts | curves
     assert output.provenance == {"train": {"seconds": [0.5]}}
     path = output.files["deeper/told.json"]
     assert isinstance(path, Path)
@@ -473,8 +477,7 @@ def test_the_stage_hands_over_and_collects(job: Callable[..., Job]) -> None:
         ["q1?", ["q1"], [2, 0]],
     ]
     assert (told["start"], told["base"]) == ("start", "base")
-    assert told["settings"]["steps"] == 7
-    assert told["settings"]["system_prompt"] == "Be brief."
+    assert (told["steps"], told["lr"], told["system_prompt"]) == (7, 1.0, "Be brief.")
 
 
 def test_nothing_to_train(job: Callable[..., Job]) -> None:

@@ -9,7 +9,7 @@ from si.engines.families.family import Family
 from si.engines.families.internvl import InternVL
 from si.engines.families.qwen2_vl import Qwen2VL
 from si.errors import RecipeError
-from si.plugins import load
+from si.plugins import load_class
 
 FAMILIES: tuple[Family, ...] = (Qwen2VL(), InternVL())
 AUTO = "auto"
@@ -29,14 +29,7 @@ def family_of(folder: Path, name: str = AUTO) -> Family:
     if name == AUTO:
         kind = config["model_type"]
         return next((family for family in FAMILIES if kind in family.model_types), Family())
-    family = load("family", name, {})
-    if not (isinstance(family, type) and issubclass(family, Family)):
-        raise RecipeError(
-            f"{name} is no family",
-            "it is not a subclass of si.engines.families.Family",
-            "See docs/how-to/custom-family.md",
-        )
-    return family()
+    return load_class("family", name, {}, Family)()
 
 
 def read_config(folder: Path, foreign: bool = False) -> dict[str, Any]:
