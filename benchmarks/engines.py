@@ -2,8 +2,8 @@
 
     .venv-engines/bin/python benchmarks/engines.py [--queries 150] [--k 8] [--rounds 5]
 
-Both get the same questions, pictures, seeds and limits and return log-probabilities. Bare
-means one call with a list of K prompts a query. Decoding pictures and rendering chat templates
+Both get the same questions, images, seeds and limits and return log-probabilities. Bare
+means one call with a list of K prompts a query. Decoding images and rendering chat templates
 is part of both, and no cache is warm. The two take turns, and who begins changes; ratios are
 medians of the rounds' own. Beside wall time stands processor time, which other loads of the
 machine disturb less. Rows without seeds (n=K; the worker's stay), and with guided prefixes, are
@@ -27,7 +27,7 @@ from si.config.recipe import Recipe
 from si.datasets.dataset import Dataset
 from si.datasets.sources import synth
 from si.embedded import EMBEDDED_POLICY
-from si.engines.hf import pictures
+from si.engines.hf import decode_images
 from si.randomness import keyed_seed
 from si.records import Request
 from si.store.artifact import Artifact
@@ -59,7 +59,7 @@ def bare(sampler: VllmSampler, asked: Sequence[Request], seeds: bool) -> int:
     prompts: list[Any] = []
     params: list[Any] = []
     for request in asked:
-        images = pictures(request.images)
+        images = decode_images(request.images)
         text = sampler.prompts.processor.apply_chat_template(
             sampler.prompts.turns(request.question, images),
             add_generation_prompt=True,
@@ -124,8 +124,7 @@ def main() -> None:
     parser.add_argument("--k", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    settings = Recipe().sampling.model_dump(mode="json")
-    sampler = VllmSampler(EMBEDDED_POLICY, EMBEDDED_POLICY, settings)
+    sampler = VllmSampler(EMBEDDED_POLICY, EMBEDDED_POLICY, Recipe().sampling)
     asked = requests(options.queries, options.k)
     whole = [samples[0].token_ids for samples in sampler.sample(asked)]
     guided = [

@@ -6,13 +6,13 @@ All train the embedded policy's language model on the same rows with the same mi
 the same order (theirs are handed over in our order and not shuffled), so they pad alike: to the
 longest of a micro-batch. Same precision (float32), threads, fused AdamW, schedule and clipping;
 loss on response tokens only, logged every step; nothing saved on the way. The time is that of the
-whole training with its pictures' preprocessing, without loading and saving the policy. Tokens are
+whole training with its images' preprocessing, without loading and saving the policy. Tokens are
 those of prompts and responses, without padding. The trainers take turns; the median of the rounds'
 ratios counts, of the clock's time and of the processor's, which other loads disturb less. Their
 loaders have no worker processes, which were slower on two cores (`--workers`).
 
 Two data sets: each query once; and each eight times, as rp makes them of K = 8. Ours with its
-defaults, and with packing and kept pictures, which neither of the others has for pictures.
+defaults, and with packing and cached image features, which neither of the others has for images.
 """
 
 import argparse
@@ -37,13 +37,14 @@ from si.datasets.dataset import Dataset
 from si.datasets.sources import synth
 from si.embedded import EMBEDDED_POLICY
 from si.engines.batches import batches, make_examples
-from si.engines.hf import Prompts, pictures
+from si.engines.hf import Prompts, decode_images
+from si.engines.port import TrainSettings
 from si.engines.trainer import equip, fit, make_deterministic, open_policy
 from si.records import TrainingRow
 from si.store.artifact import Artifact
 from si.store.folder import FolderStore
 
-SETTINGS = Train().model_dump(mode="json") | {"steps": None}
+SETTINGS = TrainSettings(Train())
 
 
 class Round(NamedTuple):
@@ -65,7 +66,7 @@ class Stopwatch:
 
 def make_rows(count: int, copies: int) -> list[TrainingRow]:
     """The first queries of the embedded training split with their rationales as responses."""
-    tokenizer = Prompts.open(EMBEDDED_POLICY, SETTINGS).tokenizer
+    tokenizer = Prompts.open(EMBEDDED_POLICY, SETTINGS.prompts).tokenizer
     with tempfile.TemporaryDirectory() as folder:
         store = FolderStore(Path(folder))
         data = Dataset(Artifact(store, synth(store, "synth:embedded", {})))
@@ -85,25 +86,25 @@ def make_rows(count: int, copies: int) -> list[TrainingRow]:
 
 def ours(rows: Sequence[TrainingRow], **more: Any) -> Round:
     """Our plain trainer."""
-    settings = SETTINGS | more
-    prompts = Prompts.open(EMBEDDED_POLICY, settings)
-    model = open_policy(EMBEDDED_POLICY, EMBEDDED_POLICY, settings)
+    settings = TrainSettings(Train.model_validate(more))
+    prompts = Prompts.open(EMBEDDED_POLICY, settings.prompts)
+    model = open_policy(EMBEDDED_POLICY, EMBEDDED_POLICY, settings.train)
     watch = Stopwatch()
-    examples = make_examples(rows, prompts, settings)
-    equip(model, prompts, settings)
+    examples = make_examples(rows, prompts, settings.train)
+    equip(model, prompts, settings.train)
     done = fit(model, prompts, examples, settings, 0)
     return Round(sum(step.tokens for step in done), *watch.read(), done[0].loss)
 
 
 def in_our_order(rows: Sequence[TrainingRow]) -> list[TrainingRow]:
-    prompts = Prompts.open(EMBEDDED_POLICY, SETTINGS)
-    examples = make_examples(rows, prompts, SETTINGS)
+    prompts = Prompts.open(EMBEDDED_POLICY, SETTINGS.prompts)
+    examples = make_examples(rows, prompts, SETTINGS.train)
     return [example.row for chosen in batches(examples, SETTINGS, 0) for example in chosen]
 
 
 def as_text(prompts: Prompts, row: TrainingRow) -> dict[str, Any]:
-    """A row as TRL takes it: pictures, prompt, completion."""
-    images = pictures(row.images)
+    """A row as TRL takes it: images, prompt, completion."""
+    images = decode_images(row.images)
     turns = prompts.turns(row.question, images)
     prompt = prompts.processor.apply_chat_template(
         turns, add_generation_prompt=True, tokenize=False
@@ -119,13 +120,13 @@ def arguments(folder: str, workers: int) -> dict[str, Any]:
     """What both of them are told."""
     return {
         "output_dir": folder,
-        "per_device_train_batch_size": SETTINGS["micro_batch"],
-        "gradient_accumulation_steps": SETTINGS["batch"] // SETTINGS["micro_batch"],
-        "num_train_epochs": SETTINGS["epochs"],
-        "learning_rate": SETTINGS["lr"],
-        "weight_decay": SETTINGS["weight_decay"],
-        "max_grad_norm": SETTINGS["clip"],
-        "warmup_steps": SETTINGS["warmup"],
+        "per_device_train_batch_size": SETTINGS.train.micro_batch,
+        "gradient_accumulation_steps": SETTINGS.train.batch // SETTINGS.train.micro_batch,
+        "num_train_epochs": SETTINGS.train.epochs,
+        "learning_rate": SETTINGS.train.lr,
+        "weight_decay": SETTINGS.train.weight_decay,
+        "max_grad_norm": SETTINGS.train.clip,
+        "warmup_steps": SETTINGS.train.warmup,
         "lr_scheduler_type": "cosine",
         "optim": "adamw_torch_fused",
         "bf16": False,
@@ -167,7 +168,7 @@ def by_trl(rows: Sequence[TrainingRow], tokens: int, workers: int) -> Round:
     """TRL's SFTTrainer, with its own collator."""
     from datasets import Dataset as Rows
 
-    prompts = Prompts.open(EMBEDDED_POLICY, SETTINGS)
+    prompts = Prompts.open(EMBEDDED_POLICY, SETTINGS.prompts)
     model = open_policy(EMBEDDED_POLICY, EMBEDDED_POLICY, SETTINGS)
     data = Rows.from_list([as_text(prompts, row) for row in rows])
     with tempfile.TemporaryDirectory() as folder:
@@ -184,7 +185,7 @@ def by_trl(rows: Sequence[TrainingRow], tokens: int, workers: int) -> Round:
 
 def by_hf(rows: Sequence[TrainingRow], tokens: int, workers: int) -> Round:
     """transformers' Trainer, with the collator that its examples show."""
-    prompts = Prompts.open(EMBEDDED_POLICY, SETTINGS)
+    prompts = Prompts.open(EMBEDDED_POLICY, SETTINGS.prompts)
     model = open_policy(EMBEDDED_POLICY, EMBEDDED_POLICY, SETTINGS)
 
     def collate(examples: list[Any]) -> dict[str, Any]:
@@ -218,7 +219,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=0)
     options = parser.parse_args()
-    make_deterministic(SETTINGS["cpu_threads"], 0)
+    make_deterministic(SETTINGS.train.cpu_threads, 0)
     transformers.logging.set_verbosity_error()
     for name, copies in (("each query once", 1), ("each query eight times", 8)):
         rows = make_rows(options.queries * (8 // copies) // 4, copies)

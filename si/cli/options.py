@@ -182,8 +182,7 @@ def resolve(
         RecipeError: for an unknown setting or an invalid value.
     """
     given = dict(assignment(text) for text in settings or ())
-    given |= {name: value for name, value in flags.items() if value is not None}
-    return load(recipe_file(recipe), given, release=release)
+    return load(recipe_file(recipe), flags, release=release, assignments=given)
 
 
 def open_place(store: str | None) -> Store:

@@ -1,1 +1,1 @@
-"""Recipe (what is computed) and place (where and how wide)."""
+"""The recipe (what is computed) and the place (where, and on how many machines)."""

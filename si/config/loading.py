@@ -1,6 +1,6 @@
-"""Load the configuration: defaults < release < recipe file < environment < flags.
+"""Load the configuration: defaults < release < recipe file < environment < command line.
 
-Unknown keys are errors that name the nearest key.
+An unknown key is an error that suggests the nearest known key.
 """
 
 import contextlib
@@ -25,18 +25,20 @@ def load(
     flags: Mapping[str, Any] | None = None,
     environment: Mapping[str, str] | None = None,
     release: Mapping[str, Any] | None = None,
+    assignments: Mapping[str, Any] | None = None,
 ) -> tuple[Recipe, Place]:
-    """Resolve recipe and place: defaults < release < file < environment < flags.
+    """Resolve recipe and place: defaults < release < file < environment < assignments < flags.
 
     Args:
         path: a YAML file with recipe keys, and the place's under `place`.
-        flags: dotted names to values; None values are ignored.
-        environment: `SI_<KEY>`, `__` between section and key (`SI_TRAIN__LR=1e-4`);
-            the place's keys begin with `SI_PLACE__` (`SI_STORE` is short for the store).
-        release: the place as a release of the chart has it.
+        flags: dotted names to values of command line options; None values are ignored.
+        environment: `SI_<KEY>`, with `__` between section and key (`SI_TRAIN__LR=1e-4`). The
+            place's keys begin with `SI_PLACE__` (`SI_STORE` is short for `SI_PLACE__STORE`).
+        release: the place that a release of the chart has stored.
+        assignments: dotted names to values, from `--set`.
 
     Raises:
-        RecipeError: unreadable file, unknown key, value of the wrong kind.
+        RecipeError: if the file is unreadable, a key is unknown or a value is invalid.
     """
     tree: dict[str, Any] = {}
     origin: dict[str, str] = {}
@@ -55,14 +57,23 @@ def load(
         else:
             continue
         _merge(tree, nest(dotted, _scalar(environment[variable])), origin, variable)
+    for dotted, value in (assignments or {}).items():
+        _merge(tree, nest(dotted, value), origin, "--set")
     for dotted, value in (flags or {}).items():
         if value is not None:
-            _merge(tree, nest(dotted, value), origin, f"--{dotted}")
+            _merge(tree, nest(dotted, value), origin, option(dotted))
     place = tree.pop("place", None) or {}
     return _validate(Recipe, tree, origin, ""), _validate(Place, place, origin, "place.")
 
 
 RESERVED = ("SI_SCRATCH", "SI_IMAGE")
+# Command line options with a name other than their setting's.
+OPTIONS = {"place.gpu_type": "--gpu", "place.price_per_gpu_hour": "--price"}
+
+
+def option(dotted: str) -> str:
+    """The command line option of a setting: `place.max_cost` -> `--max-cost`."""
+    return OPTIONS.get(dotted, "--" + dotted.rpartition(".")[2].replace("_", "-"))
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -72,19 +83,21 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise RecipeError(
             f"The recipe file {path} cannot be read",
             error.strerror or str(error),
-            "Give a YAML file to --recipe, or the name of a shipped recipe.",
+            "Pass a YAML file or the name of a shipped recipe to --recipe.",
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"The recipe file {path} is not YAML", str(error)) from error
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise RecipeError(f"The recipe file {path} holds no keys", f"found {tree!r}")
+        raise RecipeError(
+            f"The recipe file {path} is not a mapping", f"expected keys and values, got {tree!r}"
+        )
     return tree
 
 
 def _scalar(text: str) -> Any:
-    """A value as YAML reads it; `1e-4`, which YAML takes for a word, becomes a number."""
+    """A value parsed as YAML; `1e-4`, a string in YAML, becomes a number."""
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
@@ -103,7 +116,7 @@ def nest(dotted: str, value: Any) -> dict[str, Any]:
 
 
 def assignment(text: str) -> tuple[str, Any]:
-    """`train.lr=1e-4` as a dotted name and a value."""
+    """Parse `train.lr=1e-4` into a dotted name and a value."""
     name, sign, value = text.partition("=")
     if not sign or not name:
         raise RecipeError(f"--set {text!r} is not NAME=VALUE", "", "Example: --set train.lr=1e-4")
@@ -134,22 +147,22 @@ def _validate(
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        lines, ways = [], ["Show every key with its meaning: si-ctl config schema"]
+        lines, ways = [], ["List every key and its meaning: si-ctl config schema"]
         for issue in error.errors(include_url=False):
             name = prefix + ".".join(
                 str(part) for part in issue["loc"] if not str(part).startswith("function-")
-            )
+            ).rstrip(".")
             source = origin.get(name, "")
             where = f" (from {source})" if source else ""
             if issue["type"] == "extra_forbidden":
-                # `place.` keys are known to the file's reader, though they are another model's.
+                # A recipe file may also contain the keys of `place`.
                 known = [*keys(Recipe), *(f"place.{key}" for key in keys(Place))]
                 near = difflib.get_close_matches(name, known, 1, 0.5)
                 hint = f"; did you mean {near[0]}?" if near else ""
                 lines.append(f"unknown key {name}{where}{hint}")
             else:
                 message = issue["msg"].removeprefix("Value error, ")
-                lines.append(f"{name}{where}: {message}")
+                lines.append(f"{name}{where}: {message}" if name else message)
         raise RecipeError(
             f"The {'place' if prefix else 'recipe'} cannot be used: {lines[0]}",
             "\n".join(lines[1:]),
@@ -158,7 +171,7 @@ def _validate(
 
 
 def keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """All dotted names of a model's settings."""
+    """Dotted names of all settings of a model."""
     for name, info in model.model_fields.items():
         below = _section(info.annotation)
         yield f"{prefix}{name}"
@@ -174,7 +187,7 @@ def _section(annotation: Any) -> type[BaseModel] | None:
 
 
 def schema() -> dict[str, Any]:
-    """JSON Schema of a recipe file: the recipe's keys, and the place's under `place`."""
+    """The JSON Schema of a recipe file: the recipe's keys, and the place's under `place`."""
     whole = Recipe.model_json_schema()
     place = Place.model_json_schema()
     whole.setdefault("$defs", {}).update(place.pop("$defs", {}))

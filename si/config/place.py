@@ -1,95 +1,96 @@
-"""The place: where a run computes and stores, and how wide. It is in no key."""
+"""The place: where a run computes and stores, and on how many machines. It is part of no key."""
 
-import difflib
 import json
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from si import __version__
-from si.config.section import Positive, Section
+from si.config.section import Positive, Section, unknown
 from si.plugins import is_custom
 
 TRACKERS = ("tensorboard", "mlflow", "wandb")
 
 
 class S3(Section):
+    """Connection to an S3 bucket."""
+
     endpoint: str | None = None
-    """URL of an S3-compatible server; AWS by default."""
+    """URL of an S3-compatible server; by default AWS."""
     region: str | None = None
-    """Region name, where the server wants one."""
+    """Region name, if the server needs one."""
     path_style: bool = True
-    """Address buckets in the path (MinIO and most others) instead of the host name."""
+    """Put the bucket in the path (MinIO and most others) instead of the host name."""
     checksums: Literal["when_required", "when_supported"] = "when_required"
-    """Extra checksum headers; `when_required` suits servers that do not know them."""
+    """Extra checksum headers; `when_required` for servers that do not support them."""
     endpoint_external: str | None = None
-    """The same server as seen from outside the cluster, for `report` on a laptop."""
+    """URL of the same server as seen from outside the cluster, for `si-ctl report` on a laptop."""
 
 
 class Pods(Section):
-    """The pods that run one kind of image."""
+    """The pods of one image."""
 
     image: str
-    """Reference of the image, with a tag or a digest."""
+    """Image reference, with a tag or a digest."""
     workers: Positive = 1
-    """Pods of a sharded stage, each with an engine of its own; of a training, pods that train
-    together, as many as there are nodes to use."""
+    """Number of pods. In a sharded stage each has its own engine; in training they train together,
+    usually one per node."""
     resources: dict[Literal["requests", "limits"], dict[str, str]] = Field({})
-    """What a pod asks for and may take at most, as Kubernetes writes it."""
+    """A pod's requests and limits, in Kubernetes' syntax."""
     node_selector: dict[str, str] = Field({})
     """Labels that a node must have."""
     tolerations: list[dict[str, Any]] = Field([])
-    """Taints that the pods tolerate, as Kubernetes writes them."""
+    """Taints that the pods tolerate, in Kubernetes' syntax."""
     priority_class: str = ""
     """Name of a PriorityClass; empty for the cluster's default."""
     grace_seconds: Positive = 30
-    """Time between the request to stop and the kill; a training keeps its state in it."""
+    """Seconds between SIGTERM and the kill; a training saves its state in this time."""
     shared_memory: str = "1Gi"
-    """Size of /dev/shm, which counts as memory of the pod."""
+    """Size of /dev/shm, which counts as the pod's memory."""
     env: dict[str, str] = Field({})
-    """More environment variables; never credentials."""
+    """Additional environment variables; never credentials."""
 
 
 IMAGES = {kind: f"si-ctl-{kind}:{__version__}" for kind in ("explore", "verify", "train")}
 
 
 class Kubernetes(Section):
-    """How the loop runs on a cluster. The chart writes it, the command line reads it from there."""
+    """How the loop runs on a cluster. The chart stores it, and the command line reads it there."""
 
     release: str = Field("si", pattern=r"^[a-z]([-a-z0-9]{0,12}[a-z0-9])?$")
-    """Name of the Helm release; the names of all objects begin with it."""
+    """Name of the Helm release, the prefix of all objects' names."""
     controller_account: str = "si-controller"
-    """ServiceAccount of the controller: it makes Jobs, and watches them."""
+    """ServiceAccount of the controller, which creates and watches Jobs."""
     stage_account: str = "si-stage"
-    """ServiceAccount of the stages' pods; they get no token."""
+    """ServiceAccount of the stages' pods, which get no token."""
     secret: str = ""
-    """Secret with the bucket's credentials (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY); empty where
-    pods get them otherwise."""
+    """Secret with the bucket's credentials (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY); empty if
+    pods get them another way."""
     pull_policy: Literal["IfNotPresent", "Always", "Never"] = "IfNotPresent"
-    """When images are pulled."""
+    """When to pull images."""
     pull_secrets: list[str] = Field([])
     """Secrets with the registry's credentials."""
     hub_secret: str = ""
-    """Secret with HF_TOKEN, for private and gated models and data of the hub; the Job that fetches
-    them alone gets it. Empty for none."""
+    """Secret with HF_TOKEN, for private and gated models and data on the hub. Only the Job that
+    fetches them receives it; empty for none."""
     cache_claim: str = ""
-    """PersistentVolumeClaim for what is fetched from the hub: a fetch that was cut off goes on from
-    there. Empty for none."""
+    """PersistentVolumeClaim that caches downloads from the hub, so that an interrupted download
+    resumes; empty for none."""
     queue: str = ""
-    """Kueue LocalQueue that the stages' Jobs wait in; empty for none."""
+    """Kueue LocalQueue for the stages' Jobs; empty for none."""
     keep_finished: Positive = 86400
-    """Seconds that a finished Job stays to be looked at."""
+    """Seconds to keep a finished Job for inspection."""
     explore: Pods = Pods(image=IMAGES["explore"])
-    """Exploration: a GPU each, as a rule."""
+    """Pods that sample answers, usually with one GPU each."""
     verify: Pods = Pods(image=IMAGES["verify"])
-    """Everything that needs no GPU, the controller included."""
+    """Pods for everything without a GPU, including the controller."""
     train: Pods = Pods(image=IMAGES["train"])
-    """Training."""
+    """Pods that train."""
 
     @model_validator(mode="before")
     @classmethod
     def _with_images(cls, given: Any) -> Any:
-        """A recipe may say how wide without saying which image."""
+        """Add default images, so that a recipe can set `workers` without naming an image."""
         if not isinstance(given, dict):
             return given
         named = {
@@ -101,35 +102,35 @@ class Kubernetes(Section):
 
 
 class Place(Section):
-    """Where and how wide. Nothing here is part of a stage key."""
+    """Where a run computes, and on how many machines. Nothing here is part of a stage key."""
 
     store: str = "./si-runs"
-    """A folder, or s3://bucket/prefix."""
+    """Where artefacts are stored: a folder, or s3://bucket/prefix."""
     s3: S3 = S3()
     workers: Positive | None = None
-    """Worker processes of a sharded stage; default: one per core, at most 8. Of an exploration
-    with GPUs: one per engine, and no more; with vLLM on a CPU: one."""
+    """Worker processes of a sharded stage; by default one per core, at most 8. Exploration has one
+    per engine on GPUs, and one with vLLM on a CPU."""
     gpus: int | None = Field(None, ge=0)
-    """GPUs of this machine to use; by default all that CUDA_VISIBLE_DEVICES leaves. 0: none."""
+    """Number of this machine's GPUs to use; by default all in CUDA_VISIBLE_DEVICES. 0 for none."""
     tensor_parallel: Positive | None = None
-    """GPUs that share one vLLM engine; default: SICTL_VLLM_TENSOR_PARALLEL_SIZE, or 1. On a cluster
-    each exploring pod has one engine, and asks for as many GPUs in its resources."""
+    """GPUs that share one vLLM engine; by default SICTL_VLLM_TENSOR_PARALLEL_SIZE, or 1. On a
+    cluster each explore pod has one engine and must request as many GPUs in its resources."""
     retries: int = Field(2, ge=0)
-    """How often a stage's failed workers are started again."""
+    """How often a stage's failed workers are restarted."""
     gpu_type: str = ""
-    """Kind of GPU that `si-ctl estimate` reckons with: A100, H100, H200, B200, L40S, L4 or A10."""
+    """Kind of GPU for `si-ctl estimate`: A100, H100, H200, B200, L40S, L4 or A10."""
     price_per_gpu_hour: float = Field(0.0, ge=0)
-    """Money for one GPU for one hour, in any currency; what costs are counted by."""
+    """Price per GPU-hour, in any currency; costs are computed from it."""
     price_per_cpu_hour: float = Field(0.0, ge=0)
-    """Money for an hour of a worker without a GPU: a pod, or a process here."""
+    """Price per hour of a worker without a GPU (a pod, or a local process)."""
     max_gpu_hours: float | None = Field(None, gt=0)
-    """Stop a run when it has taken so many GPU hours; what is committed stays."""
+    """Stop a run after this many GPU hours; committed artefacts stay."""
     max_cost: float | None = Field(None, gt=0)
-    """Stop a run when it has cost so much, by the two prices."""
+    """Stop a run at this cost, by the two prices."""
     trackers: list[str] = Field(["tensorboard"])
-    """Who is told a run's metrics, by the loop on this machine and by `si-ctl track`: `tensorboard`
-    (files beside the artefacts, or in ./si-runs), `mlflow`, `wandb`, or `package.module:Class` of
-    an own tracker. Addresses and credentials come from their own environment variables."""
+    """Trackers that the local loop and `si-ctl track` log a run's metrics to: `tensorboard` (files
+    beside the artefacts, or in ./si-runs), `mlflow`, `wandb`, or `package.module:Class` of a custom
+    tracker. Addresses and credentials come from each tracker's environment variables."""
     kubernetes: Kubernetes = Kubernetes()
 
     @field_validator("trackers")
@@ -137,20 +138,18 @@ class Place(Section):
     def _known_trackers(cls, names: list[str]) -> list[str]:
         for name in names:
             if name not in TRACKERS and not is_custom(name):
-                near = difflib.get_close_matches(name, TRACKERS, 1, 0.3)
-                hint = f"; did you mean {near[0]}?" if near else ""
-                raise ValueError(f"unknown tracker {name!r}{hint} Known: {', '.join(TRACKERS)}")
+                raise ValueError(unknown("tracker", name, TRACKERS))
         return names
 
     @model_validator(mode="after")
     def _fits(self) -> "Place":
         if self.max_cost and not (self.price_per_gpu_hour or self.price_per_cpu_hour):
-            raise ValueError("max_cost needs a price: price_per_gpu_hour or price_per_cpu_hour")
+            raise ValueError("max_cost requires price_per_gpu_hour or price_per_cpu_hour")
         return self
 
 
 def place_environment(place: Place) -> dict[str, str]:
-    """The place as environment variables for a stage script. It holds no credentials."""
+    """The place as environment variables of a stage's process. They contain no credentials."""
     variables = {"SI_PLACE__STORE": place.store}
     if place.tensor_parallel:
         variables["SICTL_VLLM_TENSOR_PARALLEL_SIZE"] = str(place.tensor_parallel)

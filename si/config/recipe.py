@@ -1,13 +1,12 @@
-"""The recipe: what is computed. Everything in it that a stage reads is part of the stage's key."""
+"""The recipe: what is computed. Every setting that a stage reads is part of the stage's key."""
 
-import difflib
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from si.config.section import LATER, Positive, Section
+from si.config.section import LATER, Positive, Section, unknown
 from si.plugins import is_custom, label
 
 RESAMPLING = ("ar", "gr")
@@ -16,227 +15,257 @@ STRATEGIES = ("vanilla", "tc", "rp", "ar", "gr", "ar+tc", "ar+rp", "gr+tc", "gr+
 
 
 class Data(Section):
+    """The data set."""
+
     source: str = "synth:embedded"
     """`synth:embedded`, the address of a data set in the store (`data/<name>-<digest12>`), or
-    `hub:owner/name`, also with `@revision`: a data set of the Hugging Face hub, imported when it is
-    first used."""
+    `hub:owner/name[@revision]`: a data set of the Hugging Face hub, imported on first use."""
     map: Annotated[str, LATER] = ""
-    """Of a `hub:` source: which column holds what, as `data import --map` takes it."""
+    """For a `hub:` source: which column holds which field, as in `data import --map`."""
     split: Annotated[str, LATER] = ""
-    """Of a `hub:` source: which rows are train, dev and test, as `data import --split` takes it."""
+    """For a `hub:` source: which rows are train, dev and test, as in `data import --split`."""
     answer_kind: Annotated[Literal["number", "choice", "text"] | None, LATER] = None
-    """Of a `hub:` source: kind of the answers; by default inferred for each row."""
+    """For a `hub:` source: kind of answers; by default inferred for each row."""
     skip_bad: Annotated[bool, LATER] = False
-    """Of a `hub:` source: leave out rows that cannot be used, instead of refusing them all."""
+    """For a `hub:` source: skip unusable rows instead of refusing the data set."""
     schedule: Literal["fixed", "fresh"] = "fresh"
-    """`fixed`: the same queries every iteration; `fresh`: a disjoint slice per iteration."""
+    """`fixed`: the same queries in every iteration; `fresh`: a disjoint slice for each."""
     slice_size: Positive = 200
-    """Queries per iteration under `fresh`."""
+    """Queries per iteration with `schedule: fresh`."""
 
 
 class Model(Section):
+    """Policy 0, the model to improve."""
+
     source: str = "embedded"
-    """Policy 0: `embedded`, a folder with a Hugging Face checkpoint, `owner/name` on the hub, also
-    with `@revision`, or the address of one in the store (`policies/<name>-<digest12>`)."""
+    """Policy 0: `embedded`, a folder with a Hugging Face checkpoint, `owner/name[@revision]` on the
+    hub, or the address of a policy in the store (`policies/<name>-<digest12>`)."""
     family: Annotated[str, LATER] = "auto"
-    """What kind of model it is: `auto`, as its config.json says, or `package.module:Class` of a
-    family of one's own."""
+    """Model family: `auto` reads it from config.json; `package.module:Class` names a custom one."""
 
     @field_validator("family")
     @classmethod
     def _known_family(cls, value: str) -> str:
         if value != "auto" and not is_custom(value):
-            raise ValueError(f"{value!r} is neither auto nor package.module:Class")
+            raise ValueError(f"expected auto or package.module:Class, got {value!r}")
         return value
 
 
 class Sampling(Section):
+    """How responses are sampled."""
+
     engine: str = "transformers"
-    """`transformers`, `vllm`, or `package.module:Class` of an own sampler."""
+    """`transformers`, `vllm`, or `package.module:Class` of a custom sampler."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of the weights while sampling."""
     temperature: float = Field(1.0, ge=0)
-    """Softmax temperature; 0 is greedy."""
+    """Sampling temperature; 0 is greedy decoding."""
     top_p: float = Field(1.0, gt=0, le=1)
-    """Nucleus mass; 1 samples from the whole distribution."""
+    """Nucleus sampling: probability mass to sample from; 1 for the full distribution."""
     max_new_tokens: Positive = 64
-    """Token limit of a response, a guided prefix included."""
+    """Maximum number of tokens in a response, including a guided prefix."""
     batch: Positive = 512
-    """Sequences that the transformers engine computes together; part of the recipe since
-    rounding depends on it."""
+    """Sequences per batch of the transformers engine. It is part of the recipe because rounding
+    depends on it."""
     system_prompt: str = ""
-    """Text of a system turn before the question; empty for none."""
+    """System prompt before the question; empty for none."""
     prompt_template: Annotated[str, LATER] = "{question}"
-    """Text of the user's turn; `{question}` stands for the question."""
+    """Template of the user's turn; `{question}` is replaced by the question."""
     image_tokens: Annotated[Positive | None, LATER] = None
-    """Most tokens that a picture takes: a larger one is shrunk. By default what the checkpoint's
-    processor says."""
+    """Maximum number of tokens per image; larger images are shrunk. By default the limit of the
+    checkpoint's processor."""
 
     @field_validator("prompt_template")
     @classmethod
     def _holds_question(cls, value: str) -> str:
         if value.count("{question}") != 1:
-            raise ValueError("it has to hold {question} once")
+            raise ValueError("must contain {question} exactly once")
         return value
 
 
 class Explore(Section):
+    """How exploration is divided into shards."""
+
     shard_queries: Positive = 50
-    """Queries in one exploration shard: what losing a worker costs at most."""
+    """Queries per exploration shard, the most that a lost worker costs."""
 
 
 class TcSettings(Section):
+    """Threshold clipping."""
+
     limit: Positive | None = None
-    """L, examples kept per query at most; default max(1, K // 2)."""
+    """L, the maximum number of examples per query; by default max(1, K // 2)."""
 
 
 class ArSettings(Section):
+    """Adaptive-weighted resampling."""
+
     budget: float = Field(1.0, gt=0)
-    """Second-round samples as a multiple of sum(K - k_i). At 1 that is exactly K - k_i a query."""
+    """Second-round samples as a multiple of sum(K - k_i); 1 gives each query exactly K - k_i."""
     cap: Positive | None = None
-    """Most second-round samples of one query; default 2K."""
+    """Maximum number of second-round samples per query; by default 2K."""
 
 
 class GrSettings(Section):
+    """Guided resampling."""
+
     cuts: Positive = 4
-    """S, the number of cuts asked of a trajectory."""
+    """S, the number of cuts in a trajectory."""
     reference: bool = False
-    """Allow the data set's own rationale as a trajectory where no success is at hand."""
+    """Use the data set's rationale as the trajectory of a query without a success."""
 
 
 class Verify(Section):
+    """How responses are judged."""
+
     judge: str = "answers"
-    """`answers`, which compares final answers, or `package.module:function` of an own verifier."""
+    """`answers` compares final answers; `package.module:function` names a custom verifier."""
     math_timeout: float = Field(5.0, gt=0)
-    """Seconds that math-verify may take for one pair of answers."""
+    """Time limit in seconds for math-verify to compare one pair of answers."""
 
 
 class Lora(Section):
+    """A LoRA adapter."""
+
     r: Positive = 16
     """Rank."""
     alpha: Positive = 32
-    """Scale numerator."""
+    """Scaling: updates are multiplied by alpha / r."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout on the adapter's input."""
+    """Dropout probability on the adapter's input."""
 
 
 class DeepSpeed(Section):
+    """Settings of `trainer: deepspeed`."""
+
     zero: Literal[0, 2, 3] = 2
-    """ZeRO stage: what is spread over the processes. 0 nothing, 2 optimizer and gradients, 3 the
-    weights too."""
+    """ZeRO stage, which decides what is partitioned across processes. 0: nothing; 2: optimizer
+    state and gradients; 3: weights too."""
     offload: Literal["none", "optimizer", "parameters"] = "none"
-    """What lies in the machine's memory instead of the GPU's; `parameters`: these and the
-    optimizer, with zero 3 only."""
+    """What to offload to CPU memory: `optimizer` (its state) or `parameters` (weights and optimizer
+    state, `zero: 3` only)."""
     gradient_checkpointing: bool = False
     """The same as `train.gradient_checkpointing`."""
 
     @model_validator(mode="after")
     def _fits(self) -> "DeepSpeed":
         if self.offload == "parameters" and self.zero != 3:
-            raise ValueError("offload: parameters needs zero: 3")
+            raise ValueError("offload: parameters requires zero: 3")
         if self.offload == "optimizer" and self.zero == 0:
-            raise ValueError("offload: optimizer needs zero: 2 or 3")
+            raise ValueError("offload: optimizer requires zero: 2 or 3")
         return self
 
 
 class Train(Section):
+    """How the next policy is trained."""
+
     trainer: str = "transformers"
-    """`transformers`, `deepspeed`, or `package.module:Class` of an own trainer."""
+    """`transformers`, `deepspeed`, or `package.module:Class` of a custom trainer."""
     init: Literal["base", "previous"] = "base"
-    """Begin from policy 0, or go on from the previous iteration's policy."""
+    """Start from policy 0 (`base`) or from the previous iteration's policy (`previous`)."""
     pool: Literal["iteration", "all"] = "iteration"
-    """Train on this iteration's examples only, or on those of all iterations so far."""
+    """Train on the examples of this iteration, or of all iterations so far."""
     epochs: Positive = 1
     """Passes over the examples."""
     match_steps: int | str | list[int] | None = None
-    """Gradient steps whatever the data: a number, one per iteration, or a run's name."""
+    """Fixed number of gradient steps: a number, a list with one per iteration, or the name of a run
+    to match."""
     batch: Positive = 48
-    """Examples per gradient step (global)."""
+    """Global batch size: examples per gradient step."""
     micro_batch: Positive = 16
-    """Examples computed at once on one device; gradients accumulate to `batch`."""
+    """Micro-batch size on one device; gradients are accumulated over `batch` examples."""
     lr: float = Field(2e-4, gt=0)
-    """Peak learning rate of AdamW."""
+    """Peak learning rate."""
     warmup: float = Field(0.05, ge=0, lt=1)
-    """Share of the steps with rising learning rate; it falls to 0 by a cosine after that."""
+    """Warmup ratio: share of the steps before the peak learning rate, followed by cosine decay to
+    0."""
     weight_decay: float = Field(0.01, ge=0)
-    """AdamW's weight decay."""
+    """Weight decay of AdamW; norms and biases have none."""
     clip: float = Field(1.0, gt=0)
-    """Largest gradient norm."""
+    """Gradient clipping: maximum gradient norm."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of the weights while training."""
     max_length: Positive = 512
-    """Longest example in tokens, images included; longer ones are dropped and counted."""
+    """Maximum length of an example in tokens, including images; longer ones are dropped and
+    counted."""
     mask_prefix: bool = False
-    """Leave a guided prefix out of the loss."""
+    """Exclude guided prefixes from the loss."""
     lora: Lora | None = None
-    """Train a LoRA adapter instead of all weights."""
+    """Train a LoRA adapter instead of all weights; null for full fine-tuning."""
     freeze_vision: bool = True
-    """Keep the vision tower's and projector's weights."""
+    """Freeze the vision tower and the projector."""
     packing: Annotated[bool, LATER] = False
-    """Lay a micro-batch's examples end to end in one row, none of which sees another, instead of
-    padding them: as many as fit into `micro_batch` x `max_length` tokens."""
+    """Sequence packing: concatenate examples into rows of up to `micro_batch` x `max_length` tokens
+    instead of padding them. Examples in a row do not attend to each other."""
     cache_vision: Annotated[bool, LATER] = False
-    """Compute what a frozen vision tower makes of a query's pictures once, and keep it."""
+    """Compute the image features of a frozen vision tower once per query and cache them."""
     gradient_checkpointing: Annotated[bool, LATER] = False
-    """Compute activations twice instead of keeping them."""
+    """Gradient checkpointing: recompute activations in the backward pass to save memory."""
     liger: Annotated[bool, LATER] = False
-    """Use Liger's kernels for norms and MLPs; needs a GPU and the package liger-kernel."""
+    """Use Liger kernels for norms and MLPs; requires a GPU and the package liger-kernel."""
     cpu_threads: Positive = 2
-    """Threads on a CPU; part of the recipe since the order of sums depends on it."""
+    """Number of threads on a CPU. It is part of the recipe because the order of sums depends on
+    it."""
     deepspeed: DeepSpeed = DeepSpeed()
-    """Read, and part of the key, only with `trainer: deepspeed`."""
+    """Read only with `trainer: deepspeed`; part of the key only then."""
 
     @model_validator(mode="after")
     def _fits(self) -> "Train":
         if self.trainer == "deepspeed" and self.dtype == "bfloat16" and not self.deepspeed.zero:
             # Measured: its losses are not those of ZeRO-2 and 3 (docs/engines.md).
-            raise ValueError("deepspeed.zero: 0 does not train in bfloat16; use 2 or 3")
+            raise ValueError("deepspeed.zero: 0 does not support bfloat16; use 2 or 3")
         if self.cache_vision and not (self.lora or self.freeze_vision):
-            raise ValueError("cache_vision needs freeze_vision: what trains has to be computed")
+            raise ValueError("cache_vision requires freeze_vision or lora")
         if self.cache_vision and self.trainer == "deepspeed" and self.deepspeed.zero == 3:
-            # Processes that have to compute pictures would wait for those that have kept them.
-            raise ValueError("cache_vision needs deepspeed.zero: 0 or 2")
+            # Processes that compute features would wait for those that have them cached.
+            raise ValueError("cache_vision requires deepspeed.zero: 0 or 2")
         return self
 
 
 class Levels(Section):
+    """How levels are measured."""
+
     k: int = Field(16, ge=0)
-    """Samples of policy 0 per query that decide its level; 0 takes iteration 1's first round."""
+    """Samples of policy 0 per query to measure its level; 0 uses the first round of iteration 1."""
 
 
 class Evaluate(Section):
+    """How policies are scored."""
+
     splits: list[Literal["dev", "test"]] = Field(default=["dev", "test"])
-    """Splits to score after every iteration; the best iteration is chosen on dev."""
+    """Splits to score after each iteration. The best iteration is chosen on dev."""
     limit: Positive | None = None
-    """First so many queries of each split; all by default."""
+    """Maximum number of queries per split; by default all."""
 
 
 class Report(Section):
+    """What the report contains."""
+
     samples: int = Field(10_000, ge=0)
-    """Most responses in the page's sample browser; 0 leaves it out."""
+    """Maximum number of responses in the sample browser; 0 for no browser."""
     text_mb: float = Field(2.0, gt=0)
-    """Megabytes that their text may take in the page."""
+    """Size limit of their text, in megabytes."""
     images_mb: float = Field(2.0, ge=0)
-    """Megabytes that their images may take in the page; 0 shows none."""
+    """Size limit of their images, in megabytes; 0 for no images."""
 
 
 class Recipe(Section):
-    """What is computed. Everything here that a stage reads is part of its key."""
+    """What is computed. Every setting that a stage reads is part of the stage's key."""
 
     name: str = Field("embedded", pattern=r"^[a-z0-9]([-a-z0-9]{0,18}[a-z0-9])?$")
-    """Short name, by default that of the data set; part of the default run name, of no key."""
+    """Short name, part of the default run name but of no key; by default that of the data set."""
     strategy: str = "gr"
-    """vanilla, tc, rp, ar, gr, `package.module:Class` of an own one, or a resampling and a
-    reshaping rule joined by `+`."""
+    """vanilla, tc, rp, ar, gr, a resampling and a reshaping strategy joined by `+` (gr+tc), or
+    `package.module:Class` of a custom strategy."""
     k: Positive = 8
-    """K, first-round samples per query."""
+    """K, the number of first-round samples per query."""
     iterations: Positive = 5
-    """Rounds of self-improvement; not part of any key, so more can be added later."""
+    """Number of iterations. It is part of no key, so you can add more later."""
     patience: Positive | None = None
-    """End after so many iterations in a row without a gain on dev; no part of any key either. By
-    default all iterations are done."""
+    """Stop early after this many iterations in a row without a gain on dev. It is part of no key.
+    By default all iterations run."""
     seed: int = Field(0, ge=0)
-    """Key of all randomness."""
+    """Random seed."""
     data: Data = Data()
     model: Model = Model()
     sampling: Sampling = Sampling()
@@ -249,11 +278,11 @@ class Recipe(Section):
     levels: Levels = Levels()
     evaluate: Evaluate = Evaluate()
     report: Report = Report()
-    """What the page holds; a finished run may have another report."""
+    """What the report contains. A finished run can get another report with other settings."""
 
     @model_validator(mode="before")
     @classmethod
-    def _named_after_its_data(cls, given: Any) -> Any:
+    def _default_name(cls, given: Any) -> Any:
         data = given.get("data") if isinstance(given, dict) else None
         source = data.get("source") if isinstance(data, dict) else None
         if isinstance(source, str) and "name" not in given:
@@ -266,21 +295,19 @@ class Recipe(Section):
         parts = [part if is_custom(part) else part.lower() for part in value.split("+")]
         parts.sort(key=lambda part: part not in RESAMPLING)
         name = "+".join(parts)
-        # With one of the user's own, what is left must be a strategy.
+        # A custom strategy may be combined with one of ours.
         rest = [part for part in parts if not is_custom(part)]
         mixed = len(rest) < len(parts) <= 2 and len(rest) < 2
         if ("+".join(rest) or "vanilla") not in STRATEGIES or (
             len(rest) < len(parts) and not mixed
         ):
-            near = difflib.get_close_matches(name, STRATEGIES, 1, 0.3)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise ValueError(f"unknown strategy {value!r}{hint} Known: {', '.join(STRATEGIES)}")
+            raise ValueError(unknown("strategy", value, STRATEGIES))
         return name
 
     @model_validator(mode="after")
     def _fits(self) -> "Recipe":
         if self.patience and "dev" not in self.evaluate.splits:
-            raise ValueError("patience looks at dev, which evaluate.splits does not name")
+            raise ValueError("patience requires dev in evaluate.splits")
         return self
 
     @property
@@ -291,11 +318,11 @@ class Recipe(Section):
 
     @property
     def strategy_label(self) -> str:
-        """The strategy as part of a name."""
+        """The strategy in a form that fits into a name."""
         return "-".join(label(part)[:10].strip("-") for part in self.strategy.split("+"))
 
     def pick(self, *fields: str) -> dict[str, Any]:
-        """These fields and no others (dotted names reach into sections), as a stage's settings."""
+        """The values of these settings by name (`sampling` or `sampling.top_p`), as JSON values."""
         whole = self.model_dump(mode="json")
         picked: dict[str, Any] = {}
         for field in fields:
@@ -307,18 +334,18 @@ class Recipe(Section):
 
 
 def data_name(source: str) -> str:
-    """A recipe's name from its `data.source`: `data/shapes-0123456789ab` -> `shapes`."""
+    """A recipe's default name, from its `data.source`: `data/shapes-0123456789ab` -> `shapes`."""
     last = re.split(r"[/:]", source.partition("@")[0])[-1]
     word = re.sub(r"-[0-9a-f]{12}$", "", last) if source.startswith("data/") else last
     return label(word)[:20].strip("-") or "data"
 
 
-# How far a run goes and what it is called: in no key, and free to change from command to command.
+# How far a run goes and what it is called: part of no key, free to change between commands.
 UNBOUND = {"iterations", "patience", "name"}
 
 
 def differences(old: Recipe, new: Recipe) -> list[str]:
-    """`name: old -> new` for every setting that differs and matters to what is computed."""
+    """`name: old -> new` for every setting that differs and affects what is computed."""
     before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
     names = {
         name

@@ -1,5 +1,7 @@
-"""The base of every section of the configuration, and what of a section makes a key."""
+"""The base class of every section of the configuration, and what of a section is in a key."""
 
+import difflib
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -20,15 +22,16 @@ LATER = Later()
 
 
 class Section(BaseModel):
-    """Settings that belong together; unknown keys are errors, values do not change."""
+    """Settings that belong together. Unknown keys are errors; values are immutable. A docstring
+    after a setting is its description."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, populate_by_name=True
     )
 
     def identity(self) -> dict[str, Any]:
-        """The values as JSON, less those marked `LATER` that are at their defaults: what of the
-        section is in a stage's key."""
+        """The values as JSON, without those marked `LATER` that are at their defaults: the part of
+        the section that is in a stage's key."""
         values = self.model_dump(mode="json", by_alias=True)
         for name, info in type(self).model_fields.items():
             value, key = getattr(self, name), info.alias or name
@@ -37,3 +40,10 @@ class Section(BaseModel):
             elif isinstance(value, Section):
                 values[key] = value.identity()
         return values
+
+
+def unknown(kind: str, name: str, known: Sequence[str]) -> str:
+    """A message about a name that is not one of `known`, with the nearest one if it is near."""
+    near = difflib.get_close_matches(name.lower(), known, 1)
+    hint = f"; did you mean {near[0]}?" if near else "."
+    return f"unknown {kind} {name!r}{hint} Known: {', '.join(known)}"
