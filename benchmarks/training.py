@@ -39,7 +39,7 @@ from si.embedded import EMBEDDED_POLICY
 from si.engines.batches import batches, make_examples
 from si.engines.hf import Prompts, decode_images
 from si.engines.port import TrainSettings
-from si.engines.trainer import equip, fit, make_deterministic, open_policy
+from si.engines.trainer import configure, fit, make_deterministic, open_policy
 from si.records import TrainingRow
 from si.store.artifact import Artifact
 from si.store.folder import FolderStore
@@ -91,7 +91,7 @@ def ours(rows: Sequence[TrainingRow], **more: Any) -> Round:
     model = open_policy(EMBEDDED_POLICY, EMBEDDED_POLICY, settings.train)
     watch = Stopwatch()
     examples = make_examples(rows, prompts, settings.train)
-    equip(model, prompts, settings.train)
+    configure(model, prompts, settings.train)
     done = fit(model, prompts, examples, settings, 0)
     return Round(sum(step.tokens for step in done), *watch.read(), done[0].loss)
 

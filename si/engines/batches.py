@@ -1,14 +1,13 @@
-"""What a training computes, in which order, made ready ahead of the model.
+"""The data of a training: which examples, in which order, prepared ahead of the model.
 
-Rows become examples, examples the batches of gradient steps, a batch one process's micro-batches.
-Threads decode pictures and lay out the tensors of the next micro-batches while the model computes
-the present one. What is made does not depend on how many threads make it.
+Rows become examples, examples become the batches of gradient steps, and a batch becomes one
+process's micro-batches. Threads decode images and build the tensors of the next micro-batches while
+the model computes the current one. The result does not depend on the number of threads.
 """
 
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Protocol, TypeVar
@@ -23,6 +22,7 @@ from si.engines.packing import lay_out, packs
 from si.engines.port import TrainSettings
 from si.engines.speed import Lengths
 from si.errors import NothingToTrain, RecipeError
+from si.lookahead import ordered_map
 from si.machine.processes import cores
 from si.randomness import keyed_rng
 from si.records import TrainingRow
@@ -37,9 +37,14 @@ B = TypeVar("B")
 
 @dataclass(frozen=True)
 class Example:
-    """A training row, how many of its leading response ids stay out of the loss, and how many
-    tokens it has with its prompt, how many values its pictures. The prompt itself is made when it
-    is needed: pictures of a whole data set may not fit into memory."""
+    """A training row and its sizes. The prompt is made when it is needed: the images of an entire
+    data set may not fit into memory.
+
+    Attributes:
+        masked: number of leading response ids that are excluded from the loss.
+        length: tokens of prompt and response.
+        pixels: values in its images' tensors.
+    """
 
     row: TrainingRow
     masked: int
@@ -48,26 +53,28 @@ class Example:
 
     @property
     def targets(self) -> int:
+        """Number of tokens in the loss."""
         return len(self.row.token_ids) - self.masked
 
     @property
     def lengths(self) -> Lengths:
+        """What its cost depends on."""
         return Lengths(self.length, self.targets, self.pixels)
 
 
-Query = tuple[str, tuple[bytes, ...]]  # a question and its pictures
+Query = tuple[str, tuple[bytes, ...]]  # a question and its images
 
 
 def measure(prompts: Prompts, queries: Sequence[Query]) -> list[tuple[int, int]]:
-    """The tokens of each query's prompt, and the values of its pictures."""
+    """For each query, the number of tokens in its prompt and of values in its images' tensors."""
 
     def size(query: Query) -> tuple[int, int]:
         prompt = prompts(*query)
         values = (t.numel() for t in prompt.features.values() if t.is_floating_point())
         return len(prompt.ids), sum(values)
 
-    # The first one alone: it sets the tokenizer up, which two threads must not do at once.
-    return [*map(size, queries[:1]), *ahead(size, queries[1:])]
+    # The first one alone: it sets up the tokenizer, which two threads must not do at once.
+    return [*map(size, queries[:1]), *in_threads(size, queries[1:])]
 
 
 def make_examples(
@@ -76,8 +83,15 @@ def make_examples(
     train: Train,
     measure: Callable[[Prompts, Sequence[Query]], list[tuple[int, int]]] = measure,
 ) -> list[Example]:
-    """Rows as examples, without those that are too long: cutting one would cut what its
-    pictures' tokens stand for, or its answer."""
+    """Rows as examples, without those that are too long. They are dropped, because truncation would
+    remove image tokens or the answer.
+
+    Args:
+        measure: computes the sizes of queries.
+
+    Raises:
+        NothingToTrain: if all are too long.
+    """
     queries = list(dict.fromkeys((row.question, row.images) for row in rows))
     sizes = dict(zip(queries, measure(prompts, queries), strict=True))
     examples = []
@@ -99,7 +113,7 @@ def make_examples(
 
 
 def shuffled(count: int, seed: int) -> Iterator[int]:
-    """Example numbers without end: every epoch all of them, in an order of its own."""
+    """Example numbers without end: all of them in each epoch, shuffled anew."""
     epoch = 0
     while True:
         order = list(range(count))
@@ -123,8 +137,8 @@ def count_steps(examples: Sequence[Example], settings: TrainSettings) -> int:
 def batches(
     examples: Sequence[Example], settings: TrainSettings, seed: int
 ) -> Iterator[list[Example]]:
-    """The examples of each gradient step, shortest first: neighbours of one length need little
-    padding. The last step may have fewer than `batch`."""
+    """The examples of each gradient step, shortest first, so that neighbours need little padding.
+    The last step may have fewer than `train.batch`."""
     numbers = islice(shuffled(len(examples), seed), count_examples(examples, settings))
     while chosen := [examples[number] for number in islice(numbers, settings.train.batch)]:
         chosen.sort(key=lambda example: example.length)
@@ -136,8 +150,8 @@ def shares(
 ) -> list[tuple[Sequence[Example], float]]:
     """A process's micro-batches of a step, with their weight in the loss.
 
-    Every process gets as many, since all compute in step; one that runs out computes an
-    example for nothing.
+    All processes get the same number, because they compute in lockstep. One that runs out computes
+    an example with weight 0.
     """
     micro = train.micro_batch
     parts: list[Sequence[Example]]
@@ -154,13 +168,13 @@ def shares(
 
 @dataclass(frozen=True)
 class Batch:
-    """A micro-batch as the model takes it, in the machine's memory.
+    """A micro-batch as model inputs, in CPU memory.
 
     Attributes:
-        inputs: of the model, by name.
-        keep: which logits to compute: the last so many of each row, or those at these places.
-        labels: the tokens that the first of those logits are to foretell, int64 (rows, n).
-        examples, prompts: what it was made of.
+        inputs: the model's inputs by name.
+        keep: which logits to compute: the last n of each row, or those at these positions.
+        labels: the tokens to predict with the first of those logits, int64 (rows, n).
+        examples, prompts: what it was made from.
     """
 
     inputs: dict[str, Any]
@@ -179,14 +193,14 @@ class Batch:
 
 
 def make_batch(model: Any, prompts: Prompts, train: Train, examples: Sequence[Example]) -> Batch:
-    """The tensors of a micro-batch; in page-locked memory if there is a GPU."""
-    whole = [prompts(example.row.question, example.row.images) for example in examples]
-    made = [without_pixels(p) for p in whole] if train.cache_vision else whole
+    """The tensors of a micro-batch, in page-locked memory if there is a GPU."""
+    complete = [prompts(example.row.question, example.row.images) for example in examples]
+    made = [without_pixels(p) for p in complete] if train.cache_vision else complete
     responses = [example.row.token_ids for example in examples]
     keep: int | Tensor
     if train.packing:
         inputs, starts = lay_out(model, made, responses)
-        # The logits at a token foretell the next one.
+        # The logits at a token predict the next one.
         places = [
             range(s + e.masked - 1, s + e.masked - 1 + e.targets)
             for s, e in zip(starts, examples, strict=True)
@@ -196,7 +210,7 @@ def make_batch(model: Any, prompts: Prompts, train: Train, examples: Sequence[Ex
     else:
         inputs = collate(made, responses, prompts.pad)
         inputs["position_ids"] = positions(model, inputs)
-        # Padded on the left, all responses end at the end; only their logits are computed.
+        # With padding on the left all responses end together; only their logits are computed.
         longest = max(map(len, responses))
         labels = torch.tensor(
             [
@@ -207,11 +221,11 @@ def make_batch(model: Any, prompts: Prompts, train: Train, examples: Sequence[Ex
         keep = longest + 1
     if torch.cuda.is_available():
         inputs = {k: v.pin_memory() if isinstance(v, Tensor) else v for k, v in inputs.items()}
-    return Batch(inputs, keep, labels, examples, whole)
+    return Batch(inputs, keep, labels, examples, complete)
 
 
 def without_pixels(prompt: Prompt) -> Prompt:
-    """The prompt with the shapes of its pictures alone."""
+    """The prompt without its images' values; their shapes remain."""
     kept = {k: v for k, v in prompt.features.items() if not v.is_floating_point()}
     return replace(prompt, features=kept)
 
@@ -225,58 +239,47 @@ def steps(
     rank: int = 0,
     world: int = 1,
 ) -> Iterator[tuple[list[Example], Iterator[tuple[Batch, float]]]]:
-    """The gradient steps after the first `done`: all of a step's examples, and this process's
-    micro-batches of it with their weights. The micro-batches have to be taken before the next
-    step."""
+    """The gradient steps after the first `done`: all examples of a step, and this process's
+    micro-batches with their weights. Consume the micro-batches before taking the next step."""
 
     def parts() -> Iterator[tuple[Sequence[Example], float]]:
         for chosen in islice(batches(examples, settings, seed), done, None):
             yield from shares(chosen, settings.train, rank, world)
 
-    ready = ahead(lambda part: (make(part[0]), part[1]), parts())
+    ready = in_threads(lambda part: (make(part[0]), part[1]), parts())
     for chosen in islice(batches(examples, settings, seed), done, None):
         yield chosen, islice(ready, len(shares(chosen, settings.train, rank, world)))
 
 
 def loaders(environment: Mapping[str, str] = os.environ) -> int:
-    """How many threads make micro-batches: one for each core that is this process's, 8 at most,
-    or as many as the place says.
+    """Number of threads that prepare micro-batches: SICTL_TRAIN_LOADERS, or one per core that this
+    process may use, at most 8.
 
     Raises:
-        RecipeError: if that is no number.
+        RecipeError: if the variable is not a whole number above 0.
     """
     beside = int(environment.get("LOCAL_WORLD_SIZE") or 1)
     text = environment.get(LOADERS) or str(max(1, min(MOST_LOADERS, cores() // beside)))
     if not text.isdecimal() or int(text) < 1:
-        raise RecipeError(f"{LOADERS}={text} is no number of 1 or more")
+        raise RecipeError(f"{LOADERS}={text} is not a whole number of 1 or more")
     return int(text)
 
 
-def ahead(make: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
-    """What `make` makes of each item, in order, by threads that are some items ahead."""
+def in_threads(make: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
+    """`make(item)` for each item, in order, computed by threads some items ahead."""
     threads = loaders()
-    waiting: deque[Future[B]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="loader") as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(make, item))
-                if len(waiting) > threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+        yield from ordered_map(pool, make, items, threads + 1)
 
 
 # --- the loss ------------------------------------------------------------------------------
 
 
 class Vision(Protocol):
-    """Knows pictures' features."""
+    """Provides image features (`si.engines.vision.FrozenVision`)."""
 
     def features(self, batch: Batch) -> dict[str, Any]:
-        """Model inputs in the place of the batch's pictures."""
+        """Model inputs that replace the batch's images."""
         ...
 
 
@@ -287,8 +290,8 @@ def summed_loss(
     dtype: torch.dtype,
     vision: Vision | None = None,
 ) -> Tensor:
-    """Cross entropy summed over the response tokens of a micro-batch; `forward`, the model,
-    computes in `dtype`, the loss in float32."""
+    """Cross entropy, summed over the response tokens of a micro-batch. `forward`, the model,
+    computes in `dtype`; the loss is computed in float32."""
     inputs, keep, labels = batch.to(device)
     if vision:
         inputs |= vision.features(batch)

@@ -1,8 +1,8 @@
-"""InternVL as OpenGVLab first published it (`model_type: internvl_chat`), as transformers' classes.
+"""Converts OpenGVLab's original InternVL checkpoints (`model_type: internvl_chat`) to transformers.
 
-Such checkpoints bring code of their own, which is not run: their weights are renamed, a file at a
-time, and config, tokenizer, processor and chat template are made anew. Only those with a Qwen2
-decoder (1B and 4B of 2.5 are such); the others' is InternLM2.
+Such checkpoints contain code, which is not run. Weights are renamed, one file at a time; config,
+tokenizer, processor and chat template are created. Only checkpoints with a Qwen2 decoder (InternVL
+2.5 1B and 4B, for example) can be converted; others have InternLM2.
 
     python -m si.engines.convert_internvl FOLDER OUT
 """
@@ -23,7 +23,7 @@ from torch import Tensor
 from si.engines.families import read_config
 from si.errors import RecipeError
 
-# As -hf checkpoints have it: pictures first, each with a line of its own, and no system turn.
+# The template of -hf checkpoints: images first, each on its own line, and no system turn.
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{% if message['content'] is string %}{{ message['content'] }}"
@@ -33,7 +33,7 @@ TEMPLATE = (
     "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-# Their names -> transformers' names.
+# Original names -> transformers' names.
 _LAYER, LAYER = r"vision_model\.encoder\.layers\.(\d+)\.", r"vision_tower.encoder.layer.\1."
 _IN, IN = r"vision_model\.embeddings\.", "vision_tower.embeddings."
 NAMES = (
@@ -60,24 +60,24 @@ TOKENS = {
 
 
 def convert(folder: Path, out: Path) -> Path:
-    """Write the checkpoint in `folder` to `out` as transformers' InternVL.
+    """Write the checkpoint in `folder` to `out` as transformers' InternVL; returns `out`.
 
     Raises:
-        RecipeError: if it is of a kind that cannot be converted, or a weight is missing or strange.
+        RecipeError: if it cannot be converted, or a weight is missing or unknown.
     """
     import transformers
 
-    theirs = check(folder, folder.name)
+    original = check(folder, folder.name)
     out.mkdir(parents=True, exist_ok=True)
     named = json.loads((folder / "tokenizer_config.json").read_bytes())["tokenizer_class"]
     tokenizer = getattr(transformers, named).from_pretrained(
         folder, local_files_only=True, trust_remote_code=False, **TOKENS
     )
-    config = _config(theirs, tokenizer)
+    config = _config(original, tokenizer)
     written = _write_weights(folder, out)
     _compare(config, written)
     config.save_pretrained(out)
-    _processor(theirs, config, tokenizer).save_pretrained(out)
+    _processor(original, config, tokenizer).save_pretrained(out)
     ends = [tokenizer.convert_tokens_to_ids("<|im_end|>"), tokenizer.pad_token_id]
     generation: Any = transformers.GenerationConfig
     generation(eos_token_id=ends, pad_token_id=tokenizer.pad_token_id).save_pretrained(out)
@@ -87,32 +87,36 @@ def convert(folder: Path, out: Path) -> Path:
 
 
 def check(folder: Path, name: str) -> dict[str, Any]:
-    """The config of the checkpoint in a folder, if it is of a kind that can be converted."""
-    theirs: dict[str, Any] = read_config(folder, foreign=True)
+    """The config of the checkpoint in a folder.
+
+    Raises:
+        RecipeError: if it cannot be converted.
+    """
+    original: dict[str, Any] = read_config(folder, foreign=True)
     wanted = {
-        "model_type": (theirs["model_type"], "internvl_chat"),
-        "llm_config.model_type": (theirs.get("llm_config", {}).get("model_type"), "qwen2"),
-        "ps_version": (theirs.get("ps_version"), "v2"),
-        "select_layer": (theirs.get("select_layer"), -1),
+        "model_type": (original["model_type"], "internvl_chat"),
+        "llm_config.model_type": (original.get("llm_config", {}).get("model_type"), "qwen2"),
+        "ps_version": (original.get("ps_version"), "v2"),
+        "select_layer": (original.get("select_layer"), -1),
     }
     for setting, (got, expected) in wanted.items():
         if got != expected:
             raise RecipeError(
-                f"{name} is no InternVL that can be converted: {setting} is {got!r}",
+                f"{name} cannot be converted: {setting} is {got!r}",
                 f"expected {expected!r}",
-                "Name a converted checkpoint, whose name ends in -hf.",
+                "Name a converted checkpoint; its name ends in -hf.",
             )
-    return theirs
+    return original
 
 
-def _config(theirs: dict[str, Any], tokenizer: Any) -> Any:
+def _config(original: dict[str, Any], tokenizer: Any) -> Any:
     import transformers
 
-    text, vision = theirs["llm_config"], theirs["vision_config"]
+    text, vision = original["llm_config"], original["vision_config"]
     rope = {"rope_type": "default", **(text.get("rope_scaling") or {})}
     rope["rope_theta"] = text.get("rope_theta", 1e4)
-    side, patch = theirs.get("force_image_size") or vision["image_size"], vision["patch_size"]
-    ratio = theirs["downsample_ratio"]
+    side, patch = original.get("force_image_size") or vision["image_size"], vision["patch_size"]
+    ratio = original["downsample_ratio"]
     dropout = vision.get("attention_dropout", 0.0)
     configs: Any = transformers.InternVLConfig
     return configs(
@@ -153,12 +157,12 @@ def _config(theirs: dict[str, Any], tokenizer: Any) -> Any:
         image_seq_length=int((side // patch) ** 2 * ratio**2),
         downsample_ratio=ratio,
         tie_word_embeddings=text.get("tie_word_embeddings", False),
-        dtype=theirs.get("torch_dtype") or theirs.get("dtype") or "bfloat16",
+        dtype=original.get("torch_dtype") or original.get("dtype") or "bfloat16",
         architectures=["InternVLForConditionalGeneration"],
     )
 
 
-def _processor(theirs: dict[str, Any], config: Any, tokenizer: Any) -> Any:
+def _processor(original: dict[str, Any], config: Any, tokenizer: Any) -> Any:
     import transformers
 
     side = config.vision_config.image_size[0]
@@ -171,9 +175,9 @@ def _processor(theirs: dict[str, Any], config: Any, tokenizer: Any) -> Any:
     return made(
         image_processor=images(
             size=size,
-            crop_to_patches=theirs.get("dynamic_image_size", True),
-            min_patches=theirs.get("min_dynamic_patch", 1),
-            max_patches=theirs.get("max_dynamic_patch", 12),
+            crop_to_patches=original.get("dynamic_image_size", True),
+            min_patches=original.get("min_dynamic_patch", 1),
+            max_patches=original.get("max_dynamic_patch", 12),
             **means,
         ),
         tokenizer=tokenizer,
@@ -184,7 +188,7 @@ def _processor(theirs: dict[str, Any], config: Any, tokenizer: Any) -> Any:
 
 
 def _write_weights(folder: Path, out: Path) -> dict[str, list[int]]:
-    """Write the weights under their new names, a file for a file; names and shapes."""
+    """Write the weights with their new names, file by file; returns names and shapes."""
     shapes: dict[str, list[int]] = {}
     where: dict[str, str] = {}
     size = 0
@@ -204,7 +208,7 @@ def _write_weights(folder: Path, out: Path) -> dict[str, list[int]]:
 
 
 def _renamed(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """A weight under its new name; the vision tower's query, key and value come as one matrix."""
+    """A weight with its new name. The vision tower's QKV matrix is split in three."""
     if name == "language_model.lm_head.weight":
         yield "lm_head.weight", tensor
         return
@@ -218,11 +222,15 @@ def _renamed(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
             for part, piece in zip("qkv", tensor.chunk(3), strict=True):
                 yield renamed.replace(".qkv.", f".{part}_proj."), piece.contiguous()
             return
-    raise RecipeError(f"The weight {name} is none of an InternVL that can be converted")
+    raise RecipeError(f"The checkpoint cannot be converted: unknown weight {name}")
 
 
 def _compare(config: Any, written: dict[str, list[int]]) -> None:
-    """Hold names and shapes against those of the model that the config describes."""
+    """Compare names and shapes with those of the model that the config describes.
+
+    Raises:
+        RecipeError: naming the first that differ.
+    """
     import transformers
 
     with torch.device("meta"):
@@ -236,7 +244,7 @@ def _compare(config: Any, written: dict[str, list[int]]) -> None:
     )
     if wrong:
         raise RecipeError(
-            f"{len(wrong)} weights are not those of the model that config.json describes",
+            f"{len(wrong)} weights do not match the model in config.json",
             "\n".join(f"{n}: {written.get(n)}, expected {wanted.get(n)}" for n in wrong[:5]),
         )
 

@@ -1,4 +1,4 @@
-"""Policies as Hugging Face folders: loading, prompts, batches of prompts, decoding."""
+"""Policies in Hugging Face folders: loading, prompts, batches of prompts, decoding."""
 
 import io
 import threading
@@ -21,7 +21,7 @@ PROMPT_CACHE_BYTES = 1 << 29
 
 
 def is_adapter(policy: Path) -> bool:
-    """Whether the folder holds a PEFT adapter rather than a whole model."""
+    """Whether the folder contains a PEFT adapter rather than a complete model."""
     return (policy / ADAPTER_CONFIG).exists()
 
 
@@ -31,12 +31,12 @@ def device() -> torch.device:
 
 
 def load_model(folder: Path, dtype: str, nothing_else: bool = False) -> Any:
-    """The model of an HF folder, on the CPU, in `dtype` ("float32", "bfloat16").
+    """The model in a Hugging Face folder, on the CPU, in `dtype` ("float32", "bfloat16").
 
     Raises:
-        SiError: if a weight that the model has is missing, which transformers would fill with
-            random numbers; with `nothing_else`, also if there are others.
-        RecipeError: if transformers has no class for it that answers about images.
+        SiError: if a weight is missing, which transformers would fill with random numbers; with
+            `nothing_else`, also if there are unknown weights.
+        RecipeError: if transformers has no image-text-to-text class for it.
     """
     import transformers
 
@@ -46,9 +46,10 @@ def load_model(folder: Path, dtype: str, nothing_else: bool = False) -> Any:
     config = load_config(folder)
     if type(config) not in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise RecipeError(
-            f"{folder.name} is no model that answers about images",
-            f"transformers {transformers.__version__} has none of model_type {config.model_type}",
-            "Name a vision-language model; its config.json says what it is.",
+            f"{folder.name} is not a vision-language model",
+            f"transformers {transformers.__version__} has no image-text-to-text class for "
+            f"model_type {config.model_type}",
+            "Name a vision-language model; config.json has the model type.",
         )
     model, loading = auto.from_pretrained(
         folder,
@@ -63,18 +64,18 @@ def load_model(folder: Path, dtype: str, nothing_else: bool = False) -> Any:
         wrong += [f"{name}: unknown" for name in sorted(loading["unexpected_keys"])]
     if wrong:
         raise SiError(
-            f"{len(wrong)} weights in {folder.name} are not those of its model",
+            f"{len(wrong)} weights in {folder.name} do not match its model",
             "\n".join(wrong[:5]),
-            "Was it written by another version of transformers, or under other tensor names?",
+            "Was it written by another version of transformers, or with other tensor names?",
         )
     return model
 
 
 def load_config(folder: Path) -> Any:
-    """The model's config of an HF folder.
+    """The model's config in a Hugging Face folder.
 
     Raises:
-        RecipeError: if transformers does not know such models. Code of a checkpoint is never run.
+        RecipeError: if transformers does not support the model. Code in a checkpoint is never run.
     """
     import transformers
 
@@ -82,15 +83,15 @@ def load_config(folder: Path) -> Any:
     kind = read_config(folder)["model_type"]
     if kind not in transformers.CONFIG_MAPPING:
         raise RecipeError(
-            f"transformers {transformers.__version__} does not know models of type {kind!r}",
-            f"{folder / CONFIG}; code that a checkpoint brings along is never run",
-            "Name a checkpoint of transformers' own classes, converted if need be (often `-hf`).",
+            f"transformers {transformers.__version__} does not support models of type {kind!r}",
+            f"{folder / CONFIG}; code in a checkpoint is never run",
+            "Name a checkpoint for transformers' own classes; converted ones often end in `-hf`.",
         )
     return auto.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
 def load_processor(folder: Path) -> Any:
-    """The processor (tokenizer, image processor, chat template) of an HF folder.
+    """The processor (tokenizer, image processor, chat template) in a Hugging Face folder.
 
     Raises:
         RecipeError: if one of the three is missing.
@@ -105,7 +106,7 @@ def load_processor(folder: Path) -> Any:
         raise RecipeError(
             f"{folder.name} has no {' and no '.join(missing)}".replace("_", " "),
             f"its processor is a {type(processor).__name__}",
-            "Name an instruction-tuned vision-language model, with its processor's files.",
+            "Name an instruction-tuned vision-language model with its processor's files.",
         )
     return processor
 
@@ -115,12 +116,12 @@ def load_processor(folder: Path) -> Any:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A query as the model reads it.
+    """A query in the form that the model reads.
 
     Attributes:
-        ids: token ids up to where the response begins, image tokens included.
-        kinds: further values per token by name (`mm_token_type_ids`); 0 for response tokens.
-        features: the pictures' tensors by name; a batch concatenates them.
+        ids: token ids up to the start of the response, including image tokens.
+        kinds: further values per token, by name (`mm_token_type_ids`); 0 for response tokens.
+        features: the images' tensors by name; a batch concatenates them.
     """
 
     ids: list[int]
@@ -128,15 +129,15 @@ class Prompt:
     features: dict[str, Tensor]
 
 
-def pictures(images: Sequence[bytes]) -> list[Any]:
-    """Encoded pictures as PIL images in RGB."""
+def decode_images(encoded: Sequence[bytes]) -> list[Any]:
+    """Encoded images (PNG, JPEG) as PIL images in RGB."""
     from PIL import Image
 
-    return [Image.open(io.BytesIO(data)).convert("RGB") for data in images]
+    return [Image.open(io.BytesIO(data)).convert("RGB") for data in encoded]
 
 
 def conversation(question: str, images: Sequence[Any], system: str) -> list[dict[str, Any]]:
-    """The turns before the response, as chat templates take them."""
+    """The turns before the response, in the form that chat templates expect."""
     content: list[dict[str, Any]] = [{"type": "image", "image": each} for each in images]
     messages = [{"role": "user", "content": [*content, {"type": "text", "text": question}]}]
     if system:
@@ -145,20 +146,20 @@ def conversation(question: str, images: Sequence[Any], system: str) -> list[dict
 
 
 def forbidden_ids(family: Family, tokenizer: Any, config: Any, generation: Any) -> list[int]:
-    """Tokens that stand for pictures, those that the model's generation config suppresses, and
-    numbers that are no token: none of them is ever sampled."""
+    """Ids that are never sampled: tokens that represent images, tokens that the generation config
+    suppresses, and ids without a token."""
     vocab = config.get_text_config().vocab_size
-    ids = family.picture_ids(tokenizer, config) | set(generation.suppress_tokens or ())
+    ids = family.image_token_ids(tokenizer, config) | set(generation.suppress_tokens or ())
     ids |= set(range(len(tokenizer), vocab))
     return sorted(number for number in ids if number < vocab)
 
 
 class Prompts:
-    """Makes prompts with the processor's own chat template, once for each distinct query (as
-    long as `PROMPT_CACHE_BYTES` hold them).
+    """Makes prompts with the processor's chat template. Each distinct query is rendered once, as
+    long as the cache (`PROMPT_CACHE_BYTES`) holds it.
 
     Attributes:
-        limits: what the processor was told of the pictures' size, as vLLM's `mm_processor_kwargs`.
+        limits: the processor's limits on image size, as vLLM's `mm_processor_kwargs`.
     """
 
     def __init__(self, processor: Any, system: str = "", family: Family | None = None):
@@ -181,15 +182,15 @@ class Prompts:
         prompts = cls(load_processor(folder), settings.system_prompt, family)
         prompts.check_template(folder.name)
         if settings.image_tokens:
-            prompts.limits = family.limit_pictures(prompts.processor, settings.image_tokens)
+            prompts.limits = family.limit_image_tokens(prompts.processor, settings.image_tokens)
         return prompts
 
     def check_template(self, name: str) -> None:
-        """Refuse a chat template that does not leave one place for each picture: some conversions
-        have one that is older than transformers' processor.
+        """Refuse a chat template without exactly one place per image: in some conversions it is
+        older than transformers' processor.
 
         Raises:
-            RecipeError: if it does not, or it takes no system turn where there is one.
+            RecipeError: if it has none, or does not support the system turn that is configured.
         """
         from jinja2 import TemplateError
         from PIL import Image
@@ -201,26 +202,30 @@ class Prompts:
             )
         except TemplateError as error:
             raise RecipeError(
-                f"The chat template of {name} does not take a question about a picture",
+                f"The chat template of {name} failed on a question about an image",
                 str(error),
-                "Is it the system turn? Then leave sampling.system_prompt empty.",
+                "If it does not support system turns, leave sampling.system_prompt empty.",
             ) from error
         mark = getattr(self.processor, "image_token", None)
         if mark and text.count(mark) != 1:
             raise RecipeError(
-                f"The chat template of {name} does not leave a place for a picture",
+                f"The chat template of {name} has no place for an image",
                 f"expected {mark} once, got {text[:200]!r}",
-                "Take chat_template.jinja from a newer conversion of the model.",
+                "Copy chat_template.jinja from a newer conversion of the model.",
             )
 
     def turns(self, question: str, images: Sequence[Any]) -> list[dict[str, Any]]:
-        """The turns before the response; the family refuses text that would stand for pictures."""
+        """The turns before the response.
+
+        Raises:
+            RecipeError: if the question contains image tokens.
+        """
         self.family.check(question, self.tokenizer)
         return conversation(question, images, self.system)
 
     def __call__(self, question: str, images: tuple[bytes, ...]) -> Prompt:
-        """The prompt for a question about encoded pictures (PNG or JPEG). Threads that ask for one
-        at the same time share it."""
+        """The prompt for a question about encoded images (PNG or JPEG). Threads that need the same
+        one at the same time share it."""
         key = (question, images)
         with self._lock:
             found = self._made.get(key)
@@ -241,7 +246,7 @@ class Prompts:
 
     def _make(self, question: str, images: tuple[bytes, ...]) -> Prompt:
         made = self.processor.apply_chat_template(
-            self.turns(question, pictures(images)),
+            self.turns(question, decode_images(images)),
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,
@@ -258,11 +263,11 @@ class Prompts:
 def collate(
     prompts: Sequence[Prompt], responses: Sequence[Sequence[int]], pad: int
 ) -> dict[str, Tensor]:
-    """Model inputs for prompts and the responses begun, padded on the left.
+    """Model inputs for prompts with their responses so far, padded on the left.
 
     Returns:
         `input_ids`, `attention_mask` and the prompts' kinds, int64 (sequences, longest);
-        the pictures' features, concatenated.
+        the images' features, concatenated.
     """
     width = max(len(p.ids) + len(r) for p, r in zip(prompts, responses, strict=True))
 
@@ -283,10 +288,10 @@ def collate(
 
 
 def place(model: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The batch on the model's device, with positions where the model would not find them.
+    """The batch on the model's device, with positions unless the model computes them.
 
-    Models with positions in several dimensions (Qwen2-VL) work them out from the
-    pictures' grids; everything else counts along the attention mask.
+    Models with multi-dimensional positions (Qwen2-VL) compute them from the images' grids; for
+    others, positions count along the attention mask.
     """
     batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
     if not finds_positions(model, batch):
@@ -295,8 +300,8 @@ def place(model: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def positions(model: Any, batch: dict[str, Tensor]) -> Tensor:
-    """The positions that the model would find for a batch, int64 (sequences, longest), or
-    (3, sequences, longest) where it has three dimensions and there are pictures."""
+    """The positions that the model uses for a batch: int64 (sequences, longest), or
+    (3, sequences, longest) for three-dimensional positions with images."""
     mask = batch["attention_mask"]
     if not finds_positions(model, batch):
         return (mask.cumsum(1) - 1).clamp(min=0)
@@ -319,11 +324,11 @@ def decode(tokenizer: Any, token_ids: Sequence[int]) -> tuple[str, list[int]]:
         for token in token_ids:
             text += stream.step(tokenizer.backend_tokenizer, token) or ""
             ends.append(len(text))
-    except Exception:  # noqa: BLE001  (the stream's own type; it gives up on odd bytes)
+    except Exception:  # noqa: BLE001  (the stream's own type, raised on invalid bytes)
         ends = []
     if len(ends) == len(token_ids) and whole.startswith(text):
         return whole, ends
-    # Bytes that are no text: compare prefix by prefix, slower but always right.
+    # Invalid UTF-8: compare prefix by prefix, which is slower but always correct.
     ends = []
     for stop in range(1, len(token_ids) + 1):
         part = tokenizer.decode(list(token_ids[:stop]), skip_special_tokens=True).rstrip("\ufffd")

@@ -1,4 +1,4 @@
-"""An adapter merged into its base: one model that needs no PEFT to be loaded."""
+"""Merging an adapter into its base model, so that loading it does not require PEFT."""
 
 from pathlib import Path
 from typing import Any
@@ -7,17 +7,16 @@ from peft import PeftModel
 from transformers import AutoConfig
 
 from si.engines.hf import load_model
-from si.engines.trainer import check_policy, write_policy
+from si.engines.writing import check_policy, write_policy
 
 
 def merge(base: Path, adapter: Path, out: Path) -> None:
-    """Write `base` with what `adapter` adds to its weights to `out`, an empty folder.
+    """Write `base` with the adapter's updates added to its weights to `out`, an empty folder.
 
-    Weights stay in the number format that the base was written in; what the adapter adds is
-    computed in float32 and rounded once.
+    Weights keep the base's number format; the updates are computed in float32 and rounded once.
 
     Raises:
-        SiError: if what was written is not what was merged.
+        SiError: if the written model differs from the merged one.
     """
     config: Any = AutoConfig.from_pretrained(base, local_files_only=True)
     dtype = str(config.dtype or "float32").removeprefix("torch.")

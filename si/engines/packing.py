@@ -1,8 +1,8 @@
-"""Sequence packing: examples end to end in one row, without padding and without seeing each other.
+"""Sequence packing: several examples in one row, without padding or attention between them.
 
-Each example keeps the positions that it has alone, its pictures' included, and attends to itself
-only. Attention is a function of our own, by segments: on a GPU torch's variable-length kernel,
-elsewhere segment by segment. So nothing is computed, and no mask is held, between examples.
+Each example keeps the positions that it has alone, including those of its images. Attention is our
+own function over segments: torch's variable-length kernel on a GPU, one segment after the other
+elsewhere. So nothing is computed between examples, and there is no mask.
 (Krell et al. 2021, "Efficient Sequence Packing without Cross-contamination".)
 """
 
@@ -17,11 +17,13 @@ from si.engines.families import Family
 from si.engines.hf import Prompt, collate, positions
 from si.errors import RecipeError
 
-ATTENTION = "si_packed"  # what transformers calls our function
+ATTENTION = "si_packed"  # the name of our function in transformers
 HALF = (torch.float16, torch.bfloat16)
 
 
 class Long(Protocol):
+    """Anything with a length in tokens."""
+
     @property
     def length(self) -> int: ...
 
@@ -30,9 +32,11 @@ E = TypeVar("E", bound=Long)
 
 
 def packs(examples: Sequence[E], room: int, world: int = 1) -> list[list[E]]:
-    """Examples dealt to rows of at most `room` tokens, as evenly as the longest allow: a multiple
-    of `world` rows, and as few as that takes. The longest goes first, each to the emptiest row
-    (Graham's rule). A row may be empty; an example longer than `room` has one of its own.
+    """Distribute examples over rows of at most `room` tokens, as evenly as their lengths allow.
+
+    The number of rows is the smallest sufficient multiple of `world`. Examples go to the emptiest
+    row, longest first (Graham's rule). A row may be empty; an example longer than `room` gets its
+    own row.
     """
     ordered = sorted(examples, key=lambda example: -example.length)
     count = world * max(1, -(-sum(e.length for e in examples) // (room * world)))
@@ -51,18 +55,18 @@ def packs(examples: Sequence[E], room: int, world: int = 1) -> list[list[E]]:
 def lay_out(
     model: Any, prompts: Sequence[Prompt], responses: Sequence[Sequence[int]]
 ) -> tuple[dict[str, Any], list[int]]:
-    """Prompts with their responses in one row.
+    """Concatenate prompts with their responses into one row.
 
     Returns:
-        Model inputs: `input_ids` int64 (1, tokens), `position_ids` (1, tokens) or
-        (3, 1, tokens), the pictures' features, and where segments begin and end;
-        and where each response begins in the row.
+        Model inputs: `input_ids` int64 (1, tokens), `position_ids` (1, tokens) or (3, 1, tokens),
+        the images' features, and the segments' boundaries; and the start of each response in the
+        row.
     """
     alone = [collate([p], [r], 0) for p, r in zip(prompts, responses, strict=True)]
     ids = [part["input_ids"] for part in alone]
     places = [positions(model, part) for part in alone]
     dims = max(each.ndim for each in places)
-    # Text without a picture simply counts, in all dimensions alike.
+    # For text without an image, positions are the same in all dimensions.
     places = [p if p.ndim == dims else p.expand(3, *p.shape) for p in places]
     ends = torch.tensor([0, *(part.shape[1] for part in ids)]).cumsum(0)
     inputs: dict[str, Any] = {"input_ids": torch.cat(ids, 1), "position_ids": torch.cat(places, -1)}
@@ -87,13 +91,13 @@ def attend(
     max_length_q: int | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention within the segments of one row, as transformers' attention functions.
+    """Causal attention within the segments of one row; an attention function for transformers.
 
-    Shapes: query (1, heads, tokens, width), key and value of as many or fewer heads,
-    `cu_seq_lens_q` (segments + 1); the answer (1, tokens, heads, width).
+    Shapes: query (1, heads, tokens, width); key and value the same, possibly with fewer heads;
+    `cu_seq_lens_q` (segments + 1). Returns (1, tokens, heads, width).
     """
     if cu_seq_lens_q is None:
-        raise ValueError("packed attention needs to know where segments end")
+        raise ValueError("packed attention requires cu_seq_lens_q, the segments' boundaries")
     grouped = key.shape[1] != query.shape[1]
     half = value.dtype
     if query.is_cuda and torch.is_autocast_enabled("cuda"):
@@ -101,13 +105,13 @@ def attend(
     if query.is_cuda and half in HALF and not dropout:
         from torch.nn.attention.varlen import varlen_attn
 
-        # (tokens, heads, width), as the kernel wants it.
+        # The kernel expects (tokens, heads, width).
         q, k, v = (t[0].transpose(0, 1).to(half).contiguous() for t in (query, key, value))
         ends, longest = cu_seq_lens_q, int(max_length_q or query.shape[2])
         done = varlen_attn(
             *(q, k, v, ends, ends, longest, longest),
             scale=scaling,
-            window_size=(-1, 0),  # to all that came before
+            window_size=(-1, 0),  # causal
             enable_gqa=grouped,
         )
         assert isinstance(done, Tensor)
@@ -123,11 +127,11 @@ def attend(
     return torch.cat(each, 2).transpose(1, 2), None
 
 
-def use(model: Any, family: Family) -> None:
-    """Have the model's decoder attend by segments.
+def use_packed_attention(model: Any, family: Family) -> None:
+    """Make the model's decoder attend within segments.
 
     Raises:
-        RecipeError: if its family is not known to attend causally and in no other way.
+        RecipeError: if its attention is not known to be purely causal.
     """
     from transformers import AttentionInterface
 
@@ -135,9 +139,9 @@ def use(model: Any, family: Family) -> None:
     kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
     if not family.causal or kinds != {"full_attention"}:
         raise RecipeError(
-            f"train.packing is not known to be right for models of type {model.config.model_type}",
-            "their decoders may attend in other ways than causally over all that came before",
-            "Leave train.packing out, or describe the family: docs/how-to/custom-family.md",
+            f"train.packing is not supported for models of type {model.config.model_type}",
+            "their attention is not known to be purely causal",
+            "Remove train.packing, or describe the family: docs/how-to/custom-family.md",
         )
     AttentionInterface.register(ATTENTION, attend)
     part = next(key for key in model.config.sub_configs if getattr(model.config, key) is text)

@@ -1,11 +1,11 @@
-"""What workers of the transformers engine need, imported once in the fork server."""
+"""Imports that workers of the transformers engine need, done once in the fork server."""
 
 import os
 
-# Threads that spin while they wait for each other stall a machine that has other work, tenfold.
-# OpenMP reads this when torch loads it.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# Else torch starts CUDA where it is only asked whether there is a GPU, and no fork could use one.
+from si.engines.threads import sleep_while_waiting
+
+sleep_while_waiting()  # before torch is imported
+# Otherwise torch starts CUDA just to find out whether there is a GPU, and no fork can use one.
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 
 import accelerate
@@ -19,6 +19,6 @@ import si.engines.trainer
 import si.engines.transformers
 from si.embedded import EMBEDDED_POLICY
 
-# Finding a processor's class walks through all models' video processors, once per process.
+# Finding a processor's class walks through the video processors of all models, once per process.
 # Nothing here computes: a process that forks must not have started torch's threads.
 si.engines.hf.load_processor(EMBEDDED_POLICY)

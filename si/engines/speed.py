@@ -1,6 +1,6 @@
-"""How fast a training was: seconds, tokens and memory, and the share of the GPU's peak (MFU).
+"""Training speed: seconds, tokens, memory, and the share of the GPU's peak FLOP/s (MFU).
 
-None of it is part of what was trained; it lies beside the policy, as provenance.
+None of it is part of the policy; it is stored beside it, as provenance.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,10 +18,11 @@ class Step(NamedTuple):
 
     Attributes:
         loss: mean over the batch's response tokens.
-        norm: the gradient's, before clipping.
-        seconds: from the batch's choice to the new weights.
-        tokens: of prompts and responses, without padding.
-        flops: as `Cost` counts them.
+        rate: learning rate.
+        norm: gradient norm before clipping.
+        seconds: from selecting the batch to updating the weights.
+        tokens: tokens of prompts and responses, without padding.
+        flops: as counted by `Cost`.
     """
 
     loss: float
@@ -33,7 +34,7 @@ class Step(NamedTuple):
 
 
 class Lengths(NamedTuple):
-    """What an example's cost depends on: its tokens, those with a target, its pictures' values."""
+    """What an example's cost depends on: its tokens, those with a target, its images' values."""
 
     tokens: int
     targets: int
@@ -42,20 +43,19 @@ class Lengths(NamedTuple):
 
 @dataclass(frozen=True)
 class Cost:
-    """The FLOPs of a training step, as the mathematics asks for them.
+    """The FLOPs that a training step requires mathematically.
 
-    A matrix of n weights costs 2n a token forward, 2n to pass the gradient on, and 2n more for
-    its own gradient if it trains: 6n, of a frozen one 4n (Kaplan et al. 2020, "Scaling Laws for
-    Neural Language Models", section 2.1). Attention costs 12 * layers * width * s a token in
-    a sequence of s (Chowdhery et al. 2022, "PaLM", appendix B, which also defines the
-    share of peak, MFU: what is computed twice to save memory does not count). Here the head's
-    products are counted for tokens with a target, since no others are computed, and a frozen
-    vision tower's forward alone.
+    Per token, a matrix of n weights costs 2n forward, 2n to propagate the gradient, and 2n for its
+    own gradient if it trains: 6n, or 4n if it is frozen (Kaplan et al. 2020, "Scaling Laws for
+    Neural Language Models", section 2.1). Attention costs 12 * layers * width * s per token in a
+    sequence of length s (Chowdhery et al. 2022, "PaLM", appendix B, which also defines MFU:
+    recomputation to save memory does not count). The head is counted for tokens with a target
+    only, because no other logits are computed, and of a frozen vision tower only the forward pass.
 
     Attributes:
-        decoder, head, vision: numbers of weights (all, those that train).
-        patch: picture values that the vision tower makes one patch of.
-        layers, width: of the decoder.
+        decoder, head, vision: numbers of weights: (all, trainable).
+        patch: image values per patch of the vision tower.
+        layers, width: number of layers and hidden size of the decoder.
     """
 
     decoder: tuple[int, int]
@@ -67,7 +67,7 @@ class Cost:
 
     @classmethod
     def of(cls, model: Any) -> "Cost":
-        """The cost of a model that is whole in memory; an adapter's layers are inside it."""
+        """The cost of a model that is completely in memory; an adapter's layers are part of it."""
         embedding = {id(model.get_input_embeddings().weight)}
         head = list(model.get_output_embeddings().parameters())
         decoder = [p for p in model.get_decoder().parameters() if id(p) not in embedding]
@@ -79,7 +79,7 @@ class Cost:
         return cls(_size(decoder), _size(head), _size(vision), next(kernels, 1), layers, width)
 
     def flops(self, examples: Iterable[Lengths]) -> float:
-        """FLOPs of a step over these examples, forward and backward."""
+        """FLOPs of a step over these examples, forward and backward pass."""
         total = 0.0
         for tokens, targets, pixels in examples:
             total += tokens * (4 * self.decoder[0] + 2 * self.decoder[1])
@@ -95,7 +95,7 @@ def _size(parameters: Iterable[torch.nn.Parameter]) -> tuple[int, int]:
 
 
 def memory() -> int:
-    """The most bytes that tensors of this process took on its GPU; without one, the process."""
+    """Peak memory in bytes: of this process's tensors on its GPU, or of the process without one."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return peak_memory()
@@ -104,19 +104,19 @@ def memory() -> int:
 def summary(
     steps: Sequence[Step], dtype: str, devices: int = 1, most: int | None = None
 ) -> dict[str, Any]:
-    """A training's speed: `seconds` and `tokens` of every step, and over all of them
-    `tokens_per_second` and `mfu` (null where the device's peak is not known).
+    """A training's speed: `seconds` and `tokens` of every step, and over all steps
+    `tokens_per_second` and `mfu` (None if the device's peak is unknown).
 
     Args:
-        devices: how many computed together.
-        most: bytes of memory of the device that took most; this one's by default.
+        devices: number of devices that trained together.
+        most: peak memory in bytes, over all devices; by default this one's.
     """
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     seconds = sum(step.seconds for step in steps)
-    most_of_it = peak(device, dtype)
+    limit = peak(device, dtype)
     mfu = None
-    if most_of_it and seconds:
-        mfu = round(sum(step.flops for step in steps) / (seconds * devices * most_of_it), 4)
+    if limit and seconds:
+        mfu = round(sum(step.flops for step in steps) / (seconds * devices * limit), 4)
     return {
         "device": device,
         "devices": devices,

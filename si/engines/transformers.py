@@ -1,4 +1,4 @@
-"""A sampler on transformers whose samples are reproducible bit for bit."""
+"""A sampler on transformers whose samples are bit-for-bit reproducible."""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -27,12 +27,12 @@ from si.engines.hf import (
 from si.engines.port import Sampler, prompt_settings
 from si.records import Request, Sampled
 
-# Samples of a request that are computed together. K = 16 then computes its first eight exactly
-# as K = 8 does, which makes "what does doubling K buy?" a paired question.
+# Samples of a request that are computed together. With K = 16 the first eight are then computed
+# exactly as with K = 8, so that a comparison of the two is paired.
 BLOCK = 8
-# Sequences that have ended are dropped from a batch once fewer than this share goes on;
-# dropping copies the cache, so not at every step.
-GOING_ON = 0.75
+# Ended sequences leave the batch once fewer than this share is still running: leaving copies the
+# cache, which is too slow for every step.
+STILL_RUNNING = 0.75
 
 
 # --- randomness ----------------------------------------------------------------------------
@@ -41,9 +41,9 @@ GOING_ON = 0.75
 class GumbelNoise:
     """Standard Gumbel noise, a row of `vocab` numbers per sequence and step.
 
-    The arg max of logits + Gumbel noise is a draw from their softmax. Each row comes
-    from its own Philox generator, whose raw bits numpy promises to keep; the same
-    seed gives the same rows whatever the other seeds are.
+    The arg max of logits plus Gumbel noise is a sample from their softmax (Gumbel-max trick). Each
+    row comes from its own Philox generator, whose raw bits numpy guarantees to keep. The same seed
+    gives the same rows whatever the other seeds are.
     """
 
     def __init__(self, seeds: Sequence[int], vocab: int):
@@ -58,7 +58,7 @@ class GumbelNoise:
         return self._ahead.pop()
 
     def keep(self, places: Tensor) -> None:
-        """Go on with the sequences at these places only."""
+        """Keep only the sequences at these places."""
         self.sources = [self.sources[place] for place in places.tolist()]
         self._ahead = [rows[places] for rows in self._ahead]
 
@@ -66,7 +66,7 @@ class GumbelNoise:
         width = -(-self.vocab // 2)  # a raw number is 64 bits: two values
         steps = max(1, min(8, (1 << 24) // (len(self.sources) * self.vocab)))
         bits = np.stack([source.random_raw(steps * width) for source in self.sources])
-        # In (0, 1), finest near 0, where the largest noise comes from; never 1 after rounding.
+        # In (0, 1), finest near 0, where the largest noise comes from. Rounding never yields 1.
         uniform = (bits.view(np.uint32).astype(np.float32) + np.float32(0.5)) * np.float32(2**-32)
         shaped = torch.from_numpy(uniform).view(len(self.sources), steps, 2 * width)
         uniform_ = shaped[..., : self.vocab].clamp(max=1 - 2**-24)
@@ -74,7 +74,7 @@ class GumbelNoise:
 
 
 def nucleus(logits: Tensor, top_p: float) -> Tensor:
-    """Logits with everything outside the smallest set of mass >= `top_p` at minus infinity."""
+    """Logits, with tokens outside the smallest set of probability >= `top_p` at minus infinity."""
     ordered, order = logits.softmax(-1).sort(-1, descending=True)
     outside = ordered.cumsum(-1) - ordered >= top_p
     return logits.masked_fill(outside.scatter(-1, order, outside), -torch.inf)
@@ -84,10 +84,10 @@ def nucleus(logits: Tensor, top_p: float) -> Tensor:
 
 
 class _RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
-    """One layer's keys and values of chosen sequences, with room for tokens to come.
+    """One layer's keys and values of selected sequences, with room for further tokens.
 
-    transformers' own layer copies itself at every step, which takes longer than a
-    small model's arithmetic.
+    transformers' own layer copies itself at every step, which takes longer than the arithmetic of
+    a small model.
     """
 
     def __init__(self, keys: Tensor, values: Tensor, rows: Tensor, room: int):
@@ -121,13 +121,13 @@ class _RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
 
 
 def _expand(cache: Any, rows: Tensor, room: int) -> Any:
-    """A copy of a filled cache: its sequences `rows`, ready for `room` more tokens."""
+    """A copy of the cache with its sequences `rows`, and room for `room` more tokens."""
 
     def expand(layer: Any) -> Any:
         if type(layer) is DynamicLayer:
             filled: Any = layer
             return _RoomyLayer(filled.keys, filled.values, rows, room)
-        other = copy.copy(layer)  # sliding windows and the like keep their own class
+        other = copy.copy(layer)  # sliding windows and others keep their class
         other.batch_select_indices(rows)
         return other
 
@@ -138,7 +138,7 @@ def _expand(cache: Any, rows: Tensor, room: int) -> Any:
 
 @dataclass
 class _Sequence:
-    """A continuation in the making."""
+    """A continuation and its state."""
 
     limit: int
     ids: list[int] = field(default_factory=list)
@@ -155,15 +155,14 @@ class TransformersSampler(Sampler):
     def __init__(self, policy: Path, base: Path, settings: Sampling, family: str = AUTO):
         where = device()
         if where.type == "cpu":
-            # Workers are processes; and the number of threads must not change a bit.
+            # Workers are processes. And results must not depend on the number of threads.
             torch.set_num_threads(1)
         folder = base if is_adapter(policy) else policy
         model = load_model(folder, settings.dtype)
         if is_adapter(policy):
             from peft import PeftModel
 
-            # The adapter's layers are put into the model itself; it stays unmerged so
-            # that what samples is what was trained.
+            # The adapter stays unmerged, so that exactly what was trained is sampled.
             model = PeftModel.from_pretrained(model, policy).get_base_model()
         self.model = model.to(where).eval()
         self.prompts = Prompts.open(folder, prompt_settings(settings, family))
@@ -183,10 +182,10 @@ class TransformersSampler(Sampler):
     def sample(self, requests: Sequence[Request]) -> Iterator[list[Sampled]]:
         """For each request in turn, one continuation per seed.
 
-        `logprob` is the sum, over the continuation's tokens, of the log-softmax of the
-        model's own logits: temperature 1, nothing forbidden, no nucleus. A request whose
-        prompt, prefix and token limit together exceed the model's longest sequence gets
-        samples with finish reason "dropped".
+        `logprob` is the sum over the continuation's tokens of the log-softmax of the model's own
+        logits: at temperature 1, with all tokens allowed, without nucleus. A request whose prompt,
+        prefix and token limit together exceed the model's context length gets samples with finish
+        reason "dropped".
         """
         batch: list[Request] = []
         sequences = 0
@@ -253,10 +252,10 @@ class TransformersSampler(Sampler):
         positions: Tensor,
         logits: Tensor,
     ) -> None:
-        """Sample all sequences to their ends, one token of each at a time.
+        """Sample all sequences to their ends, one token per sequence and step.
 
-        Shapes: mask (sequences, prompt + room), positions (sequences, 1) of the token to
-        come, logits (sequences, vocab).
+        Shapes: mask (sequences, prompt + room); positions (sequences, 1), of the next token;
+        logits (sequences, vocab).
         """
         length = cache.get_seq_length()
         while True:
@@ -272,12 +271,12 @@ class TransformersSampler(Sampler):
                     sequence.reason = "stop"
                 elif len(sequence.ids) == sequence.limit:
                     sequence.reason = "length"
-            going = [i for i, sequence in enumerate(sequences) if not sequence.reason]
-            if not going:
+            running = [i for i, sequence in enumerate(sequences) if not sequence.reason]
+            if not running:
                 return
-            if len(going) < GOING_ON * len(sequences):
-                keep = torch.tensor(going, device=mask.device)
-                sequences = [sequences[i] for i in going]
+            if len(running) < STILL_RUNNING * len(sequences):
+                keep = torch.tensor(running, device=mask.device)
+                sequences = [sequences[i] for i in running]
                 cache.batch_select_indices(keep)
                 noise.keep(keep.cpu())
                 tokens, mask, positions = tokens[keep], mask[keep], positions[keep]
@@ -293,7 +292,7 @@ class TransformersSampler(Sampler):
             positions = positions + 1
 
     def _choose(self, logits: Tensor, noise: GumbelNoise) -> tuple[Tensor, Tensor]:
-        """A token for each sequence and its log-probability."""
+        """The next token of each sequence and its log-probability."""
         logits = logits.float()
         scores = logits.masked_fill(self.forbidden, -torch.inf)
         if self.temperature > 0:
@@ -305,8 +304,6 @@ class TransformersSampler(Sampler):
         return tokens, logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0]
 
     def decode(self, token_ids: Sequence[int]) -> tuple[str, list[int]]:
-        """The ids as text without special tokens, and the characters covered by each token.
-
-        A character made of several tokens counts once its last one is there.
-        """
+        """The ids as text without special tokens; and for each token, how many characters the ids
+        up to and including it cover. A character of several tokens counts with its last one."""
         return decode(self.tokenizer, token_ids)

@@ -1,8 +1,8 @@
-"""What a frozen vision tower makes of pictures, computed once for each query's pictures.
+"""A cache of image features, for a frozen vision tower.
 
-A training on re-balanced examples sees the same pictures again and again: up to K copies of a
-query, epochs, several right responses. Their features do not change while the tower is frozen.
-Each query's pictures go through it by themselves, so what is kept is what would be computed again.
+Training on re-balanced examples sees the same images many times: up to K copies of a query, several
+epochs, several correct responses. Their features do not change while the tower is frozen. Each
+query's images are computed separately, so cached features equal those computed again.
 """
 
 import inspect
@@ -18,34 +18,34 @@ from si.engines.batches import Batch
 from si.engines.hf import Prompt
 from si.errors import RecipeError
 
-KEPT_BYTES = 8 << 30
-# Of what a vision tower says, models read these; the rest is larger still.
+CACHE_BYTES = 8 << 30
+# The parts of a vision tower's output that models read. The rest is even larger.
 READ = ("pooler_output", "deepstack_features")
-ARGUMENT = "mm_encoder_outputs"  # what transformers' models take a vision tower's output as
+ARGUMENT = "mm_encoder_outputs"  # a vision tower's output, as an argument of transformers' models
 
 
 class FrozenVision:
-    """The features of pictures, for a model whose vision tower does not train.
+    """Computes image features of a model whose vision tower is frozen, and caches them.
 
     Raises:
-        RecipeError: if it trains, or the model does not take features from outside.
+        RecipeError: if the tower trains, or the model does not accept features as an input.
     """
 
     def __init__(self, model: Any, dtype: torch.dtype, is_vision: Callable[[str], bool]):
         """Args:
-        is_vision: whether a weight of that name is of the vision tower or projector.
+        is_vision: whether a weight belongs to the vision tower or projector, by its name.
         """
         if ARGUMENT not in inspect.signature(model.forward).parameters:
             raise RecipeError(
-                f"train.cache_vision does not work with models of type {model.config.model_type}",
-                f"transformers' class {type(model).__name__} takes no {ARGUMENT}",
-                "Leave it out: pictures are then computed each time.",
+                f"train.cache_vision is not supported for models of type {model.config.model_type}",
+                f"transformers' class {type(model).__name__} does not accept {ARGUMENT}",
+                "Remove it: features are then computed each time.",
             )
         trained = [n for n, p in model.named_parameters() if p.requires_grad and is_vision(n)]
         if trained:
             raise RecipeError(
-                "train.cache_vision needs a frozen vision tower",
-                f"{len(trained)} of its weights train, such as {trained[0]}",
+                "train.cache_vision requires a frozen vision tower",
+                f"{len(trained)} of its weights train, for example {trained[0]}",
             )
         self.model = model
         self.dtype = dtype
@@ -53,10 +53,10 @@ class FrozenVision:
         self._bytes = 0
 
     def features(self, batch: Batch) -> dict[str, Any]:
-        """Model inputs in the place of the batch's pictures; nothing where it has none."""
+        """Model inputs that replace the batch's images; empty if it has none."""
         device = self.model.device
         found = [
-            self._of(example.row.images, prompt)
+            self._features_of(example.row.images, prompt)
             for example, prompt in zip(batch.examples, batch.prompts, strict=True)
             if example.row.images
         ]
@@ -65,7 +65,7 @@ class FrozenVision:
         return {ARGUMENT: {"image": _each(_join(found), lambda tensor: tensor.to(device))}}
 
     @torch.no_grad()
-    def _of(self, images: tuple[bytes, ...], prompt: Prompt) -> Any:
+    def _features_of(self, images: tuple[bytes, ...], prompt: Prompt) -> Any:
         if images in self._kept:
             self._kept.move_to_end(images)
             return self._kept[images]
@@ -78,14 +78,14 @@ class FrozenVision:
         kept = _each(kept, lambda tensor: tensor.cpu())
         self._kept[images] = kept
         self._bytes += _bytes(kept)
-        while self._bytes > KEPT_BYTES and len(self._kept) > 1:
+        while self._bytes > CACHE_BYTES and len(self._kept) > 1:
             self._bytes -= _bytes(self._kept.popitem(last=False)[1])
         return kept
 
 
 def _join(parts: Sequence[Any]) -> Any:
-    """Outputs for several queries as one: tensors end to end, tuples (a tensor for each picture)
-    behind one another, lists (an entry for each layer) entry by entry."""
+    """Join the outputs for several queries: concatenate tensors and tuples (a tensor per image),
+    and join lists (an entry per layer) entry by entry."""
     first = parts[0]
     if isinstance(first, Tensor):
         return torch.cat(list(parts))
@@ -97,7 +97,7 @@ def _join(parts: Sequence[Any]) -> Any:
 
 
 def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The same with every tensor changed."""
+    """The same structure with `change` applied to every tensor."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, (tuple, list)):

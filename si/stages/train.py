@@ -12,6 +12,7 @@ from si.config.recipe import Recipe, Train
 from si.config.section import LATER
 from si.datasets.dataset import Dataset
 from si.engines.port import PromptSettings, Trainer, TrainSettings
+from si.engines.threads import sleep_while_waiting
 from si.errors import NothingToTrain, RecipeError
 from si.plugins import load_class
 from si.randomness import keyed_seed
@@ -87,9 +88,7 @@ def train(job: Job[Settings, Params]) -> ShardFunction:
     Inputs: data, start, base, examples-1 to examples-n.
     """
 
-    # Threads that spin while they wait stall a machine that has other work; torch reads this when
-    # it is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    sleep_while_waiting()  # before torch is imported
 
     def do(shard: int) -> Output | None:
         rows = _rows(job)

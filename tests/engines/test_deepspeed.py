@@ -211,7 +211,7 @@ def test_each_example_counts_once(
 
 def test_weights_gathered_wrongly_are_named(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
     """If a weight is not what its parts are together, nothing is written, and it is named."""
-    import si.engines.deepspeed as adapter
+    import si.engines.gathering as adapter
 
     right = adapter._own_square
     monkeypatch.setattr(adapter, "_own_square", lambda p: right(p) / 2)

@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 from si.config.recipe import Lora, Sampling
 from si.engines.convert_internvl import convert
 from si.engines.families import family_of
-from si.engines.hf import Prompts, pictures
+from si.engines.hf import Prompts, decode_images
 from si.engines.port import PromptSettings
-from si.engines.trainer import TransformersTrainer, tensor_names
+from si.engines.trainer import TransformersTrainer
 from si.engines.transformers import TransformersSampler
+from si.engines.writing import tensor_names
 from si.records import Request, TrainingRow
 from tests.engines import needs
 from tests.engines.test_deepspeed import CLOSE, furthest
@@ -213,7 +214,7 @@ def test_converted_it_says_what_the_original_says(tmp_path: Path) -> None:
     prompts = [
         {
             "prompt": turn.format(request.question),
-            "multi_modal_data": {"image": pictures(request.images)[0]},
+            "multi_modal_data": {"image": decode_images(request.images)[0]},
         }
         for request in asked
     ]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from si.engines.port import Trained
 from si.engines.trainer import TransformersTrainer
 from si.errors import RecipeError
 from si.records import TrainingRow
@@ -55,18 +56,18 @@ def test_two_machines_train_as_one(policy: Path, tmp_path: Path) -> None:
         machines.append(subprocess.Popen(words, env={**os.environ, **place}))
     assert [machine.wait() for machine in machines] == [0, 0]
     facts = [pickle.loads((tmp_path / f"machine{n}/facts").read_bytes()) for n in range(2)]
-    assert facts[0]["losses"] == pytest.approx(expected["losses"], abs=2e-4)
-    assert facts[1] == {} and not list((tmp_path / "machine1" / "out").iterdir())
+    assert facts[0].losses == pytest.approx(expected.losses, abs=2e-4)
+    assert facts[1] == Trained(steps=0) and not list((tmp_path / "machine1" / "out").iterdir())
     assert furthest(plain, tmp_path / "machine0" / "out") < CLOSE
 
 
 def test_where_machines_meet() -> None:
     """One machine meets nobody; of several each says which it is, and where the first one is."""
-    from si.engines.deepspeed import meeting
+    from si.engines.group import rendezvous_arguments
 
-    assert meeting({}) == ["--standalone"]
+    assert rendezvous_arguments({}) == ["--standalone"]
     place = {"SICTL_TRAIN_NODES": "4", "SICTL_TRAIN_NODE": "3", "SICTL_TRAIN_MASTER": "a.b:29400"}
-    assert meeting(place) == [
+    assert rendezvous_arguments(place) == [
         *("--nnodes", "4", "--node-rank", "3", "--master-addr", "a.b", "--master-port", "29400")
     ]
     for wrong in (
@@ -77,4 +78,4 @@ def test_where_machines_meet() -> None:
         {"SICTL_TRAIN_MASTER": "a.b"},
     ):
         with pytest.raises(RecipeError, match="SICTL_TRAIN_NODES"):
-            meeting(place | wrong)
+            rendezvous_arguments(place | wrong)

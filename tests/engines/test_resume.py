@@ -30,7 +30,7 @@ def test_one_process_ends_with_the_same_weights(settings, tmp_path):
 
 def test_two_processes_end_as_close_as_two_trainings(tmp_path):
     """Two processes under ZeRO-3, each with a state of its own: weights within 1e-6 of the
-    undisturbed training's; one process cannot use what two have kept, and begins anew."""
+    undisturbed training's; one process cannot use what two have kept, and starts over."""
     two = {"SICTL_TRAIN_PROCESSES": "2"}
     training = Training(tmp_path, *ENGINE, "train.deepspeed.zero=3")
     training.undo()
@@ -47,7 +47,7 @@ def test_two_processes_end_as_close_as_two_trainings(tmp_path):
     next(training.disturbed(signal.SIGTERM, 1, **two))
     process = training.run()
     _, said = process.communicate()
-    assert process.returncode == 0 and "begins anew" in said
+    assert process.returncode == 0 and "Starting over" in said
     assert training.weights() == training.calm
 
 
@@ -58,7 +58,7 @@ def test_torchrun_starts_the_stage_itself(tmp_path):
     training.launcher = (*("-m", "torch.distributed.run", "--standalone"), "--nproc-per-node", "2")
     training.undo()
     assert list(training.disturbed(signal.SIGTERM, 1))[-1] == 0
-    assert training.said.count("begins anew") == 0
+    assert training.said.count("Starting over") == 0
     one, other = (
         load(weights["model.safetensors"]) for weights in (training.calm, training.weights())
     )

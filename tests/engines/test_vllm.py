@@ -12,7 +12,6 @@ import torch
 from si.config.recipe import Lora
 from si.engines.trainer import TransformersTrainer
 from si.engines.transformers import TransformersSampler
-from si.errors import RecipeError
 from si.randomness import keyed_seed
 from si.records import Request, Sampled, TrainingRow
 from tests.engines import needs
@@ -79,7 +78,7 @@ def test_prompts_are_those_of_transformers(
 ) -> None:
     """The ids that the engine computes, pictures' tokens included, are the processor's own."""
     for request in greedy[:10]:
-        ids = engine.render(request)["prompt_token_ids"]
+        ids = engine.renderer.render(request)["prompt_token_ids"]
         assert list(ids) == plain.prompts(request.question, request.images).ids
 
 
@@ -163,8 +162,8 @@ def test_a_query_is_rendered_once_for_its_draws(
     prefix behind it."""
     ids = sampled(engine, greedy[:1], 0.0)[0][0].token_ids
     draws = [replace(greedy[0], prefix_ids=ids[:cut]) for cut in (0, 3, 7)] + [greedy[1]]
-    expected = [engine.render(draw)["prompt_token_ids"] for draw in draws]
-    render, begin, rendered, begun = engine._render, engine._begin, [], []
+    expected = [engine.renderer.render(draw)["prompt_token_ids"] for draw in draws]
+    render, begin, rendered, begun = engine.renderer.query, engine._begin, [], []
 
     def counted(question: str, *rest: Any) -> Any:
         rendered.append(question)
@@ -174,7 +173,7 @@ def test_a_query_is_rendered_once_for_its_draws(
         begun.append(made["prompt_token_ids"])
         return begin(request, made)
 
-    monkeypatch.setattr(engine, "_render", counted)
+    monkeypatch.setattr(engine.renderer, "query", counted)
     monkeypatch.setattr(engine, "_begin", noted)
     said = [samples[0].token_ids for samples in sampled(engine, draws, 0.0)]
     assert rendered == [greedy[0].question, greedy[1].question] and begun == expected
@@ -205,7 +204,7 @@ def test_the_engine_begins_while_the_rest_is_rendered(
 def test_more_than_a_step_takes_is_sampled(engine: Any, greedy: list[Request]) -> None:
     """Prompts that do not fit into a step together wait for the next one; seeds do not mind."""
     long = [replace(r, question=r.question + " Please." * 45) for r in with_seeds(greedy[:24], 2)]
-    tokens = sum(len(engine.render(request)["prompt_token_ids"]) for request in long)
+    tokens = sum(len(engine.renderer.render(request)["prompt_token_ids"]) for request in long)
     assert tokens > 1.2 * engine.engine.vllm_config.scheduler_config.max_num_batched_tokens
     assert all(one.token_ids for samples in sampled(engine, long) for one in samples)
 
@@ -223,7 +222,7 @@ def test_a_prefix_is_continued_id_by_id(engine: Any, greedy: list[Request]) -> N
     ]
     rest = [samples[0] for samples in sampled(engine, cut, 0.0)]
     for request, one, two in zip(cut, whole, rest, strict=True):
-        assert tuple(engine.render(request)["prompt_token_ids"][-5:]) == one.token_ids[:5]
+        assert tuple(engine.renderer.render(request)["prompt_token_ids"][-5:]) == one.token_ids[:5]
         assert two.token_ids == one.token_ids[5:]
         assert two.finish_reason == one.finish_reason
 
@@ -260,17 +259,6 @@ def test_overlong_prompts_are_dropped(engine: Any, greedy: list[Request]) -> Non
     first, dropped, last = sampled(engine, [greedy[0], long, greedy[2]])
     assert dropped == [Sampled((), "dropped", 0.0)] * 2
     assert first[0].token_ids and last[0].token_ids
-
-
-def test_width_comes_from_the_place() -> None:
-    """SICTL_VLLM_* variables set the engine's width; one that is none is named."""
-    from si.engines.vllm import knobs
-
-    found = knobs({"SICTL_VLLM_MAX_NUM_SEQS": "64", "SICTL_VLLM_ENFORCE_EAGER": "True", "X": "1"})
-    assert found == {"max_num_seqs": 64, "enforce_eager": True}
-    for bad in ({"SICTL_VLLM_DTYPE": "half"}, {"SICTL_VLLM_MAX_NUM_SEQS": "many"}):
-        with pytest.raises(RecipeError, match=next(iter(bad))):
-            knobs(bad)
 
 
 # --- other engines ------------------------------------------------------------------------

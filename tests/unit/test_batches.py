@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from si.engines.batches import ahead, batches, loaders, make_batch, make_examples, steps
+from si.engines.batches import batches, in_threads, loaders, make_batch, make_examples, steps
 from si.engines.hf import Prompts
 from si.engines.trainer import TransformersTrainer, open_policy
 from si.errors import RecipeError
@@ -69,7 +69,7 @@ def test_threads_are_ahead_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None
             second.set()
         return number
 
-    made = ahead(make, iter(range(100)))
+    made = in_threads(make, iter(range(100)))
     assert next(made) == 0
     assert second.wait(10)  # nobody has asked for 2 yet
     assert next(made) == 1
@@ -90,7 +90,7 @@ def test_a_thread_s_error_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
             raise RecipeError("three")
         return number
 
-    made: Iterator[int] = ahead(make, iter(range(100)))
+    made: Iterator[int] = in_threads(make, iter(range(100)))
     with pytest.raises(RecipeError, match="three"):
         list(made)
     assert max(begun) <= 5

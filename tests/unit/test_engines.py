@@ -7,6 +7,7 @@ import pytest
 
 from si.config.recipe import Recipe
 from si.engines.port import Sampler
+from si.engines.vllm_environment import engine_arguments, hang_seconds
 from si.errors import RecipeError
 from si.plugins import load, load_class
 from si.stages import STAGES
@@ -64,3 +65,21 @@ def test_a_class_that_is_not_an_engine_is_refused() -> None:
     with pytest.raises(RecipeError, match="does not derive from Sampler") as caught:
         load_class("engine", f"{__name__}:Stranger", ENGINES, Sampler)
     assert caught.value.detail == "expected a subclass of si.engines.port.Sampler"
+
+
+def test_vllms_width_comes_from_the_environment() -> None:
+    """SICTL_VLLM_* variables set the engine's arguments; an unknown or unreadable one is named."""
+    given = {"SICTL_VLLM_MAX_NUM_SEQS": "64", "SICTL_VLLM_ENFORCE_EAGER": "True", "X": "1"}
+    assert engine_arguments(given) == {"max_num_seqs": 64, "enforce_eager": True}
+    for bad in ({"SICTL_VLLM_DTYPE": "half"}, {"SICTL_VLLM_MAX_NUM_SEQS": "many"}):
+        with pytest.raises(RecipeError, match=next(iter(bad))):
+            engine_arguments(bad)
+
+
+def test_how_long_an_engine_may_hang() -> None:
+    """Ten minutes by default; anything but a number above 0 is refused."""
+    assert hang_seconds({}) == 600
+    assert hang_seconds({"SICTL_VLLM_HANG_SECONDS": "2.5"}) == 2.5
+    for bad in ("0", "inf", "soon"):
+        with pytest.raises(RecipeError, match="above 0"):
+            hang_seconds({"SICTL_VLLM_HANG_SECONDS": bad})

@@ -17,8 +17,9 @@ from si.config.recipe import Lora
 from si.engines.families import FAMILIES, Family, family_of
 from si.engines.hf import Prompts, collate, load_model, load_processor
 from si.engines.port import PromptSettings
-from si.engines.trainer import TransformersTrainer, language_parameters, tensor_names
+from si.engines.trainer import TransformersTrainer, language_parameters
 from si.engines.transformers import TransformersSampler
+from si.engines.writing import tensor_names
 from si.errors import RecipeError, SiError
 from si.records import Request, TrainingRow
 from tests.unit import kin, tiny
@@ -58,9 +59,10 @@ def test_what_is_declared_is_what_the_classes_have(name: str, made: dict[str, Pa
         assert family.is_vision(weight) == (id(parameter) not in language), weight
         assert Family().is_vision(weight) == family.is_vision(weight)
     tokenizer = load_processor(policy).tokenizer
-    ids = family.picture_ids(tokenizer, model.config)
+    ids = family.image_token_ids(tokenizer, model.config)
     assert (
-        ids == Family().picture_ids(tokenizer, model.config) and model.config.image_token_id in ids
+        ids == Family().image_token_ids(tokenizer, model.config)
+        and model.config.image_token_id in ids
     )
     generation = transformers.GenerationConfig()
     assert family.end_ids(tokenizer, generation) == {tokenizer.convert_tokens_to_ids("<|im_end|>")}
@@ -232,7 +234,7 @@ from si.engines.families import Family
 
 class Mine(Family):
     name = "mine"
-    picture_tokens = ("red",)
+    image_tokens = ("red",)
 
 class Stranger:
     pass

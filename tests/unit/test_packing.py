@@ -86,7 +86,7 @@ def opened(policy: Path, settings: dict[str, Any]) -> tuple[Any, Prompts]:
     asked = training(**settings)
     prompts = Prompts.open(policy, asked.prompts)
     model = trainer.open_policy(policy, policy, asked.train).eval()
-    trainer.equip(model, prompts, asked.train)
+    trainer.configure(model, prompts, asked.train)
     return model, prompts
 
 
@@ -244,7 +244,7 @@ def test_memory_is_bounded(policies: dict[str, Path], monkeypatch: pytest.Monkey
     rows = [row for row in made_rows(policies["qwen2_vl"], 9) if row.images]
     batch = batch_of(model, prompts, rows, cache_vision=True)
     kept = vision.FrozenVision(model, torch.float32, prompts.family.is_vision)
-    monkeypatch.setattr(vision, "KEPT_BYTES", 10_000)
+    monkeypatch.setattr(vision, "CACHE_BYTES", 10_000)
     one = kept.features(batch)["mm_encoder_outputs"]["image"].pooler_output
     two = kept.features(batch)["mm_encoder_outputs"]["image"].pooler_output
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))

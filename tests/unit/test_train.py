@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from si.config.recipe import Lora
 from si.engines import trainer as adapter
+from si.engines import writing
 from si.engines.batches import make_batch, make_examples, shuffled, summed_loss
 from si.engines.hf import is_adapter, load_processor
 from si.engines.port import Trained, Trainer, TrainSettings
@@ -285,7 +286,7 @@ def test_a_bad_write_is_caught(
     fit: Fit, rows: list[TrainingRow], monkeypatch: pytest.MonkeyPatch, spoil: Any
 ) -> None:
     """If what was written is not what was trained, training fails and names the tensor."""
-    write = adapter.write_policy
+    write = writing.write_policy
 
     def fake_write(model: Any, start: Path, out: Path) -> None:
         """A fake of a writer that spoils one tensor."""
@@ -294,7 +295,7 @@ def test_a_bad_write_is_caught(
         spoil(tensors, next(name for name in sorted(tensors) if "down_proj" in name))
         save_file(tensors, out / "model.safetensors", {"format": "pt"})
 
-    monkeypatch.setattr(adapter, "write_policy", fake_write)
+    monkeypatch.setattr(writing, "write_policy", fake_write)
     with pytest.raises(SiError) as caught:
         fit(rows[:2], steps=1)
     assert "down_proj" in caught.value.detail
@@ -304,7 +305,7 @@ def test_a_bad_adapter_is_caught(
     fit: Fit, rows: list[TrainingRow], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An adapter that was not written as trained is caught too."""
-    write = adapter.write_policy
+    write = writing.write_policy
 
     def fake_write(model: Any, start: Path, out: Path) -> None:
         """A fake of a writer that forgets what was learnt."""
@@ -316,7 +317,7 @@ def test_a_bad_adapter_is_caught(
             {"format": "pt"},
         )
 
-    monkeypatch.setattr(adapter, "write_policy", fake_write)
+    monkeypatch.setattr(writing, "write_policy", fake_write)
     with pytest.raises(SiError, match="not written as it was trained"):
         fit(rows[:2], steps=1, lora=LORA)
 

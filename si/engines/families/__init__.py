@@ -1,5 +1,5 @@
-"""Model families, each in a module of its own: what of a model transformers does not say alike
-for all. `family_of` finds the one that a checkpoint is of."""
+"""Model families, one module each: what transformers does not provide in the same way for all
+models. `family_of` finds the family of a checkpoint."""
 
 import json
 from pathlib import Path
@@ -17,13 +17,13 @@ CONFIG = "config.json"
 
 
 def family_of(folder: Path, name: str = AUTO) -> Family:
-    """The family of the checkpoint in a folder; the generic one if nobody has described it.
+    """The family of the checkpoint in a folder; the generic one if no family lists its model type.
 
     Args:
-        name: `auto`, or `package.module:Class` of a family of one's own.
+        name: `auto`, or `package.module:Class` of a custom family.
 
     Raises:
-        RecipeError: if the checkpoint cannot be used, or there is no such family.
+        RecipeError: if the checkpoint is unusable, or the custom family cannot be loaded.
     """
     config = read_config(folder)
     if name == AUTO:
@@ -36,10 +36,10 @@ def read_config(folder: Path, foreign: bool = False) -> dict[str, Any]:
     """A checkpoint's config.json.
 
     Args:
-        foreign: take those that bring code of their own, too: they are about to be converted.
+        foreign: also accept checkpoints with their own code, which are about to be converted.
 
     Raises:
-        RecipeError: if there is none, it names no model, or one that only runs code of its own.
+        RecipeError: if it is missing, names no model type, or one that requires its own code.
     """
     path = folder / CONFIG
     try:
@@ -47,15 +47,15 @@ def read_config(folder: Path, foreign: bool = False) -> dict[str, Any]:
         kind = config["model_type"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RecipeError(
-            f"{folder} is no Hugging Face checkpoint",
-            f"{CONFIG} cannot be read, or names no model_type: {type(error).__name__}",
-            "Give a folder with config.json, safetensors, tokenizer and processor files.",
+            f"{folder} is not a Hugging Face checkpoint",
+            f"{CONFIG} is unreadable or has no model_type: {type(error).__name__}",
+            "Name a folder with config.json, safetensors, tokenizer and processor files.",
         ) from error
     for family in FAMILIES:
         if kind in family.foreign_types and not foreign:
             raise RecipeError(
-                f"{folder.name} is a checkpoint that brings its own code (model_type {kind})",
-                "si-ctl runs no code of a checkpoint",
+                f"{folder.name} is a checkpoint with its own code (model_type {kind})",
+                "si-ctl never runs code from a checkpoint",
                 family.conversions,
             )
     return dict(config)

@@ -1,13 +1,13 @@
-"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL: one decoder, pictures of any size as a grid of patches.
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL: one decoder; images of any size as a grid of patches.
 
 - The chat templates of Qwen2-VL and Qwen2.5-VL add a system turn ("You are a helpful assistant.")
-  where `sampling.system_prompt` is empty; Qwen3-VL's adds none.
-- Positions have three dimensions (time, height, width), which the model works out from the
-  pictures' grids; after a prompt they count on from less than its length.
-- A token stands for 2 x 2 patches of 14 pixels (16 in Qwen3-VL), so the number of a picture's
-  tokens follows from its size.
+  if `sampling.system_prompt` is empty; Qwen3-VL's adds none.
+- Positions have three dimensions (time, height, width), which the model computes from the images'
+  grids. After a prompt they continue from a number below its length.
+- A token covers 2 x 2 patches of 14 pixels (16 in Qwen3-VL), so an image's number of tokens follows
+  from its size.
 - The hub's files of Qwen2-VL and Qwen2.5-VL name weights `visual.*` and `model.*`, the classes
-  `model.visual.*` and `model.language_model.*`; transformers translates in both directions.
+  `model.visual.*` and `model.language_model.*`; transformers translates both ways.
 """
 
 from typing import Any
@@ -16,9 +16,11 @@ from si.engines.families.family import Family
 
 
 class Qwen2VL(Family):
+    """Qwen2-VL and its successors."""
+
     name = "Qwen2-VL"
     model_types = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-    picture_tokens = (
+    image_tokens = (
         "<|vision_start|>",
         "<|vision_end|>",
         "<|vision_pad|>",
@@ -29,9 +31,9 @@ class Qwen2VL(Family):
     vision = ("visual",)
     causal = True
 
-    def limit_pictures(self, processor: Any, tokens: int) -> dict[str, Any]:
+    def limit_image_tokens(self, processor: Any, tokens: int) -> dict[str, Any]:
         images = processor.image_processor
-        area = (images.patch_size * images.merge_size) ** 2  # pixels of one token
+        area = (images.patch_size * images.merge_size) ** 2  # pixels per token
         size = dict(images.size)
         least, most = size["shortest_edge"], tokens * area
         size |= {"shortest_edge": min(least, most), "longest_edge": most}
