@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +21,7 @@ from si.records import TrainingRow, render_prompt
 from si.stages import stage
 from si.stages.job import Job, ShardFunction
 from si.stages.stage import code_of
-from si.store.checkpoints import forget, kept
+from si.store.checkpoints import checkpointing, delete_checkpoints
 from si.store.commit import Output
 
 TRAINERS = {
@@ -104,13 +105,15 @@ def train(job: Job[Settings, Params]) -> ShardFunction:
         seed = keyed_seed(job.params.seed, "train", job.params.iteration)
         address = job.spec.address
         part, attempt = machine()
-        with kept(job.store, address, job.scratch / "kept", pause(), part, attempt) as checkpoints:
+        kept = checkpointing(job.store, address, job.scratch / "kept", pause(), part, attempt)
+        with kept as checkpoints:
             done = trainer.train(rows, start, base, out, settings, seed, checkpoints=checkpoints)
         files: dict[str, Any] = {path.relative_to(out).as_posix(): path for path in _files(out)}
         if not files:
             return None  # one of several processes that torchrun has started, but not the first
         provenance = {"train": done.provenance} if done.provenance else {}
-        return Output(files, len(rows), done.facts, provenance, lambda: forget(job.store, address))
+        forget = partial(delete_checkpoints, job.store, address)
+        return Output(files, len(rows), done.facts, provenance, forget)
 
     return do
 

@@ -1,1 +1,1 @@
-"""Storage: what an artefact is called, how it commits, where it lies."""
+"""Storage: how artefacts are named, committed and read, in a folder or a bucket."""

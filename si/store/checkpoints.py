@@ -1,16 +1,16 @@
-"""Checkpoints within a training: all that it takes to go on from a step as if nothing had happened.
+"""Checkpoints within a training: everything needed to resume at a step as if nothing had happened.
 
-They lie below the training's artefact, and are no part of it:
+They are stored below the training's artefact without being part of it:
 
-    <address>/checkpoints/<step>-<attempt>/<part>/...       files, put first
-    <address>/checkpoints/<step>-<attempt>.<part>of<parts>  a record of them, sealed, put last
+    <address>/checkpoints/<step>-<attempt>/<part>/...       files, written first
+    <address>/checkpoints/<step>-<attempt>.<part>of<parts>  a sealed record of them, written last
 
-A checkpoint is whole when the records of all its parts are there: one for each machine that trains.
-What is damaged or not whole is passed over for the one before, so two are kept; once the policy is
-committed none is.
+A checkpoint is complete when the records of all parts exist, one for each machine that trains.
+Damaged and incomplete ones are skipped in favour of the one before, so two are kept. Once the
+policy is committed, all are deleted.
 
-The trainer sees folders of its own machine alone (`Checkpoints`), and may run in processes that
-know no store; `kept`, in the stage's own process, carries them to the store and back.
+The trainer sees only folders on its own machine (`Checkpoints`) and may run in processes without a
+store. `checkpointing`, in the stage's own process, copies them to the store and back.
 """
 
 import hashlib
@@ -32,22 +32,22 @@ from si.store.port import Store, checked
 
 RECORD = re.compile(r"(?P<step>\d{8})-(?P<attempt>[0-9a-f]{12})\.(?P<part>\d+)of(?P<parts>\d+)")
 KEPT = 2
-LOOK = 0.2  # seconds between looks for what the trainer has saved
+POLL = 0.2  # seconds between checks for what the trainer has saved
 
 
 class Stopped(SiError):
-    """The training was asked to end before its time."""
+    """The training was asked to stop, and has saved its state."""
 
     exit_code = RETRY
 
 
 class Checkpoints:
-    """What a trainer sees: a folder to go on from, and folders to save to. It can be pickled."""
+    """What a trainer sees: a folder to resume from, and folders to save to. It can be pickled."""
 
     def __init__(self, folder: Path, seconds: float):
         """Args:
-        folder: of this training's own, on this machine.
-        seconds: between two checkpoints; 0 for one a step.
+        folder: a folder on this machine that only this training uses.
+        seconds: time between two checkpoints; 0 for one per step.
         """
         self.folder = folder
         self.seconds = seconds
@@ -55,45 +55,48 @@ class Checkpoints:
 
     @property
     def resume(self) -> Path | None:
-        """Where the state of the last checkpoint lies; None if there is none."""
+        """The folder with the state of the last checkpoint; None if there is none."""
         folder = self.folder / "resume"
         return folder if folder.is_dir() else None
 
     @property
     def asked_to_stop(self) -> bool:
+        """Whether the training should save its state and stop."""
         return (self.folder / "stop").exists()
 
     def due(self) -> bool:
-        """Whether it is time to save, by the clock or because the training has to end."""
+        """Whether it is time to save, because `seconds` have passed or the training should stop."""
         return self.asked_to_stop or time.monotonic() - self.last >= self.seconds
 
     def begin(self, step: int) -> Path:
-        """A folder to save the state after `step` steps to; the same for all of this machine."""
+        """A folder for the state after `step` steps; the same for all processes of this machine."""
         folder = self.folder / "new" / f"{step:08d}"
         folder.mkdir(parents=True, exist_ok=True)
         self.last = time.monotonic()
         return folder
 
     def end(self, step: int) -> None:
-        """All is in the folder that `begin` gave; to be called once."""
+        """Declare the folder that `begin` returned complete. Call it once per machine."""
         saved = self.folder / "saved"
         saved.mkdir(exist_ok=True)
         (self.folder / "new" / f"{step:08d}").rename(saved / f"{step:08d}")
 
     def leave(self, step: int) -> None:
-        """Raises:
-        Stopped: if the training has been asked to end; the state is saved by now.
+        """Stop if asked to; the state must have been saved.
+
+        Raises:
+            Stopped: if the training was asked to stop.
         """
         if self.asked_to_stop:
             raise Stopped(
-                f"The training was asked to stop, after step {step}",
-                "its state is kept",
-                "Run the same command again; it goes on from there.",
+                f"The training was asked to stop after step {step}",
+                "its state is saved",
+                "Run the same command again; it resumes from there.",
             )
 
 
 @contextmanager
-def kept(
+def checkpointing(
     store: Store,
     address: str,
     folder: Path,
@@ -101,18 +104,20 @@ def kept(
     part: tuple[int, int] = (0, 1),
     attempt: str = "",
 ) -> Iterator[Checkpoints]:
-    """The checkpoints of the training at `address`: the last one is here when this begins, and
-    what is saved goes to the store. SIGTERM means: save, then stop.
+    """The checkpoints of the training at `address`. The last one is fetched first; what the trainer
+    saves is copied to the store. On SIGTERM the trainer is asked to save and stop.
 
     Args:
-        part: number of this machine and how many train together.
-        attempt: what the machines of one attempt have in common; random by default.
+        folder: a folder on this machine for the trainer's files; removed afterwards.
+        seconds: time between two checkpoints.
+        part: the number of this machine, and how many train together.
+        attempt: a name that the machines of one attempt share; random by default.
     """
     keeper = _Keeper(store, address, Checkpoints(folder, seconds), part, attempt)
     keeper.fetch()
     ended = threading.Event()
     thread = threading.Thread(target=keeper.carry, args=(ended,), daemon=True)
-    main = threading.current_thread() is threading.main_thread()  # only there signals are heard
+    main = threading.current_thread() is threading.main_thread()  # only it receives signals
     before = signal.signal(signal.SIGTERM, keeper.stop) if main else None
     thread.start()
     try:
@@ -130,8 +135,8 @@ def kept(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def forget(store: Store, address: str) -> None:
-    """Remove all checkpoints of a training: its policy is committed."""
+def delete_checkpoints(store: Store, address: str) -> None:
+    """Delete all checkpoints of a training whose policy is committed."""
     for found in [*_records(store, address), *store.list(f"{address}/checkpoints")]:
         store.delete(found)
 
@@ -143,6 +148,8 @@ def _records(store: Store, address: str) -> list[str]:
 
 
 class _Keeper:
+    """Copies one machine's part of a training's checkpoints to the store and back."""
+
     def __init__(
         self,
         store: Store,
@@ -164,7 +171,7 @@ class _Keeper:
         (self.checkpoints.folder / "stop").touch()
 
     def fetch(self) -> None:
-        """Bring this machine's part of the newest whole checkpoint."""
+        """Fetch this machine's part of the newest complete checkpoint."""
         shutil.rmtree(self.checkpoints.folder, ignore_errors=True)
         self.checkpoints.folder.mkdir(parents=True)
         records = _records(self.store, self.address)
@@ -178,7 +185,7 @@ class _Keeper:
             try:
                 self._download(record, target)
             except SiError as error:
-                # A twin may have removed it, or bytes are lost: the one before will do.
+                # A concurrent attempt may have deleted it, or bytes are lost: use the one before.
                 sys.stderr.write(f"The checkpoint {name} cannot be used: {error}\n")
                 shutil.rmtree(target, ignore_errors=True)
                 continue
@@ -194,20 +201,20 @@ class _Keeper:
                 raise ArtifactDamaged(f"{file['name']} is damaged", f"{got[0]} bytes, {got[1]}")
 
     def _folder(self, record: str) -> str:
-        """Where the files of a record lie."""
+        """The address of a record's files."""
         return f"{record.rpartition('.')[0]}/{self.part}"
 
     def carry(self, ended: threading.Event) -> None:
-        """Bring to the store what the trainer saves, until `ended`; the training goes on if the
-        store does not answer."""
-        while not ended.wait(LOOK):
+        """Copy what the trainer saves to the store, until `ended`. The training continues if the
+        store is unavailable."""
+        while not ended.wait(POLL):
             try:
                 self.sweep()
             except SiError as error:
-                sys.stderr.write(f"A checkpoint could not be kept: {error}\n")
+                sys.stderr.write(f"A checkpoint could not be stored: {error}\n")
 
     def sweep(self) -> None:
-        """Bring what is saved to the store, the newest alone, and remove what is older there."""
+        """Copy the newest saved checkpoint to the store, and delete all but `KEPT` there."""
         saved = sorted((self.checkpoints.folder / "saved").glob("*"))
         if not saved:
             return
@@ -226,7 +233,7 @@ class _Keeper:
             shutil.rmtree(folder, ignore_errors=True)
         mine = [r for r in _records(self.store, self.address) if r.endswith(record[len(name) :])]
         for old in mine[KEPT:]:
-            self.store.delete(old)  # first the record: what it speaks of must not go before it
+            self.store.delete(old)  # the record first: it must not outlive its files
             with suppress(SiError):
                 for address in self.store.list(self._folder(old)):
                     self.store.delete(address)

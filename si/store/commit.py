@@ -1,15 +1,15 @@
-"""Addresses, stage keys, shard records, manifests: how every artefact commits exactly once.
+"""Shard records and manifests: how every artefact commits exactly once.
 
-An artefact is what one stage makes. It lies at `<folder>/<legible name>-<key12>/`:
+An artefact is the result of one stage, at `<folder>/<legible name>-<key12>/`:
 
-    spec.json                 what the stage is: its key's preimage and its inputs' addresses
-    data/<shard>-<attempt>/   files, under names no other attempt uses
-    shards/00000.json         the shard record; created, never overwritten: the first wins
-    manifest.json             all shard records, folded; its existence means the stage is whole
-    provenance/<shard>-<attempt>.json  times, versions, machine; no part of the content digest
+    spec.json                 what the stage computes: its key's preimage and its inputs' addresses
+    data/<shard>-<attempt>/   files, under names that no other attempt uses
+    shards/00000.json         the shard record; created, never overwritten: the first attempt wins
+    manifest.json             all shard records together; it exists when the stage is complete
+    provenance/<shard>-<attempt>.json  times, versions, machine; not part of the content digest
 
-The first, third and fourth are records: JSON with a digest over themselves, so that damage
-is found before anything is built on it.
+The first, third and fourth are records: JSON with a digest over themselves, so that damage is
+detected before anything is built on it.
 
 The protocol is that of docs/operations.md, "Commit".
 """
@@ -47,7 +47,7 @@ class Blob:
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """What a won shard is: the attempt that won, its files, its rows, its facts."""
+    """A committed shard: the attempt that won, its files, number of rows and facts."""
 
     shard: int
     attempt: str
@@ -82,19 +82,20 @@ class ShardRecord:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A whole artefact. Its bytes depend on the spec and the shard records alone."""
+    """A complete artefact. Its bytes depend only on the spec and the shard records."""
 
     spec: Spec
     shards: tuple[ShardRecord, ...]
 
     @property
     def rows(self) -> int:
+        """Number of rows over all shards."""
         return sum(record.rows for record in self.shards)
 
     @property
     def content(self) -> str:
-        """SHA-256 over what was computed: names, sizes and hashes of files, rows and facts of
-        each shard. Attempts, paths, times and machines have no part in it."""
+        """SHA-256 over what was computed: for each shard the names, sizes and hashes of files, the
+        number of rows and the facts. Attempts, paths, times and machines are not included."""
         return digest(
             [
                 {
@@ -108,12 +109,13 @@ class Manifest:
 
     @property
     def ref(self) -> Ref:
+        """The reference by which other stages name it."""
         return Ref(self.spec.address, self.content)
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The shards' facts as one: counts (whole numbers) added up, anything else if all shards
-        that have it agree. A value that differs, such as a share, is left out rather than wrong."""
+        """The shards' facts combined: whole numbers (counts) are summed; other values are kept if all
+        shards agree. A value that differs, such as a share, is left out."""
         total: dict[str, Any] = {}
         differing = set()
         for record in self.shards:
@@ -141,10 +143,13 @@ class Manifest:
 
 
 def settle(store: Store, address: str, data: bytes) -> tuple[bool, bytes]:
-    """Create `address` and say what stands there now.
+    """Create `address`, or read what is there already.
 
-    A lost answer to a won put looks like a defeat; reading what is there tells:
-    one's own bytes mean won. Returns (won, bytes that stand).
+    If the answer to a successful request was lost, a retry finds the address taken. So the bytes
+    that are there decide: equal bytes count as success.
+
+    Returns:
+        Whether this attempt's bytes are there, and the bytes that are there.
     """
     if store.create(address, data):
         return True, data
@@ -153,24 +158,25 @@ def settle(store: Store, address: str, data: bytes) -> tuple[bool, bytes]:
 
 
 def announce(store: Store, spec: Spec) -> None:
-    """Put the spec, so that workers and readers find it; the first one stands."""
+    """Store the spec, so that workers and readers find it; the first one stays."""
     settle(store, f"{spec.address}/spec.json", canonical(spec.to_json()))
 
 
 def shard_address(address: str, shard: int) -> str:
+    """The address of a shard's record."""
     return f"{address}/shards/{shard:05d}.json"
 
 
 @dataclass
 class Output:
-    """What a stage function made for one shard.
+    """The result of a stage function for one shard.
 
     Attributes:
         files: logical name -> a table (stored as Parquet), bytes, or a local file.
-        rows: rows, examples or queries: whatever the stage counts.
-        facts: deterministic figures; they are part of the content.
-        provenance: times and the like; they are not.
-        after: called once the shard is committed, whoever's is the one that stands.
+        rows: number of rows, examples or queries, as the stage counts.
+        facts: deterministic figures, part of the content.
+        provenance: times and similar, not part of the content.
+        after: called after the shard is committed, by this attempt or another.
     """
 
     files: dict[str, pa.Table | bytes | Path]
@@ -181,23 +187,23 @@ class Output:
 
 
 def encode_table(table: pa.Table) -> bytes:
-    """Parquet bytes that depend on the table and the pyarrow version alone."""
+    """Parquet bytes that depend only on the table and the pyarrow version."""
     sink = io.BytesIO()
     pq.write_table(table, sink, **PARQUET)
     return sink.getvalue()
 
 
 def commit_shard(store: Store, spec: Spec, shard: int, output: Output) -> bool:
-    """Put a shard's files under this attempt's name, then its record; True if this attempt won.
+    """Store a shard's files under this attempt's name, then its record; True if this attempt won.
 
-    Losers delete nothing: what they wrote is unreferenced, for `gc` to find.
+    Losers delete nothing: their files stay, unreferenced.
     """
     attempt = uuid.uuid4().hex[:12]
 
     def put(name: str, value: pa.Table | bytes | Path) -> Blob:
         path = f"data/{shard:05d}-{attempt}/{name}"
         if isinstance(value, Path):
-            with ThreadPool(1) as beside:  # it is hashed while it is on its way
+            with ThreadPool(1) as beside:  # hash it during the upload
                 hashed = beside.apply_async(_sha256, (value,))
                 store.put(f"{spec.address}/{path}", value)
                 return Blob(name, path, value.stat().st_size, hashed.get())
@@ -226,7 +232,8 @@ def committed(store: Store, address: str) -> set[int]:
 
 
 def finish(store: Store, spec: Spec) -> Manifest | None:
-    """Fold the shard records into the manifest if all are there; anybody may call it."""
+    """Write the manifest if all shard records exist; returns it, or None. Any process may call
+    it."""
     if len(committed(store, spec.address) & set(range(spec.shards))) < spec.shards:
         return None
     records = tuple(
@@ -239,10 +246,10 @@ def finish(store: Store, spec: Spec) -> Manifest | None:
 
 
 def load_manifest(store: Store, spec: Spec) -> Manifest | None:
-    """The manifest, or None while the stage is not whole.
+    """The manifest, or None while the stage is incomplete.
 
     Raises:
-        ArtifactDamaged: if it does not hold together, or belongs to another key.
+        ArtifactDamaged: if it is inconsistent, or belongs to another key.
     """
     address = f"{spec.address}/manifest.json"
     if not store.exists(address):
@@ -255,7 +262,7 @@ def load_manifest(store: Store, spec: Spec) -> Manifest | None:
     manifest, got = read_record(store, address, build)
     if got != (spec.key, manifest.content):
         raise ArtifactDamaged(
-            f"The manifest {store.url.rstrip('/')}/{address} belongs to something else",
+            f"The manifest {store.url.rstrip('/')}/{address} belongs to another artefact",
             f"expected key {spec.key}, content {manifest.content}\n"
             f"     got key {got[0]}, content {got[1]}",
             REPAIR,

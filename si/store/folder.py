@@ -1,4 +1,4 @@
-"""A folder as storage: whole files appear by rename or by hard link, after fsync."""
+"""A folder as storage: complete files appear by rename or hard link, after fsync."""
 
 import errno
 import fcntl
@@ -22,8 +22,8 @@ CHUNK = 1 << 20
 
 
 @contextmanager
-def speaking(path: Path) -> Iterator[None]:
-    """Say errors of the file system at `path` in words, as `StoreUnavailable`."""
+def storage_errors(path: Path) -> Iterator[None]:
+    """Translate OSErrors of the file system at `path` into `StoreUnavailable`."""
     try:
         yield
     except OSError as error:
@@ -34,7 +34,7 @@ def speaking(path: Path) -> Iterator[None]:
                 f"The disk is full at {path}",
                 f"{where}\n{_free(path)}",
                 (
-                    "Make room, then run the same command again: it resumes.",
+                    "Free some space, then run the same command again: it resumes.",
                     "Or use another disk: --set place.store=FOLDER (SI_SCRATCH for scratch files).",
                 ),
             ) from error
@@ -42,14 +42,16 @@ def speaking(path: Path) -> Iterator[None]:
             raise StoreUnavailable(
                 f"The file system refuses access at {path}",
                 where,
-                "Give this user the right to read and write there, or name another folder.",
+                "Give this user read and write permission there, or use another folder.",
             ) from error
-        raise StoreUnavailable(f"The file system fails at {path}", where) from error
+        raise StoreUnavailable(f"The file system failed at {path}", where) from error
 
 
 def reserve(descriptor: int, size: int) -> None:
-    """Have the room for `size` bytes of a file now: a full disk is said before they are there.
-    A file system that cannot do so says it later."""
+    """Reserve `size` bytes for a file, so that a full disk is reported before they are received.
+
+    Where that is not supported, a full disk is reported while writing.
+    """
     try:
         if size:
             os.posix_fallocate(descriptor, 0, size)
@@ -57,41 +59,41 @@ def reserve(descriptor: int, size: int) -> None:
         if error.errno in FULL:
             raise
     except AttributeError:
-        pass  # an operating system that cannot
+        pass  # not supported by this operating system
 
 
 def _free(path: Path) -> str:
     there = next(folder for folder in (path, *path.parents) if folder.is_dir())
     usage = shutil.disk_usage(there)
     return (
-        f"free there now: {usage.free / 1e9:.2f} of {usage.total / 1e9:.2f} GB "
+        f"free space: {usage.free / 1e9:.2f} of {usage.total / 1e9:.2f} GB "
         "(a quota or a limit on file sizes may be lower)"
     )
 
 
 class FolderStore:
-    """A store in the folder `root`, made when first written to.
+    """A store in the folder `root`, which is created on the first write.
 
-    Temporary files lie in `<root>/.tmp`, which no address can name. Each is locked by
-    its writer; what a killed writer left behind is unlocked and removed by later writers.
+    Temporary files are in `<root>/.tmp`, which no address can name. Each is locked by its writer.
+    The files of a killed writer are unlocked, and later writers remove them.
     """
 
     def __init__(self, root: Path):
-        self.root = root.resolve()  # one spelling, whatever the way there
+        self.root = root.resolve()  # one spelling, whatever path was given
         self.url = str(self.root)
         self._temporaries = self.root / ".tmp"
         self._swept = False
 
     def put(self, address: str, data: bytes | Path) -> None:
         target = self.root / checked(address)
-        with speaking(self.root), self._temporary(data) as temporary:
+        with storage_errors(self.root), self._temporary(data) as temporary:
             _make(target.parent)
             temporary.replace(target)
             _sync(target.parent)
 
     def create(self, address: str, data: bytes) -> bool:
         target = self.root / checked(address)
-        with speaking(self.root), self._temporary(data) as temporary:
+        with storage_errors(self.root), self._temporary(data) as temporary:
             _make(target.parent)
             try:
                 target.hardlink_to(temporary)
@@ -102,8 +104,8 @@ class FolderStore:
                     raise
                 raise StoreUnavailable(
                     f"The file system of {self.root} has no hard links",
-                    f"{error.strerror}: without them no artefact can be committed exactly once.",
-                    "Name a folder on another file system, or a bucket, as place.store.",
+                    f"{error.strerror}: artefacts cannot be committed exactly once without them.",
+                    "Set place.store to a folder on another file system, or to a bucket.",
                 ) from error
             _sync(target.parent)
             return True
@@ -114,7 +116,7 @@ class FolderStore:
 
     def fetch(self, address: str, path: Path) -> tuple[int, str]:
         sha256 = hashlib.sha256()
-        with self._present(address) as source, speaking(path), path.open("wb") as target:
+        with self._present(address) as source, storage_errors(path), path.open("wb") as target:
             while chunk := source.read(CHUNK):
                 sha256.update(chunk)
                 target.write(chunk)
@@ -122,15 +124,15 @@ class FolderStore:
             return target.tell(), sha256.hexdigest()
 
     def exists(self, address: str) -> bool:
-        with speaking(self.root):
+        with storage_errors(self.root):
             return (self.root / checked(address)).is_file()
 
     def list(self, prefix: str) -> Iterator[str]:
         top = self.root / checked(prefix) if prefix else self.root
-        with speaking(self.root):
+        with storage_errors(self.root):
             found = sorted(
                 (Path(folder) / name).relative_to(self.root).as_posix()
-                # What is finished may have moved to another disk, behind a symbolic link.
+                # Finished artefacts may have moved to another disk, behind a symbolic link.
                 for folder, _, names in os.walk(top, onerror=_unless_missing, followlinks=True)
                 for name in names
             )
@@ -138,13 +140,13 @@ class FolderStore:
 
     def delete(self, address: str) -> None:
         path = self.root / checked(address)
-        with speaking(self.root):
+        with storage_errors(self.root):
             path.unlink(missing_ok=True)
 
     @contextmanager
     def _present(self, address: str) -> Iterator[IO[bytes]]:
         path = self.root / checked(address)
-        with speaking(self.root):
+        with storage_errors(self.root):
             try:
                 file = path.open("rb")
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
@@ -154,13 +156,13 @@ class FolderStore:
 
     @contextmanager
     def _temporary(self, data: bytes | Path) -> Iterator[Path]:
-        """A file with `data`, on disk for good, under a name of its own; removed afterwards."""
+        """A synced file with `data`, under a unique name; removed afterwards."""
         _make(self._temporaries)
         self._sweep()
         path = self._temporaries / uuid.uuid4().hex
         try:
             with path.open("xb") as file:
-                with suppress(OSError):  # no locks on this file system: nothing is swept either
+                with suppress(OSError):  # no locks on this file system, so nothing is swept either
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if isinstance(data, Path):
                     with data.open("rb") as source:
@@ -179,14 +181,14 @@ class FolderStore:
         self._swept = True
         for path in self._temporaries.iterdir():
             with suppress(OSError), path.open("r+b") as file:
-                # A young file may be one that its writer has yet to lock.
+                # The writer of a young file may not have locked it yet.
                 if time.time() - path.stat().st_mtime > 60:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     path.unlink()
 
 
 def _make(folder: Path) -> None:
-    """Make a folder and its parents, each durable."""
+    """Create a folder and its parents, each synced to disk."""
     if not folder.is_dir():
         _make(folder.parent)
         folder.mkdir(exist_ok=True)
@@ -198,7 +200,7 @@ def _sync(folder: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # a file system that syncs no folders
+        if error.errno != errno.EINVAL:  # a file system that cannot sync folders
             raise
     finally:
         os.close(descriptor)

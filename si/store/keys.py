@@ -1,7 +1,7 @@
-"""What an artefact is called: its spec, its stage key, its address.
+"""How an artefact is named: its spec, stage key and address.
 
-A stage's key is the SHA-256 of what determines its output; two runs that would compute the same
-thing therefore find each other's artefacts.
+A stage's key is the SHA-256 of everything that determines its output, so two runs that would
+compute the same thing find each other's artefacts.
 """
 
 import hashlib
@@ -19,8 +19,8 @@ FOLDERS = {"synth": "data", "import": "data", "fetch": "policies"}
 
 
 def canonical(value: Any) -> bytes:
-    """JSON with one spelling: sorted keys, no spaces, no NaN."""
-    # Keys that are no strings become such first: 10 sorts after 9, but "10" before "9".
+    """Canonical JSON: sorted keys, no spaces, no NaN."""
+    # Keys become strings before they are sorted: 10 sorts after 9, but "10" before "9".
     value = json.loads(json.dumps(value, allow_nan=False))
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
@@ -37,7 +37,7 @@ def sealed(record: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Ref:
-    """A committed artefact, as other stages name it: where it lies and what it holds."""
+    """How stages refer to a committed artefact: by its address and content digest."""
 
     address: str
     content: str
@@ -102,7 +102,11 @@ class Spec:
 
     @classmethod
     def load(cls, store: Store, address: str) -> "Spec":
-        """Read `<address>/spec.json`; a spec whose key is not its address's is refused."""
+        """Read `<address>/spec.json`.
+
+        Raises:
+            ArtifactDamaged: if the spec does not match its address.
+        """
 
         def build(raw: dict[str, Any]) -> tuple["Spec", str]:
             spec = cls(
@@ -119,15 +123,20 @@ class Spec:
         spec, own = read_record(store, f"{address}/spec.json", build)
         if own != address:
             raise ArtifactDamaged(
-                f"The spec at {address} is not the one that its address promises",
+                f"The spec at {address} does not match its address",
                 f"expected {address}\n     got {own}",
-                "Was it written by another version of si-ctl? Use the version that began this run.",
+                "If another version of si-ctl wrote it, use the version that started this run.",
             )
         return spec
 
 
 def read_record(store: Store, address: str, build: Callable[[dict[str, Any]], T]) -> T:
-    """What `build` makes of a record, once its seal is found whole."""
+    """Read a record, verify its digest, and return `build(record)`.
+
+    Raises:
+        ArtifactMissing: if there is none.
+        ArtifactDamaged: if the digest or the format is wrong.
+    """
     data = store.get(address)
     try:
         raw = json.loads(data)
@@ -144,6 +153,6 @@ def read_record(store: Store, address: str, build: Callable[[dict[str, Any]], T]
 
 
 REPAIR = (
-    "Put the object back from a backup or an older version of it, and run the same command again.",
-    "Or compute the run anew, beside the old one: the same command with --fresh.",
+    "Restore the object from a backup or an older version, then run the same command again.",
+    "Or compute the run again beside the old one: the same command with --fresh.",
 )

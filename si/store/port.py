@@ -1,4 +1,4 @@
-"""What a store is."""
+"""The interface of a store."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,58 +8,65 @@ from si.errors import SiError
 
 
 def checked(address: str) -> str:
-    """The address itself, if it can mean one thing only in every store.
+    """The address, if it is valid and unambiguous in every store.
 
     Raises:
-        SiError: if it is empty or absolute, has an empty, `.` or `..` part, a backslash or
-            a character that cannot be printed, or begins with a dot (the store's own room).
+        SiError: if it is empty or absolute, has an empty, `.` or `..` part, a backslash or an
+            unprintable character, or begins with a dot (reserved for the store).
     """
     parts = address.split("/")
     legal = address.isprintable() and "\\" not in address and not address.startswith(".")
     if not legal or any(part in ("", ".", "..") for part in parts):
-        raise SiError(f"The address {address!r} is none that a store takes")
+        raise SiError(f"Invalid store address {address!r}")
     return address
 
 
 class Store(Protocol):
-    """A place for bytes under `/`-separated addresses: a folder or a bucket.
+    """Bytes under `/`-separated addresses, in a folder or a bucket.
 
-    An address is one that `checked` takes, and is never reused for other bytes. All
-    methods raise `StoreUnavailable` (exit 4) when the place does not answer, is full,
-    or refuses.
+    An address is one that `checked` accepts, and is never reused for other bytes. All methods
+    raise `StoreUnavailable` (exit 4) if the storage is unreachable, full, or denies access.
     """
 
     url: str
 
     def put(self, address: str, data: bytes | Path) -> None:
-        """Write bytes, or a file's, at an attempt-unique address; visible whole or not at all."""
+        """Write bytes, or a file, to an address unique to this attempt; all of it or nothing."""
         ...
 
     def create(self, address: str, data: bytes) -> bool:
-        """Put `data` only if nothing is at `address`; False if something is.
+        """Write `data` if nothing is at `address`; False if something is.
 
-        After a lost answer an adapter may retry and so report False for its own
-        success: callers read what is there and compare (`artifacts.settle`).
+        A store may retry after a lost answer and so return False for its own success. Callers read
+        what is there and compare (`commit.settle`).
         """
         ...
 
     def get(self, address: str) -> bytes:
-        """All bytes at `address`; raises `ArtifactMissing`."""
+        """The bytes at `address`.
+
+        Raises:
+            ArtifactMissing: if there are none.
+        """
         ...
 
     def fetch(self, address: str, path: Path) -> tuple[int, str]:
-        """Stream into `path`; the size and SHA-256 of what was received."""
+        """Copy to the file `path`; returns the size and SHA-256 of what was received.
+
+        Raises:
+            ArtifactMissing: if nothing is at `address`.
+        """
         ...
 
     def exists(self, address: str) -> bool:
-        """Whether something is committed at `address`."""
+        """Whether something is at `address`."""
         ...
 
     def list(self, prefix: str) -> Iterator[str]:
-        """Addresses of everything below `prefix` (a whole address part), sorted."""
+        """Sorted addresses of everything below `prefix`, which ends at a `/` or is empty."""
         ...
 
     def delete(self, address: str) -> None:
-        """Remove what is at `address`, if anything is. Of committed artefacts nothing ever goes
-        this way: it is for what only a training in progress needs."""
+        """Delete what is at `address`, if anything. Committed artefacts are never deleted this way;
+        it is for files that only a training in progress needs."""
         ...

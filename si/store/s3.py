@@ -1,4 +1,4 @@
-"""A bucket as storage, on any server that speaks S3 with conditional puts."""
+"""A bucket as storage, on any S3 server with conditional puts."""
 
 import hashlib
 import os
@@ -20,14 +20,14 @@ from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
 from si.config.place import S3
 from si.errors import ArtifactMissing, RecipeError, SiError, StoreUnavailable
-from si.store.folder import reserve, speaking
+from si.store.folder import reserve, storage_errors
 from si.store.port import checked
 
 T = TypeVar("T")
 
-# Single requests up to here, parallel parts of this size above.
+# Single requests up to this size, parallel parts of this size above.
 PART = 16 << 20
-PARTS_AT_ONCE = 8  # of one file; there are connections for those of four
+PARTS_AT_ONCE = 8  # of one file; there are enough connections for four files
 CHUNK = 1 << 20
 TRANSFER = TransferConfig(
     multipart_threshold=PART,
@@ -38,37 +38,37 @@ TRANSFER = TransferConfig(
 NO_ANSWER = (failures.ConnectionError, failures.HTTPClientError, failures.IncompleteReadError)
 BUSY = {409, 429, 500, 502, 503, 504}
 CREDENTIALS = (
-    "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; in the cluster: the secret "
-    "that the chart's values name."
+    "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE. On a cluster set the Secret "
+    "in the chart's values."
 )
 RIGHTS = "The credentials need s3:GetObject, s3:PutObject and s3:ListBucket on this bucket."
-# What servers call it -> what it means, what to try.
+# Error code -> what it means, and what to do.
 CODES = {
     "NoSuchBucket": (
         "There is no bucket {bucket}",
-        "Create the bucket, or name another: place.store (SI_STORE).",
+        "Create the bucket, or set another one: place.store (SI_STORE).",
     ),
     "AccessDenied": ("Access to {url} is denied", RIGHTS),
     "403": ("Access to {url} is denied", RIGHTS),
-    "InvalidAccessKeyId": ("The server does not know this access key", CREDENTIALS),
-    "SignatureDoesNotMatch": ("The secret key does not belong to the access key", CREDENTIALS),
+    "InvalidAccessKeyId": ("The access key is unknown to the server", CREDENTIALS),
+    "SignatureDoesNotMatch": ("The secret key does not match the access key", CREDENTIALS),
     "ExpiredToken": ("The credentials have expired", "Get new ones, then run the command again."),
     "InvalidToken": ("The session token is not valid", CREDENTIALS),
     "RequestTimeTooSkewed": ("This machine's clock is wrong", "Set the clock."),
-    "QuotaExceeded": ("The bucket {bucket} is full", "Make room or raise the quota."),
+    "QuotaExceeded": ("The bucket {bucket} is full", "Free some space or raise the quota."),
     "XMinioAdminBucketQuotaExceeded": (
         "The bucket {bucket} is full",
-        "Make room or raise the quota.",
+        "Free some space or raise the quota.",
     ),
-    "XMinioStorageFull": ("The server's disk is full", "Make room on the server."),
+    "XMinioStorageFull": ("The server's disk is full", "Free some space on the server."),
 }
 
 
 class S3Store:
     """A store below `prefix` in a bucket. Credentials come from boto3's usual chain.
 
-    botocore repeats a request once; on top of that, what may pass (busy, timed out, out of
-    reach) is tried for `patience` seconds. A server that has never answered is given up at once.
+    botocore retries a request once. Beyond that, transient errors (busy, timeout, unreachable)
+    are retried for `patience` seconds. A server that has never answered is not retried.
     """
 
     connect_timeout = 5.0
@@ -97,7 +97,7 @@ class S3Store:
             )
         except ValueError as error:
             raise RecipeError(
-                f"The S3 endpoint {self._endpoint!r} is no URL",
+                f"The S3 endpoint {self._endpoint!r} is not a URL",
                 _redacted(str(error)),
                 "Example: --set place.s3.endpoint=http://localhost:9000",
             ) from None
@@ -128,9 +128,9 @@ class S3Store:
                 if _status(error) == 501 or _code(error) == "NotImplemented":
                     raise StoreUnavailable(
                         f"The S3 server at {self._endpoint} has no conditional puts",
-                        "It refuses If-None-Match, without which no artefact can be committed "
+                        "It does not support If-None-Match, so artefacts cannot be committed "
                         "exactly once.",
-                        "Use a newer version of the server, or another one, or a folder.",
+                        "Use a newer version of the server, another server, or a folder.",
                     ) from error
                 raise
             return True
@@ -148,14 +148,14 @@ class S3Store:
         return self._ask(address, get)
 
     def fetch(self, address: str, path: Path) -> tuple[int, str]:
-        """See `Store.fetch`. Parts are received side by side, each into its place in the file, and
-        hashed there in their order. A part that fails is asked for again, and no other."""
+        """See `Store.fetch`. Parts are received in parallel, each into its place in the file, and
+        hashed there in order. Only a part that fails is requested again."""
         key, sha256, left = self._key(address), hashlib.sha256(), Event()
 
         def receive(at: int, tag: str = "") -> tuple[int, int, str]:
             return self._ask(address, partial(self._receive, key, path, at, tag, left))
 
-        with speaking(path), path.open("w+b", buffering=0) as file:
+        with storage_errors(path), path.open("w+b", buffering=0) as file:
             size, received, tag = receive(0)
             _hash(file, sha256, received)
             rest = range(received, size, PART)
@@ -164,14 +164,18 @@ class S3Store:
                     for _, end, _ in pool.imap(partial(receive, tag=tag), rest):
                         _hash(file, sha256, end)
                 finally:
-                    left.set()  # threads of the pool are waited for by nobody
+                    left.set()  # the pool's threads are not waited for
             return os.fstat(file.fileno()).st_size, sha256.hexdigest()
 
     def _receive(
         self, key: str, path: Path, at: int, tag: str, left: Event
     ) -> tuple[int, int, str]:
-        """Have the part that begins at `at` in its place: the object's size, the part's end, the
-        object's tag. A server that knows no ranges gives everything as the first part."""
+        """Receive the part that begins at `at` into its place in the file. A server without support
+        for ranges returns everything as the first part.
+
+        Returns:
+            The object's size, the part's end, the object's tag.
+        """
         asked = {"Range": f"bytes={at}-{at + PART - 1}"} | ({"IfMatch": tag} if tag else {})
         try:
             answer = self._client.get_object(Bucket=self._bucket, Key=key, **asked)
@@ -182,7 +186,7 @@ class S3Store:
         whole = answer.get("ContentRange", "").rpartition("/")[2]
         size = int(whole or answer["ContentLength"])
         buffer = memoryview(bytearray(CHUNK))
-        # A file of its own: the other one may be closed by now, and its number another file's.
+        # A separate descriptor: the other may be closed by now, and reused for another file.
         with closing(answer["Body"]) as body, path.open("r+b", buffering=0) as file:
             if not at:
                 reserve(file.fileno(), size)
@@ -193,7 +197,7 @@ class S3Store:
         return size, at, answer.get("ETag", "")
 
     def exists(self, address: str) -> bool:
-        # Not HEAD: its answers have no body, so a missing bucket would look like a missing key.
+        # Not HEAD: its answers have no body, so a missing bucket looks like a missing key.
         key = self._key(address)
         page = self._ask(
             address,
@@ -210,7 +214,7 @@ class S3Store:
             )
             return iter([entry["Key"] for page in pages for entry in page.get("Contents", ())])
 
-        # Keys that end in a slash are the "folders" that consoles draw.
+        # Keys that end in a slash are the "folders" of web consoles.
         found = (key for key in self._ask(prefix, pages) if not key.endswith("/"))
         return iter(sorted(key.removeprefix(self._prefix) for key in found))
 
@@ -254,29 +258,29 @@ class S3Store:
                 headline, way_out = CODES[code]
                 headline = headline.format(bucket=self._bucket, url=self.url)
                 return StoreUnavailable(headline, detail, way_out)
-            return StoreUnavailable(f"The S3 server refuses: {code}", detail)
+            return StoreUnavailable(f"The S3 server refused the request: {code}", detail)
         if isinstance(error, failures.NoCredentialsError | failures.PartialCredentialsError):
-            return StoreUnavailable("No credentials for the bucket were found", detail, CREDENTIALS)
+            return StoreUnavailable("There are no credentials for the bucket", detail, CREDENTIALS)
         if isinstance(error, NO_ANSWER):
             return StoreUnavailable(
                 f"The S3 server at {self._endpoint} does not answer",
                 detail,
                 (
-                    "Is place.s3.endpoint right, and does the server run?",
+                    "Check place.s3.endpoint, and that the server is running.",
                     "Then run the same command again: it resumes.",
                 ),
             )
-        return StoreUnavailable(f"The bucket {self._bucket} cannot be used", detail)
+        return StoreUnavailable(f"The bucket {self._bucket} is unusable", detail)
 
 
 def _hash(file: BinaryIO, sha256: "hashlib._Hash", end: int) -> None:
-    """Hash the file from where it stands to `end`."""
+    """Hash the file from its current position to `end`."""
     while chunk := file.read(min(CHUNK, end - file.tell())):
         sha256.update(chunk)
 
 
 def _cause(error: BaseException) -> BaseException:
-    last = getattr(error, "last_exception", None)  # of a RetriesExceededError
+    last = getattr(error, "last_exception", None)  # set on a RetriesExceededError
     return last if isinstance(last, BaseException) else error
 
 
@@ -289,5 +293,5 @@ def _status(error: failures.ClientError) -> int:
 
 
 def _redacted(text: str) -> str:
-    """Without the user and password that an endpoint's URL may hold."""
+    """The text without user and password of an endpoint's URL."""
     return re.sub(r"//[^/@\s]*@", "//", text)

@@ -791,8 +791,8 @@ def test_folders_are_named_by_path_or_url(tmp_path: Path, monkeypatch: pytest.Mo
         ("http://localhost:9000/bucket", "scheme http:"),
         ("s3:bucket", "names no bucket"),
         ("s3:///prefix", "names no bucket"),
-        ("file://elsewhere/srv", "no file on this machine"),
-        ("file:runs", "no file on this machine"),
+        ("file://elsewhere/srv", "is not on this machine"),
+        ("file:runs", "is not on this machine"),
         (" ", "no name"),
     ],
 )
@@ -805,7 +805,7 @@ def test_other_schemes_are_refused_by_name(name: str, words: str) -> None:
 
 def test_an_endpoint_that_is_no_url_is_refused() -> None:
     """A malformed endpoint is the recipe's fault, and said before any request."""
-    with pytest.raises(RecipeError, match="'localhost' is no URL"):
+    with pytest.raises(RecipeError, match="'localhost' is not a URL"):
         open_store(Place(store="s3://b-b", s3=S3(endpoint="localhost")))
 
 
