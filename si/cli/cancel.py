@@ -2,7 +2,7 @@
 
 from si.cli.console import say
 from si.cli.options import NamespaceOption, ReleaseOption, RunArgument
-from si.clusters.kubernetes.client import Cluster
+from si.clusters.kubernetes.client import Client
 from si.clusters.kubernetes.runs import find_run
 
 
@@ -15,7 +15,7 @@ def cancel(
 
     Committed artefacts stay in the bucket.
     """
-    cluster = Cluster(namespace)
+    cluster = Client(namespace)
     owner = find_run(cluster, run, release)
     name = owner["metadata"]["name"]
     cluster.read(cluster.core.delete_namespaced_config_map, name, propagation_policy="Background")

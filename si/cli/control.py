@@ -8,7 +8,7 @@ import typer
 
 from si.cli.console import Screen, plural, say
 from si.cli.options import match_steps
-from si.clusters.kubernetes.client import Cluster
+from si.clusters.kubernetes.client import Client
 from si.clusters.kubernetes.jobs import ClusterHub, KubernetesCluster
 from si.clusters.kubernetes.lease import Lease
 from si.clusters.kubernetes.manifests import RUN, state_of
@@ -25,7 +25,7 @@ from si.store.open import open_store
 
 def control(run: Annotated[str, typer.Argument(help="The run's name.")]) -> None:
     """Run the controller of a run, inside the cluster."""
-    cluster = Cluster()
+    cluster = Client()
     found = cluster.config_maps(f"app.kubernetes.io/component=run,{RUN}={run}")
     if not found:
         raise RunMissing(

@@ -13,8 +13,8 @@ from rich.console import Console
 
 from si.cli.console import Screen, Shown, draw, of_journal, plural, say, table, watch
 from si.cli.options import Wanted, resolve, run_name
-from si.clusters.kubernetes.client import Cluster
-from si.clusters.kubernetes.diagnosis import failure, finished, stage_failed, troubles
+from si.clusters.kubernetes.client import Client
+from si.clusters.kubernetes.diagnosis import failure, finished, problems, stage_failed
 from si.clusters.kubernetes.manifests import (
     ITERATION,
     RUN,
@@ -42,7 +42,7 @@ def iterate(
     wanted: Wanted, namespace: str | None, release: str | None, detach: bool, output: str | None
 ) -> None:
     """`si-ctl iterate --on kubernetes`: start a controller, and follow it unless detached."""
-    cluster = Cluster(namespace)
+    cluster = Client(namespace)
     place_there = find_place(cluster, release)
     recipe, place = resolve(wanted.recipe, wanted.settings, wanted.flags, place_there)
     _check_reachable(recipe, place)
@@ -132,7 +132,7 @@ def status(
     run: str | None, watch: bool, as_json: bool, namespace: str | None, release: str | None
 ) -> None:
     """`si-ctl status --on kubernetes`: the state of runs, from their objects."""
-    cluster = Cluster(namespace)
+    cluster = Client(namespace)
     objects = [find_run(cluster, run, release)] if run else run_objects(cluster, release)
     trees = [_state_of_run(each) for each in objects]
     if as_json:
@@ -166,7 +166,7 @@ def _state_of_run(owner: Mapping[str, Any]) -> dict[str, Any]:
     return {"run": owner["metadata"]["labels"][RUN], "recipe": recipe} | state_of(owner)
 
 
-def _watch(cluster: Cluster, owner: Mapping[str, Any]) -> None:
+def _watch(cluster: Client, owner: Mapping[str, Any]) -> None:
     """Show a run until it ends or its object is deleted, by watching the API server."""
     name = owner["metadata"]["name"]
     changed = threading.Event()
@@ -200,7 +200,7 @@ def _watch(cluster: Cluster, owner: Mapping[str, Any]) -> None:
             raise typer.Exit(130) from None
 
 
-def attach(cluster: Cluster, owner: Mapping[str, Any], controller: str) -> dict[str, Any]:
+def attach(cluster: Client, owner: Mapping[str, Any], controller: str) -> dict[str, Any]:
     """Show a run's progress until its controller ends, and return the run's last state.
 
     Raises:
@@ -266,7 +266,7 @@ class Follower:
         warnings: list[dict[str, Any]],
     ) -> None:
         """Show each problem of the controller's Job, and each failed pod, once."""
-        for trouble in troubles(job, pods, warnings):
+        for trouble in problems(job, pods, warnings):
             if trouble.headline not in self.reported:
                 event = {"event": "problem", "entry": "controller", **trouble._asdict()}
                 self.screen.hear(event)
@@ -304,7 +304,7 @@ def logs(
     run: str, stage: str | None, follow: bool, namespace: str | None, release: str | None
 ) -> None:
     """`si-ctl logs --on kubernetes`: the log of a run's controller, or of a stage's pods."""
-    cluster = Cluster(namespace)
+    cluster = Client(namespace)
     owner = find_run(cluster, run, release)
     mine = f"{RUN}={owner['metadata']['labels'][RUN]}"
     if stage is None:
@@ -335,7 +335,7 @@ def logs(
         reader.join()
 
 
-def _read(cluster: Cluster, pod: Mapping[str, Any], follow: bool, several: bool) -> None:
+def _read(cluster: Client, pod: Mapping[str, Any], follow: bool, several: bool) -> None:
     head = f"{pod['metadata']['name']} | " if several else ""
     for line in cluster.log(pod["metadata"]["name"], follow):
         say(head + line)

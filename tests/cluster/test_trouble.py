@@ -46,7 +46,7 @@ def test_a_gpu_that_no_node_has(bare: Lab, gpu_node: str) -> None:
     bare.install(explore={"resources": wanted})
     bare.iterate("--detach")
     told = problem(bare)
-    assert told["headline"] == "No node can take the pods"
+    assert told["headline"] == "No node fits the pods"
     assert "Insufficient nvidia.com/gpu" in told["detail"]
     shown = bare.si_ctl("status", "--on", "kubernetes", "-n", bare.namespace, RUN).stdout
     assert "Insufficient nvidia.com/gpu" in shown

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from si import events
-from si.clusters.kubernetes.diagnosis import failure, finished, last_words, stage_failed, troubles
+from si.clusters.kubernetes.diagnosis import failure, finished, last_words, problems, stage_failed
 from si.errors import RETRY, UNUSABLE, SiError
 
 JOB = {"metadata": {"name": "si-r-it01-explore-1", "uid": "u"}, "spec": {"parallelism": 1}}
@@ -29,21 +29,21 @@ def ended(code, message="", reason="Error", at="2026-01-01T00:00:00Z", name="p",
 
 
 def headlines(*pods, job=JOB, warnings=()):
-    return [trouble.headline for trouble in troubles(job, pods, warnings)]
+    return [problem.headline for problem in problems(job, pods, warnings)]
 
 
 def test_unschedulable():
-    """A pod that no node can take is named with the scheduler's reason."""
+    """A pod that fits no node is named with the scheduler's reason."""
     condition = {
         "type": "PodScheduled",
         "status": "False",
         "reason": "Unschedulable",
         "message": "0/1 nodes are available: 1 Insufficient nvidia.com/gpu.",
     }
-    (trouble,) = troubles(JOB, [pod(conditions=[condition])], ())
-    assert trouble.headline == "No node can take the pods"
-    assert "Insufficient nvidia.com/gpu" in trouble.detail
-    assert trouble.ways_out
+    (problem,) = problems(JOB, [pod(conditions=[condition])], ())
+    assert problem.headline == "No node fits the pods"
+    assert "Insufficient nvidia.com/gpu" in problem.detail
+    assert problem.ways_out
 
 
 def test_image():
@@ -55,9 +55,9 @@ def test_image():
 def test_secret():
     """A missing secret is named."""
     waiting = {"reason": "CreateContainerConfigError", "message": 'secret "key" not found'}
-    (trouble,) = troubles(JOB, [pod(state={"waiting": waiting})], ())
-    assert trouble.headline == "A Secret is missing"
-    assert "key" in trouble.detail
+    (problem,) = problems(JOB, [pod(state={"waiting": waiting})], ())
+    assert problem.headline == "A Secret is missing"
+    assert "key" in problem.detail
 
 
 def test_quota_and_pod_security():
@@ -70,7 +70,7 @@ def test_quota_and_pod_security():
     assert headlines(warnings=[quota]) == ["The namespace's quota is used up"]
     refused = event('violates PodSecurity "restricted:latest"')
     assert headlines(warnings=[refused]) == [
-        "The namespace's Pod Security Standard refuses the pods"
+        "The namespace's Pod Security Standard rejects the pods"
     ]
     assert headlines(warnings=[event("exceeded quota", "another")]) == []
     done = JOB | {"status": {"conditions": [{"type": "Complete", "status": "True"}]}}
@@ -80,12 +80,12 @@ def test_quota_and_pod_security():
 def test_suspended():
     """A Job that Kueue holds back is said to wait."""
     assert headlines(job=JOB | {"spec": {"suspend": True}}) == [
-        "The Job is suspended: it waits for its quota"
+        "The Job is suspended: it is waiting for quota"
     ]
 
 
-def test_running_pods_are_no_trouble():
-    """A pod at work is no trouble, nor is one that has just been made."""
+def test_running_pods_are_not_a_problem():
+    """A running pod is not a problem, nor is one that was just created."""
     assert headlines(pod("Running"), pod()) == []
 
 
@@ -94,7 +94,7 @@ def test_failures():
     disrupted = {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}
     assert "PreemptionByScheduler" in failure(ended(137, conditions=[disrupted]))
     assert "OOMKilled" in failure(ended(137, reason="OOMKilled"))
-    assert failure(ended(4)) == "ended with exit code 4"
+    assert failure(ended(4)) == "failed with exit code 4"
     assert failure(pod("Running")) is None
 
 

@@ -1,4 +1,4 @@
-"""The API server, as the rest of this package calls it."""
+"""A client of the API server, for the rest of this package."""
 
 import json
 import logging
@@ -17,17 +17,21 @@ ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
 class ClusterUnavailable(StoreUnavailable):
-    """The cluster's API does not answer, or refuses."""
+    """The cluster's API is unreachable, or denies a request."""
 
 
-class Cluster:
-    """A namespace of a cluster, by the credentials of this process.
+class Client:
+    """Access to one namespace of a cluster, with the credentials of this process.
 
-    Objects go in and come out as plain dicts, the form of their YAML.
+    Objects are plain dicts in the form of their YAML.
     """
 
     def __init__(self, namespace: str | None = None):
-        """Inside a pod by its service account, else by the kubeconfig's current context."""
+        """Connect by the service account inside a pod, else by the kubeconfig's current context.
+
+        Raises:
+            RecipeError: if there is neither.
+        """
         try:
             if ACCOUNT.exists():
                 kubernetes.config.load_incluster_config()
@@ -40,27 +44,28 @@ class Cluster:
             raise RecipeError(
                 "No cluster is configured here",
                 str(error),
-                "Set KUBECONFIG, or try kubectl get pods: what it uses is used here.",
+                "Set KUBECONFIG. If kubectl get pods works, this works too.",
             ) from error
         self.namespace = namespace or current
-        self.client = kubernetes.client.ApiClient()
-        self.client.user_agent = f"si-ctl/{__version__}"
-        self.core = kubernetes.client.CoreV1Api(self.client)
-        self.batch = kubernetes.client.BatchV1Api(self.client)
-        self.leases = kubernetes.client.CoordinationV1Api(self.client)
-        # It logs every broken connection with a traceback, and then connects again.
+        self.api = kubernetes.client.ApiClient()
+        self.api.user_agent = f"si-ctl/{__version__}"
+        self.core = kubernetes.client.CoreV1Api(self.api)
+        self.batch = kubernetes.client.BatchV1Api(self.api)
+        self.leases = kubernetes.client.CoordinationV1Api(self.api)
+        # It logs a traceback for every broken connection, and then reconnects.
         logging.getLogger("kubernetes.informer").setLevel(logging.CRITICAL)
 
     def plain(self, thing: Any) -> dict[str, Any]:
-        made: dict[str, Any] = self.client.sanitize_for_serialization(thing)
+        """An API object as a plain dict."""
+        made: dict[str, Any] = self.api.sanitize_for_serialization(thing)
         return made
 
     def call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
         """One request in this namespace.
 
         Raises:
-            ApiException: 404 and 409, which callers decide upon.
-            ClusterUnavailable: everything else, in words.
+            ApiException: for 404 and 409, which callers handle.
+            ClusterUnavailable: for all other errors.
         """
         name = method.__name__.removesuffix("_namespaced")
         try:
@@ -72,21 +77,21 @@ class Cluster:
                 raise
             what = f"{name.replace('_', ' ')} in namespace {self.namespace}"
             raise ClusterUnavailable(
-                f"The cluster refuses: {what} ({error.status})",
-                _message(error),
-                "Ask for these rights, or see docs/operations.md, what a user of a cluster needs."
+                f"The cluster denied the request: {what} ({error.status})",
+                error_message(error),
+                "Ask for these rights; docs/operations.md lists what a user of a cluster needs."
                 if error.status in (401, 403)
                 else "Run the same command again; it resumes.",
             ) from error
         except (HTTPError, OSError) as error:
             raise ClusterUnavailable(
-                "The cluster's API does not answer",
+                "The cluster's API is unreachable",
                 str(error),
-                "Try kubectl get pods; then run the same command again.",
+                "Check with kubectl get pods, then run the same command again.",
             ) from error
 
     def read(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Any] | None:
-        """What `call` gives, or None where there is nothing of that name."""
+        """The result of `call`, or None if there is no such object."""
         try:
             return self.call(method, *args, **kwargs)
         except ApiException as error:
@@ -95,7 +100,11 @@ class Cluster:
             raise
 
     def create(self, body: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
-        """Create a Job or a ConfigMap; (what stands there now, whether this call made it)."""
+        """Create a Job or a ConfigMap.
+
+        Returns:
+            The object that is there now, and whether this call created it.
+        """
         name = body["metadata"]["name"]
         make, read = {
             "Job": (self.batch.create_namespaced_job, self.batch.read_namespaced_job),
@@ -110,33 +119,35 @@ class Cluster:
             except ApiException as error:
                 if error.status == 404:
                     raise ClusterUnavailable(
-                        f"There is no namespace {self.namespace}", _message(error), ()
+                        f"There is no namespace {self.namespace}", error_message(error), ()
                     ) from error
             standing = self.read(read, name)
             if standing is not None:
                 return standing, False
 
     def config_maps(self, selector: str) -> list[dict[str, Any]]:
+        """The namespace's ConfigMaps with these labels."""
         found = self.call(self.core.list_namespaced_config_map, label_selector=selector)
         items: list[dict[str, Any]] = found["items"]
         return items
 
     def job(self, name: str) -> dict[str, Any] | None:
+        """A Job by name; None if there is none."""
         return self.read(self.batch.read_namespaced_job, name)
 
     def delete_job(self, name: str) -> None:
-        """Remove a Job and its pods, if it is there."""
+        """Delete a Job and its pods, if it exists."""
         method = self.batch.delete_namespaced_job
         self.read(method, name, propagation_policy="Background")
 
     def log(self, pod: str, follow: bool) -> Iterator[str]:
-        """The lines that a pod has written, and with `follow` those that it will."""
+        """The lines of a pod's log; with `follow` also those to come."""
         try:
             answer = self.core.read_namespaced_pod_log(
                 pod, self.namespace, follow=follow, _preload_content=False
             )
         except ApiException as error:
-            yield f"(no log: {_message(error)})"
+            yield f"(no log: {error_message(error)})"
             return
         rest = b""
         for piece in answer.stream():
@@ -144,19 +155,23 @@ class Cluster:
             yield from (line.decode(errors="replace") for line in lines)
 
     def patch_run(self, name: str, data: Mapping[str, str]) -> None:
-        """Write these keys of a run's object."""
+        """Set keys of a run's ConfigMap.
+
+        Raises:
+            SiError: if the run was cancelled.
+        """
         try:
             self.call(self.core.patch_namespaced_config_map, name, body={"data": dict(data)})
         except ApiException as error:
             raise SiError(
-                "The run's object is gone: the run was cancelled",
+                "The run was cancelled: its ConfigMap is gone",
                 f"ConfigMap {name} in namespace {self.namespace}",
-                "What is committed stays; the same iterate command begins where it stopped.",
+                "Committed artefacts stay; the same iterate command resumes the run.",
             ) from error
 
 
-def _message(error: Any) -> str:
-    """What the API says of an error, without headers and JSON around it."""
+def error_message(error: Any) -> str:
+    """The API's message for an error, without headers and JSON."""
     try:
         return str(json.loads(error.body)["message"])
     except (AttributeError, KeyError, TypeError, ValueError):

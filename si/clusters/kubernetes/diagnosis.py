@@ -1,7 +1,7 @@
-"""What a cluster's objects say is wrong with a Job, in words, with what to do about it.
+"""Diagnosis of Jobs: what a cluster's objects report, in words, with what to do about it.
 
-Pure functions over plain dicts as the API returns them. Trouble is told while the Job
-still waits: most of it mends itself once somebody acts, so it ends nothing.
+Pure functions over plain dicts as the API returns them. Problems are reported while the Job is
+waiting. They do not end it, because most are solved from outside (a node, a Secret).
 """
 
 import json
@@ -16,89 +16,89 @@ _PULL = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverP
 _CONFIG = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 
 
-class Trouble(NamedTuple):
-    """A headline that stays the same while the trouble does, details, and ways out."""
+class Problem(NamedTuple):
+    """A headline that stays the same as long as the problem does, details, and ways out."""
 
     headline: str
     detail: str
     ways_out: tuple[str, ...]
 
 
-def troubles(job: Thing, pods: Iterable[Thing], warnings: Iterable[Thing]) -> Iterator[Trouble]:
-    """Everything that keeps a Job's pods from working now.
+def problems(job: Thing, pods: Iterable[Thing], warnings: Iterable[Thing]) -> Iterator[Problem]:
+    """Everything that currently keeps a Job's pods from running.
 
     Args:
         job: the Job.
         pods: its pods.
-        warnings: events of type Warning in its namespace, about anything.
+        warnings: all events of type Warning in its namespace.
     """
     pods = [pod for pod in pods if pod.get("status", {}).get("phase") == "Pending"]
     for pod in pods:
         yield from _of_pod(pod)
     if job.get("spec", {}).get("suspend"):
-        yield Trouble(
-            "The Job is suspended: it waits for its quota",
+        yield Problem(
+            "The Job is suspended: it is waiting for quota",
             _conditions(job, "Suspended"),
-            ("See the queue: kubectl get workloads",),
+            ("Inspect the queue: kubectl get workloads",),
         )
     status = job.get("status", {})
     short_of = job.get("spec", {}).get("parallelism", 1) - status.get("active", 0)
     if not pods and short_of > 0 and not finished(job):
-        yield from _not_made(job, warnings)
+        yield from _without_pods(job, warnings)
     names = {pod["metadata"]["name"] for pod in pods}
     for event in warnings:
         about = event.get("involvedObject", {})
         if event.get("reason") in ("FailedMount", "FailedAttachVolume") and about["name"] in names:
-            yield Trouble(
+            yield Problem(
                 "A volume of the pods cannot be mounted",
                 event.get("message", ""),
-                ("Look at the claim (place.kubernetes.cache_claim): kubectl get pvc",),
+                ("Inspect the claim (place.kubernetes.cache_claim): kubectl get pvc",),
             )
 
 
-def _of_pod(pod: Thing) -> Iterator[Trouble]:
+def _of_pod(pod: Thing) -> Iterator[Problem]:
     status = pod.get("status", {})
     for condition in status.get("conditions") or ():
         if condition["type"] == "PodScheduled" and condition.get("reason") == "Unschedulable":
-            yield Trouble(
-                "No node can take the pods",
+            yield Problem(
+                "No node fits the pods",
                 condition.get("message", ""),
                 (
-                    "Make a node available that has what the pods ask for; the run goes on then.",
-                    "Or ask for less: resources, node_selector and tolerations under "
-                    "place.kubernetes, in the chart's values.",
+                    "Add a node with what the pods request; the run then continues.",
+                    "Or request less: resources, node_selector and tolerations under "
+                    "place.kubernetes in the chart's values.",
                 ),
             )
     for container in status.get("containerStatuses") or ():
         waiting = (container.get("state") or {}).get("waiting") or {}
         reason, message = waiting.get("reason", ""), waiting.get("message", "")
         if reason in _PULL:
-            yield Trouble(
+            yield Problem(
                 f"The image {container['image']} cannot be pulled",
                 f"{reason}: {message}",
                 (
-                    "Is the reference right, and the image there? See place.kubernetes in the "
-                    "chart's values.",
-                    "A private registry needs place.kubernetes.pull_secrets.",
+                    "Check the reference in place.kubernetes of the chart's values, and that the "
+                    "image exists.",
+                    "For a private registry set place.kubernetes.pull_secrets.",
                 ),
             )
         elif reason in _CONFIG:
             missing = "secret" in message and "not found" in message
-            yield Trouble(
-                "A Secret is missing" if missing else "The container cannot be made",
+            yield Problem(
+                "A Secret is missing" if missing else "The container cannot be created",
                 message,
                 (
-                    "Make it: kubectl create secret generic ...; the run goes on then. "
-                    "place.kubernetes.secret holds AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
-                    "the bucket's credentials; hub_secret HF_TOKEN."
+                    "Create it: kubectl create secret generic ...; the run then continues. "
+                    "place.kubernetes.secret contains AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+                    "the bucket's credentials; hub_secret contains HF_TOKEN."
                     if missing
                     else "See kubectl describe pod " + pod["metadata"]["name"],
                 ),
             )
 
 
-def _not_made(job: Thing, warnings: Iterable[Thing]) -> Iterator[Trouble]:
-    """Why a Job has no pods, as its events tell."""
+def _without_pods(job: Thing, warnings: Iterable[Thing]) -> Iterator[Problem]:
+    """Why a Job has no pods, according to its events."""
     for event in warnings:
         about = event.get("involvedObject", {})
         if about.get("uid") != job["metadata"].get("uid") or event.get("reason") != "FailedCreate":
@@ -106,17 +106,17 @@ def _not_made(job: Thing, warnings: Iterable[Thing]) -> Iterator[Trouble]:
         message = event.get("message", "")
         if "exceeded quota" in message:
             headline = "The namespace's quota is used up"
-            way = "Free some of it, raise it, or ask for less; the run goes on then."
+            way = "Free some of it, raise it, or request less; the run then continues."
         elif "PodSecurity" in message:
-            headline = "The namespace's Pod Security Standard refuses the pods"
-            way = "Look at what place.kubernetes adds to the pods."
+            headline = "The namespace's Pod Security Standard rejects the pods"
+            way = "Check what place.kubernetes adds to the pods."
         else:
-            headline, way = "The Job's pods cannot be made", "See kubectl get events"
-        yield Trouble(headline, message, (way,))
+            headline, way = "The Job's pods cannot be created", "See kubectl get events"
+        yield Problem(headline, message, (way,))
 
 
 def finished(job: Thing) -> str | None:
-    """`Complete` or `Failed` if the Job has ended, else None."""
+    """`Complete` or `Failed` if the Job has ended; else None."""
     for condition in job.get("status", {}).get("conditions") or ():
         if condition["type"] in ("Complete", "Failed") and condition["status"] == "True":
             kind: str = condition["type"]
@@ -125,7 +125,7 @@ def finished(job: Thing) -> str | None:
 
 
 def failure(pod: Thing) -> str | None:
-    """Why a pod failed, in a few words; None if it did not."""
+    """Why a pod failed, in a few words; None if it has not failed."""
     status = pod.get("status", {})
     if status.get("phase") != "Failed":
         return None
@@ -136,12 +136,12 @@ def failure(pod: Thing) -> str | None:
     if ended.get("reason") == "OOMKilled":
         return "ran out of memory (OOMKilled)"
     if "exitCode" in ended:
-        return f"ended with exit code {ended['exitCode']}"
+        return f"failed with exit code {ended['exitCode']}"
     return str(status.get("reason") or "failed")
 
 
 def stage_failed(entry: str, job: Thing, pods: Iterable[Thing]) -> StageFailed:
-    """The error of a Job that has failed: what its pods said last."""
+    """The error of a failed Job, from the last words of its pods."""
     name = job["metadata"]["name"]
     where = f"in stage {entry}, Job {name}"
     newest = sorted(
@@ -162,7 +162,7 @@ def stage_failed(entry: str, job: Thing, pods: Iterable[Thing]) -> StageFailed:
     why = failure(newest[-1]) if newest else _conditions(job, "Failed")
     ways = ["Run the same command again; it resumes.", logs]
     if newest and _ended(newest[-1]).get("reason") == "OOMKilled":
-        ways.insert(0, "Give the pods more memory: resources.limits.memory under place.kubernetes.")
+        ways.insert(0, "Raise the pods' memory: resources.limits.memory under place.kubernetes.")
     pod_name = f"pod {newest[-1]['metadata']['name']} " if newest else ""
     return StageFailed(
         f"Stage {entry} failed: {pod_name}{why}", where, tuple(ways), exit_code=RETRY
@@ -170,7 +170,8 @@ def stage_failed(entry: str, job: Thing, pods: Iterable[Thing]) -> StageFailed:
 
 
 def last_words(pod: Thing) -> dict[str, Any] | None:
-    """The error that a stage script left as its pod's last words (`si.stages.worker`)."""
+    """The error that a stage wrote to its pod's termination log (`si.events.last_words`); None if
+    there is none."""
     try:
         said = json.loads(_ended(pod).get("message") or "")
     except ValueError:

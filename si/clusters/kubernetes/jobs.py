@@ -1,9 +1,8 @@
-"""A Kubernetes cluster: a stage as an indexed Job, watched and never polled.
+"""Runs stages on Kubernetes: each as an indexed Job, watched instead of polled.
 
-Jobs are created, never applied. Their names are deterministic, so that whoever comes
-second finds the first one's Job and adopts it, if it has the same stage key. What a
-Job's end means is for the manifest to decide; safety never hangs on a lock or a Job,
-only on the commit protocol.
+Jobs are created, never applied. Their names are deterministic, so a second controller finds the
+first one's Job and adopts it if it has the same stage key. The manifest decides whether a stage is
+complete. Safety depends on the commit protocol alone, never on a lock or a Job.
 """
 
 import contextlib
@@ -14,8 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from si.clusters.kubernetes import manifests
-from si.clusters.kubernetes.client import Cluster
-from si.clusters.kubernetes.diagnosis import Trouble, failure, finished, stage_failed, troubles
+from si.clusters.kubernetes.client import Client
+from si.clusters.kubernetes.diagnosis import Problem, failure, finished, problems, stage_failed
 from si.clusters.kubernetes.watch import WATCH_SECONDS, Mirror
 from si.config.place import Place
 from si.datasets import sources
@@ -26,15 +25,16 @@ from si.store.commit import Manifest, committed
 from si.store.keys import Spec
 from si.store.port import Store
 
-PROGRESS_SECONDS = 15  # shards are counted in the store, while a stage runs, so often
+PROGRESS_SECONDS = 15  # how often the shards of a running stage are counted in the store
 
 
 class KubernetesCluster:
-    """A `si.clusters.port.Cluster` of Jobs in a namespace; a context manager, for its watches."""
+    """Implements `si.clusters.port.Cluster` with Jobs in a namespace. A context manager, because it
+    watches them."""
 
     def __init__(
         self,
-        cluster: Cluster,
+        client: Client,
         place: Place,
         run: str,
         generation: int,
@@ -42,10 +42,10 @@ class KubernetesCluster:
         store: Store,
     ):
         """Args:
-        owner: the run's object, which owns the Jobs.
-        store: where shards are counted while a stage runs.
+        owner: the run's ConfigMap, which owns the Jobs.
+        store: the store in which the shards of a running stage are counted.
         """
-        self.cluster = cluster
+        self.client = client
         self.place = place
         self.run_name = run
         self.generation = generation
@@ -55,13 +55,13 @@ class KubernetesCluster:
         self.watches = contextlib.ExitStack()
 
     def __enter__(self) -> "KubernetesCluster":
-        """Begin to watch."""
+        """Start watching."""
         mine = f"{manifests.RUN}={self.run_name}"
         mine += f",app.kubernetes.io/instance={self.place.kubernetes.release}"
-        core, batch = self.cluster.core, self.cluster.batch
+        core, batch = self.client.core, self.client.batch
 
         def watch(method: Callable[..., Any], **select: str) -> Mirror:
-            return self.watches.enter_context(Mirror(self.cluster, method, self.changed, **select))
+            return self.watches.enter_context(Mirror(self.client, method, self.changed, **select))
 
         self.jobs = watch(batch.list_namespaced_job, label_selector=mine)
         self.pods = watch(core.list_namespaced_pod, label_selector=mine)
@@ -76,33 +76,35 @@ class KubernetesCluster:
         make = functools.partial(
             manifests.stage_job, self.place, self.run_name, self.generation, entry, spec, self.owner
         )
-        # Kubernetes retries pods; those that work together are retried together, here.
+        # Kubernetes retries single pods. Pods that train together are retried together, here.
         retries = self.place.retries if manifests.trains_together(self.place, spec) else 0
         shards = (lambda: len(committed(self.store, spec.address))) if spec.shards > 1 else None
-        self._have_done(entry, make, on_event, retries, shards)
+        self._complete(entry, make, on_event, retries, shards)
 
     def fetch(self, wish: Mapping[str, Any], on_event: Callable[[Event], None]) -> None:
-        """Have a Job that reaches the model hub bring what `wish`, recipe fields by dotted name,
-        says into the store.
+        """Fetch a model and a data set into the store, in a Job that reaches the hub.
+
+        Args:
+            wish: the recipe's settings, by dotted name, that name them.
 
         Raises:
-            StageFailed: if it could not.
+            StageFailed: if the Job failed.
         """
         make = functools.partial(
             manifests.fetch_job, self.place, self.run_name, self.generation, wish, self.owner
         )
         try:
-            self._have_done(manifests.FETCH, make, on_event)
+            self._complete(manifests.FETCH, make, on_event)
         except StageFailed as error:
             error.ways_out += (
-                "A private or gated one needs a token: place.kubernetes.hub_secret.",
-                "What the Job may reach is networkPolicy.hub of the chart's values. Where it is to "
-                "reach none, bring it from a machine that reaches hub and bucket: si-ctl fetch "
+                "A private or gated repository needs a token: place.kubernetes.hub_secret.",
+                "networkPolicy.hub in the chart's values decides what the Job can reach. Without "
+                "access to the hub, fetch from a machine that reaches hub and bucket: si-ctl fetch "
                 "--on kubernetes, with the same --recipe and --set.",
             )
             raise
 
-    def _have_done(
+    def _complete(
         self,
         entry: str,
         make: Callable[[int], dict[str, Any]],
@@ -110,17 +112,21 @@ class KubernetesCluster:
         retries: int = 0,
         shards: Callable[[], int] | None = None,
     ) -> None:
-        """Have a Job complete. One that stands already is adopted, one that failed gets a next.
+        """Run a Job to completion. An existing Job is adopted; after a failed one comes the next
+        attempt.
 
         Args:
-            make: the Job of an attempt.
-            retries: how often the whole Job is made again when that may help.
-            shards: counts what it has committed.
+            make: returns the Job of an attempt, by its number.
+            retries: how often to repeat a failed Job if a retry may help.
+            shards: counts the committed shards.
+
+        Raises:
+            StageFailed: if the Job failed for good, or another stage's Job has its name.
         """
         attempt, again = 1, 0
         while True:
             wanted = make(attempt)
-            standing, made = self.cluster.create(wanted)
+            standing, made = self.client.create(wanted)
             self._same_work(entry, standing, wanted)
             if not made and finished(standing) == "Failed":
                 attempt += 1
@@ -129,10 +135,10 @@ class KubernetesCluster:
             try:
                 if self._wait(entry, standing, on_event, shards):
                     return
-                # Somebody deleted it. What it had committed is kept; the rest needs a Job again.
+                # It was deleted. Committed shards are kept; the rest needs another Job.
             except LimitReached:
-                # Its pods would go on spending. What they have committed is kept.
-                self.cluster.delete_job(standing["metadata"]["name"])
+                # Its pods would continue to cost money. Committed shards are kept.
+                self.client.delete_job(standing["metadata"]["name"])
                 raise
             except StageFailed as error:
                 if error.exit_code != RETRY or again == retries:
@@ -147,10 +153,10 @@ class KubernetesCluster:
         expected = wanted["metadata"]["annotations"][manifests.KEY]
         if found != expected:
             raise StageFailed(
-                f"A Job of another kind of work has the name of stage {entry}",
-                f"Job {metadata['name']}: stage key {found}, expected {expected}",
+                f"Job name conflict: {metadata['name']} already exists with a different stage key",
+                f"stage {entry}: expected stage key {expected}, got {found}",
                 (
-                    f"If nobody needs it: kubectl delete job {metadata['name']}",
+                    f"If it is not needed any more: kubectl delete job {metadata['name']}",
                     "Or give this run another name: --run NAME",
                 ),
             )
@@ -162,9 +168,9 @@ class KubernetesCluster:
         on_event: Callable[[Event], None],
         shards: Callable[[], int] | None,
     ) -> bool:
-        """Until the Job ends: True if it completed, False if it was deleted."""
+        """Wait until the Job ends: True if it completed, False if it was deleted."""
         name, uid = job["metadata"]["name"], job["metadata"]["uid"]
-        told: set[str] = set()
+        reported: set[str] = set()
         failed: set[str] = set()
         counted, next_count = -1, 0.0
         seen = False
@@ -184,7 +190,8 @@ class KubernetesCluster:
                 if why and pod["metadata"]["name"] not in failed:
                     failed.add(pod["metadata"]["name"])
                     on_event({"event": "failure", "pod": pod["metadata"]["name"], "why": why})
-            told = self._tell(troubles(job, pods, self.warnings.all()), told, on_event)
+            current = problems(job, pods, self.warnings.all())
+            reported = self._report(current, reported, on_event)
             ended = finished(job)
             if ended == "Complete":
                 return True
@@ -195,44 +202,44 @@ class KubernetesCluster:
                 if there != counted:
                     on_event({"event": "shards", "committed": there})
                 counted, next_count = there, time.monotonic() + PROGRESS_SECONDS
-            # The watches wake it; the time limit is for counting shards, in the store.
+            # The watches wake this thread up. The time limit is for counting shards in the store.
             self.changed.wait(PROGRESS_SECONDS if shards else WATCH_SECONDS)
             self.changed.clear()
 
-    def _tell(
-        self, now: Iterator[Trouble], told: set[str], on_event: Callable[[Event], None]
+    def _report(
+        self, now: Iterator[Problem], reported: set[str], on_event: Callable[[Event], None]
     ) -> set[str]:
-        """Tell what is new, and when all of it is over."""
-        current = {trouble.headline: trouble for trouble in now}
-        for headline, trouble in current.items():
-            if headline not in told:
-                on_event({"event": "problem", **trouble._asdict()})
-        if told and not current:
+        """Report new problems, and when all of them are solved; returns the current headlines."""
+        current = {problem.headline: problem for problem in now}
+        for headline, problem in current.items():
+            if headline not in reported:
+                on_event({"event": "problem", **problem._asdict()})
+        if reported and not current:
             on_event({"event": "solved"})
         return set(current)
 
 
 class ClusterHub:
-    """A `si.datasets.port.Hub` that is a Job, the only one that reaches the hub. One Job fetches
+    """Implements `si.datasets.port.Hub` with a Job, the only one with access to the hub. It fetches
     everything that the run's recipe names."""
 
     def __init__(
         self, cluster: KubernetesCluster, wish: Mapping[str, Any], on_event: Callable[[Event], None]
     ):
         """Args:
-        wish: the recipe fields, by dotted name, that say which data and which policy 0.
+        wish: the recipe's settings, by dotted name, that name data and policy 0.
         """
         self.cluster = cluster
         self.wish = wish
         self.on_event = on_event
 
     def policy(self, store: Store, name: str) -> Manifest:
-        self._bring("it00/policy")
+        self._fetch("it00/policy")
         return sources.policy(store, name, None)
 
     def data(self, store: Store, wish: Mapping[str, Any]) -> Manifest:
-        self._bring("it00/data")
+        self._fetch("it00/data")
         return sources.dataset(store, wish, None)
 
-    def _bring(self, entry: str) -> None:
+    def _fetch(self, entry: str) -> None:
         self.cluster.fetch(self.wish, lambda event: self.on_event({**event, "entry": entry}))

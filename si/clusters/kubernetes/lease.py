@@ -1,4 +1,4 @@
-"""One controller per run: a Lease that only one process holds."""
+"""One controller per run: a Lease that only one process can hold."""
 
 import contextlib
 import datetime
@@ -11,26 +11,26 @@ from typing import Any
 
 from kubernetes.client.exceptions import ApiException
 
-from si.clusters.kubernetes.client import Cluster
+from si.clusters.kubernetes.client import Client
 from si.errors import RunBusy, SiError
 
 
 class Lease:
-    """A run's lock: held while the controller lives, one request each `RENEW` seconds.
+    """A run's lock, held while the controller lives and renewed every `RENEW` seconds.
 
-    It keeps two controllers from doing the work twice; two at once would still commit
-    every artefact once.
+    It keeps two controllers from doing the same work. Without it they would still commit every
+    artefact exactly once.
     """
 
     DURATION = 120
     RENEW = 40
 
-    def __init__(self, cluster: Cluster, owner: Mapping[str, Any], holder: str):
+    def __init__(self, client: Client, owner: Mapping[str, Any], holder: str):
         """Args:
-        owner: the run's object, which owns the lease and gives it its name.
-        holder: name of this pod.
+        owner: the run's ConfigMap, which owns the lease and gives it its name.
+        holder: the name of this pod.
         """
-        self.cluster = cluster
+        self.client = client
         self.name = owner["metadata"]["name"]
         self.holder = holder
         self.ended = threading.Event()
@@ -53,26 +53,26 @@ class Lease:
         }
 
     def __enter__(self) -> "Lease":
-        """Take the lease, waiting for a holder that may be alive.
+        """Acquire the lease, waiting for a holder that may be alive.
 
         Raises:
-            RunBusy: if another holds it and renews it.
+            RunBusy: if another controller holds and renews it.
         """
         for attempt in itertools.count():
             with contextlib.suppress(ApiException):
-                self.lease = self.cluster.call(
-                    self.cluster.leases.create_namespaced_lease, body=self._held()
+                self.lease = self.client.call(
+                    self.client.leases.create_namespaced_lease, body=self._held()
                 )
                 break
-            standing = self.cluster.read(self.cluster.leases.read_namespaced_lease, self.name)
+            standing = self.client.read(self.client.leases.read_namespaced_lease, self.name)
             if standing is None:
                 continue
             wait = self._remaining(standing)
             if wait <= 0:
                 self.lease = standing
-                with contextlib.suppress(ApiException):  # another took it first
-                    self.lease = self.cluster.call(
-                        self.cluster.leases.replace_namespaced_lease, self.name, body=self._held()
+                with contextlib.suppress(ApiException):  # another controller was faster
+                    self.lease = self.client.call(
+                        self.client.leases.replace_namespaced_lease, self.name, body=self._held()
                     )
                     break
             elif attempt:
@@ -89,7 +89,7 @@ class Lease:
         with contextlib.suppress(ApiException, SiError):
             body = self._held()
             body["spec"]["holderIdentity"] = ""
-            self.cluster.call(self.cluster.leases.replace_namespaced_lease, self.name, body=body)
+            self.client.call(self.client.leases.replace_namespaced_lease, self.name, body=body)
 
     def _held(self) -> dict[str, Any]:
         now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -101,12 +101,12 @@ class Lease:
         return {**self.lease, "spec": spec}
 
     def _remaining(self, standing: Mapping[str, Any]) -> float:
-        """Seconds that the holder's lease still lasts; 0 if its pod has ended."""
+        """Seconds until the holder's lease expires; 0 if its pod has ended."""
         spec = standing.get("spec", {})
         holder, renewed = spec.get("holderIdentity"), spec.get("renewTime")
         if not holder or holder == self.holder or not renewed:
             return 0
-        pod = self.cluster.read(self.cluster.core.read_namespaced_pod, holder)
+        pod = self.client.read(self.client.core.read_namespaced_pod, holder)
         if pod is None or pod["status"].get("phase") in ("Succeeded", "Failed"):
             return 0
         until = datetime.datetime.fromisoformat(renewed) + datetime.timedelta(
@@ -115,14 +115,14 @@ class Lease:
         return (until - datetime.datetime.now(datetime.UTC)).total_seconds()
 
     def _renew(self) -> None:
-        """Renew until the end. Who has lost the lease stops at once, as if killed."""
+        """Renew until the end. If the lease is lost, stop the process at once, as if killed."""
         while not self.ended.wait(self.RENEW):
             try:
-                self.lease = self.cluster.call(
-                    self.cluster.leases.replace_namespaced_lease, self.name, body=self._held()
+                self.lease = self.client.call(
+                    self.client.leases.replace_namespaced_lease, self.name, body=self._held()
                 )
             except ApiException:
                 if not self.ended.is_set():
                     os._exit(RunBusy.exit_code)
             except SiError:
-                continue  # the API is away; the next renewal may come through
+                continue  # the API is unreachable; the next renewal may succeed

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from si.clusters.kubernetes.client import Cluster
+from si.clusters.kubernetes.client import Client
 from si.clusters.kubernetes.diagnosis import finished
 from si.clusters.kubernetes.manifests import RUN, controller_job, run_object, state_of
 from si.config.loading import load
@@ -16,7 +16,7 @@ from si.errors import RecipeError, RunBusy, RunMissing
 from si.runs.record import changed_recipe
 
 
-def find_place(cluster: Cluster, release: str | None) -> dict[str, Any]:
+def find_place(cluster: Client, release: str | None) -> dict[str, Any]:
     """The place of the chart's release in this namespace.
 
     Raises:
@@ -51,7 +51,7 @@ def place_from_outside(namespace: str | None, release: str | None) -> Place:
     Raises:
         RecipeError: if the bucket's server is only reachable inside the cluster.
     """
-    place = load(release=find_place(Cluster(namespace), release))[1]
+    place = load(release=find_place(Client(namespace), release))[1]
     s3 = place.s3
     if s3.endpoint and not s3.endpoint_external:
         raise RecipeError(
@@ -68,7 +68,7 @@ def place_from_outside(namespace: str | None, release: str | None) -> Place:
     return place.model_copy(update={"s3": inside})
 
 
-def find_run(cluster: Cluster, run: str, release: str | None) -> dict[str, Any]:
+def find_run(cluster: Client, run: str, release: str | None) -> dict[str, Any]:
     """A run's object, by the run's name or by a strategy that only one run has.
 
     Raises:
@@ -88,7 +88,7 @@ def find_run(cluster: Cluster, run: str, release: str | None) -> dict[str, Any]:
     )
 
 
-def run_objects(cluster: Cluster, release: str | None) -> list[dict[str, Any]]:
+def run_objects(cluster: Client, release: str | None) -> list[dict[str, Any]]:
     """The objects of all runs in the namespace, or of a release's."""
     select = "app.kubernetes.io/name=si-ctl,app.kubernetes.io/component=run"
     if release:
@@ -97,7 +97,7 @@ def run_objects(cluster: Cluster, release: str | None) -> list[dict[str, Any]]:
 
 
 def begin(
-    cluster: Cluster, place: Place, recipe: Recipe, run: str, fresh: bool
+    cluster: Client, place: Place, recipe: Recipe, run: str, fresh: bool
 ) -> tuple[dict[str, Any], str]:
     """Create the run's object and its controller, or find them.
 

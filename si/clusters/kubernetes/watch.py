@@ -1,4 +1,4 @@
-"""A mirror of some of the cluster's objects, kept current by a watch."""
+"""A local copy of some of the cluster's objects, updated by a watch."""
 
 import contextlib
 import functools
@@ -9,27 +9,27 @@ from typing import Any
 from kubernetes.client.exceptions import ApiException
 from kubernetes.informer import SharedInformer
 
-from si.clusters.kubernetes.client import Cluster, ClusterUnavailable, _message
+from si.clusters.kubernetes.client import Client, ClusterUnavailable, error_message
 
-WATCH_SECONDS = 300  # a watch is renewed so often; a dead connection is noticed by then
+WATCH_SECONDS = 300  # how often a watch is renewed; a dead connection is noticed by then
 
 
 class Mirror:
-    """A local copy of some of a cluster's objects, kept true by a watch with bookmarks.
+    """A local copy of some of a cluster's objects, updated by a watch with bookmarks.
 
-    A context manager: its thread must not outlive the program's main one.
+    A context manager, because its thread must not outlive the program's main thread.
     """
 
     def __init__(
         self,
-        cluster: Cluster,
+        client: Client,
         method: Callable[..., Any],
         changed: threading.Event,
         *,
         label_selector: str | None = None,
         field_selector: str | None = None,
     ):
-        self.cluster = cluster
+        self.client = client
         self.answer: Any = None
 
         @functools.wraps(method)
@@ -40,34 +40,38 @@ class Mirror:
             self.answer = method(**kwargs)
             return self.answer
 
-        self.informer = SharedInformer(
-            request, cluster.namespace, 0, label_selector, field_selector
-        )
+        self.informer = SharedInformer(request, client.namespace, 0, label_selector, field_selector)
         for kind in ("ADDED", "MODIFIED", "DELETED"):
             self.informer.add_event_handler(kind, lambda _: changed.set())
         self.errors: list[Exception] = []
-        self.informer.add_event_handler("ERROR", self._refused)
+        self.informer.add_event_handler("ERROR", self._keep_permanent)
         self.informer.start()
 
-    def _refused(self, error: Any) -> None:
-        """What no waiting mends is kept for who looks next; the rest mends itself."""
+    def _keep_permanent(self, error: Any) -> None:
+        """Keep permanent errors for the next reader; transient ones resolve by retrying."""
         if isinstance(error, ApiException) and error.status in (401, 403, 404):
             self.errors.append(error)
 
     def all(self) -> list[dict[str, Any]]:
+        """All objects.
+
+        Raises:
+            ClusterUnavailable: if the API has denied the watch.
+        """
         if self.errors:
             error = self.errors.pop()
-            raise ClusterUnavailable("The cluster refuses a watch", _message(error), ())
-        return [self.cluster.plain(thing) for thing in self.informer.cache.list()]
+            raise ClusterUnavailable("The cluster denied a watch", error_message(error), ())
+        return [self.client.plain(thing) for thing in self.informer.cache.list()]
 
     def get(self, name: str) -> dict[str, Any] | None:
+        """An object by name; None if there is none."""
         return next((thing for thing in self.all() if thing["metadata"]["name"] == name), None)
 
     def __enter__(self) -> "Mirror":
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the thread, which sits in a read that would last for minutes."""
+        """End the thread, which is blocked in a read that would last for minutes."""
         stopping = threading.Thread(target=self.informer.stop, daemon=True)
         stopping.start()
         while stopping.is_alive():
