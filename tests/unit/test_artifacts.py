@@ -232,7 +232,7 @@ def test_a_stage_is_whole_when_its_last_shard_is_in(store: FolderStore) -> None:
     for shard in (1, 0):
         assert finish(store, SPEC) is None
         assert load_manifest(store, SPEC) is None
-        with pytest.raises(ArtifactMissing, match="not whole"):
+        with pytest.raises(ArtifactMissing, match="is incomplete"):
             Artifact.open(store, SPEC.address)
         commit_shard(store, SPEC, shard, output(shard))
     manifest = finish(store, SPEC)

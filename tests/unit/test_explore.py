@@ -248,7 +248,7 @@ def test_a_weight_that_is_missing_is_named(policy: Path, tmp_path: Path) -> None
     tensors = load_file(tmp_path / "model.safetensors")
     renamed = {name.replace("visual", "sight"): tensor for name, tensor in tensors.items()}
     save_file(renamed, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(SiError, match="not those of its model") as caught:
+    with pytest.raises(SiError, match="do not match its model") as caught:
         adapter.load_model(tmp_path, "float32")
     assert "visual" in caught.value.detail
 

@@ -275,5 +275,5 @@ def test_liger_needs_a_gpu() -> None:
     """Without a GPU Liger's kernels are refused in words."""
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
-    with pytest.raises(RecipeError, match="needs a GPU"):
+    with pytest.raises(RecipeError, match="requires a GPU"):
         opened(EMBEDDED_POLICY, PLAIN | {"liger": True})

@@ -366,7 +366,7 @@ def test_lora_bytes(fit: Fit, rows: list[TrainingRow]) -> None:
 def test_an_adapter_needs_lora(fit: Fit, rows: list[TrainingRow]) -> None:
     """To start a full fine-tune from an adapter is refused in words."""
     first, _ = fit(rows, lora=LORA, steps=1)
-    with pytest.raises(RecipeError, match=r"no train\.lora"):
+    with pytest.raises(RecipeError, match=r"does not set train\.lora"):
         fit(rows, start=first)
 
 
