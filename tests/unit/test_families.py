@@ -190,9 +190,9 @@ def test_code_of_a_checkpoint_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"model_type": "nobody_knows"}, "does not know models of type 'nobody_knows'"),
-        ({"model_type": "gpt2"}, "no model that answers about images"),
-        ({}, "is no Hugging Face checkpoint"),
+        ({"model_type": "nobody_knows"}, "does not support models of type 'nobody_knows'"),
+        ({"model_type": "gpt2"}, "is not a vision-language model"),
+        ({}, "is not a Hugging Face checkpoint"),
     ],
 )
 def test_what_cannot_be_loaded_is_named(fields: dict, words: str, tmp_path: Path) -> None:
@@ -212,8 +212,8 @@ def test_a_processor_without_a_template_is_named(made: dict[str, Path], tmp_path
 @pytest.mark.parametrize(
     ("before", "after", "words"),
     [
-        ("<IMG_CONTEXT>", "<image>", "does not leave a place for a picture"),
-        ("<IMG_CONTEXT>", "<IMG_CONTEXT><IMG_CONTEXT>", "does not leave a place for a picture"),
+        ("<IMG_CONTEXT>", "<image>", "has no place for an image"),
+        ("<IMG_CONTEXT>", "<IMG_CONTEXT><IMG_CONTEXT>", "has no place for an image"),
         ("{% for m", "{{ raise_exception('no') }}{% for m", "does not take a question"),
     ],
 )
