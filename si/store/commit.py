@@ -114,7 +114,7 @@ class Manifest:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The shards' facts combined: whole numbers (counts) are summed; other values are kept if all
+        """The shards' facts combined: whole numbers (counts) are summed, other values kept if all
         shards agree. A value that differs, such as a share, is left out."""
         total: dict[str, Any] = {}
         differing = set()
