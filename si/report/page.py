@@ -102,7 +102,7 @@ _SECTIONS = {
         "policy that the run starts from.",
     ),
     "shares": (
-        "Who feeds the training",
+        "Training data by level",
         "Successes are the correct responses of both rounds. Examples are the training rows that "
         "re-balancing selects from them.",
     ),
