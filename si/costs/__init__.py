@@ -1,1 +1,1 @@
-"""What a run will take, and what it took against that (docs/how-to/costs.md)."""
+"""What a run will cost, and estimate against actual (docs/how-to/costs.md)."""

@@ -1,7 +1,7 @@
-"""What a run was estimated to take, and what it took: side by side, stage by stage.
+"""Estimate against actual cost of a run, stage by stage.
 
-Times are no part of any artefact, so none of this is in a committed report; a copy of the page
-outside of the store shows it.
+Times are not part of any artefact, so a committed report has none of this. A copy of the page
+outside the store shows it.
 """
 
 import json
@@ -29,7 +29,7 @@ from si.store.port import Store
 
 
 def config_of(store: Store, recipe: Recipe) -> Mapping[str, Any] | None:
-    """config.json of the recipe's model: of a folder here, or as it lies in the store."""
+    """config.json of the recipe's model, from a local folder or from the store."""
     source = recipe.model.source
     found = read_config(EMBEDDED_POLICY if source == "embedded" else Path(source))
     if found is None and not Path(source).is_dir():
@@ -40,7 +40,7 @@ def config_of(store: Store, recipe: Recipe) -> Mapping[str, Any] | None:
 
 
 def sizes_of(store: Store, recipe: Recipe) -> dict[str, Any] | None:
-    """How large the recipe's data set is, if it can be made here or lies in the store."""
+    """The size of the recipe's data set, if it is the embedded one or lies in the store."""
     size: dict[str, int]
     if recipe.data.source == "synth:embedded":
         from si.embedded import families
@@ -66,15 +66,15 @@ Figures = dict[str, float]
 
 
 class Costs(NamedTuple):
-    """What a run took, by kind of stage, over its whole iterations.
+    """The cost of a run's completed iterations, by kind of stage.
 
     Attributes:
         estimated, actual: by stage's name, each with `made` (samples or examples), `tokens`
-            (sampled), `hours` (of GPUs; of workers where there are none), `wall` (seconds),
+            (sampled), `hours` (of GPUs; of workers if there are none), `wall` (seconds),
             `bytes`, `cost`.
-        begun: the same of an iteration that is not whole.
+        begun: the same for an incomplete iteration.
         on: the kind of GPU, or `cpu`.
-        why: why there is no estimate, if there is none.
+        why: the reason if there is no estimate.
     """
 
     estimated: dict[str, Figures]
@@ -88,20 +88,20 @@ class Costs(NamedTuple):
 
     @property
     def words(self) -> str:
-        """The two sums in a sentence."""
+        """Both totals in a sentence."""
         took, unit = total(self.actual), "worker hours" if self.on == CPU else "GPU hours"
-        said = f"The whole iterations took {took['hours']:.3g} {unit} on {self.on}"
+        text = f"The completed iterations took {took['hours']:.3g} {unit} on {self.on}"
         if took["cost"]:
-            said += f" and cost {took['cost']:,.2f}"
+            text += f" and cost {took['cost']:,.2f}"
         if not self.estimated:
-            return f"{said}. There was no estimate to make: {self.why}"
+            return f"{text}. No estimate is available: {self.why}"
         foreseen = total(self.estimated)
         ratio = took["hours"] / foreseen["hours"] if foreseen["hours"] else 0
-        return f"{said}: {ratio:.2f} times the {foreseen['hours']:.3g} that si-ctl estimate says."
+        return f"{text}: {ratio:.2f} times the {foreseen['hours']:.3g} of the estimate."
 
     @property
     def table(self) -> Table:
-        """Estimate against actual, a row a stage."""
+        """Estimate against actual, one row per stage."""
         rows = []
         names = list(dict.fromkeys((*self.actual, *self.estimated)))
         parts = [(name, self.estimated.get(name), self.actual.get(name)) for name in names]
@@ -122,17 +122,17 @@ class Costs(NamedTuple):
             "Estimate and actual by stage",
             ["stage", *columns],
             rows,
-            "Estimated by public figures, not by this run (si-ctl estimate --calibrate does that). "
-            "Actual: all attempts that left their times, those that lost a race included. "
-            + (f"An iteration that is not whole took {begun:.3g} {unit} more." if begun else ""),
+            "The estimate uses public figures, not this run's (si-ctl estimate --calibrate does "
+            "that). Actual: all attempts that recorded their times, with those that lost a race. "
+            + (f"An incomplete iteration took {begun:.3g} {unit} more." if begun else ""),
         )
 
 
 def costs(store: Store, run: str, place: Place, tree: Mapping[str, Any]) -> Costs:
-    """What public figures say of as many iterations as are whole, and what they took.
+    """Estimate by public figures, and actual cost, of the completed iterations.
 
     Args:
-        tree: what `si.runs.status.status` says of the run.
+        tree: the run as returned by `si.runs.status.status`.
     """
     recipe = load_recipe(store, run, generations(store, run)[-1])
     stages = [stage for it in tree["iterations"] for stage in it["stages"]]
@@ -144,17 +144,17 @@ def costs(store: Store, run: str, place: Place, tree: Mapping[str, Any]) -> Cost
     on, why, estimated = known.name if known else CPU, "", dict[str, Figures]()
     try:
         if isinstance(recipe.train.match_steps, str):
-            raise RecipeError("its gradient steps are those of another run")
+            raise RecipeError("its number of gradient steps comes from another run")
         assumed = published(recipe, place, {}, config_of(store, recipe), sizes_of(store, recipe))
         if (assumed.device == CPU) != (on == CPU):
-            raise RecipeError(f"the figures are of {assumed.device}, and the run was on {on}")
+            raise RecipeError(f"the figures are for {assumed.device}, but the run was on {on}")
         for step in estimate(recipe, assumed, width_of(place, assumed.device, None)):
             _add(estimated, step.entry, foreseen(step, place, on))
     except RecipeError as error:
         why = error.headline
     actual: dict[str, Figures] = {}
     begun: dict[str, Figures] = {}
-    # An artefact that several entries point to was made once.
+    # An artefact that several entries point to was computed once.
     for stage in reversed({stage["address"]: stage for stage in reversed(stages)}.values()):
         whole = Entry.parse(stage["entry"]).t <= done
         _add(actual if whole else begun, stage["entry"], taken(stage, place, on))
@@ -172,7 +172,7 @@ def total(table: Mapping[str, Figures]) -> Figures:
 
 
 def foreseen(step: Step, place: Place, on: str) -> Figures:
-    """A step's figures, as they are compared."""
+    """A step's estimated figures, for comparison."""
     sampled = step.stage == "explore"
     return {
         "made": step.samples if sampled else step.examples if step.stage == "train" else 0.0,
@@ -185,7 +185,7 @@ def foreseen(step: Step, place: Place, on: str) -> Figures:
 
 
 def taken(stage: Mapping[str, Any], place: Place, on: str) -> Figures:
-    """The same of a stage that was worked on, as `status` tells of it."""
+    """The actual figures of a stage, from its `status`."""
     spent, facts = stage["spent"], stage["facts"]
     sampled, trained = stage["stage"] == "explore", stage["stage"] == "train"
     free = spent["seconds"] / HOUR if not spent["gpu_hours"] else 0.0

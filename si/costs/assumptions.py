@@ -1,6 +1,6 @@
-"""What an estimate takes for granted beside the recipe, each figure with where it is from.
+"""What an estimate assumes besides the recipe, each figure with its source.
 
-`published` begins with public figures (`throughput.py`); `calibration.py` with a run of one's own.
+`published` starts from public figures (`throughput.py`), `calibration.py` from your own run.
 """
 
 import difflib
@@ -19,38 +19,38 @@ from si.errors import RecipeError
 from si.machine.data_sheets import GPUS, Gpu, gpu_of
 
 CPU = "cpu"
-USUAL = "A100"  # the kind of GPU where none is named
-SMALL = 100e6  # weights below which the figures of GPUs say nothing
+USUAL = "A100"  # the default kind of GPU
+SMALL = 100e6  # number of weights below which the GPUs' figures do not apply
 GUESS = "assumed"
 
 
 @dataclass(frozen=True)
 class Assumptions:
-    """All that is not in the recipe. Seconds are those of one device: a GPU, or a worker on a CPU.
+    """Everything that is not in the recipe. Seconds are per device: a GPU, or a worker on a CPU.
 
     Attributes:
         queries: training queries of an iteration.
         held_out: queries of the splits that are scored.
-        levels_known: the data hold their levels under this policy.
+        levels_known: the data contain their levels under this policy.
         pass_rate, spread: mean of the pass rates, and a + b of their Beta distribution: the
-            smaller, the more queries are always right or always wrong.
-        guided: by what share a guided prefix closes the gap between a query's pass rate and 1.
-        continued: the share of a response that a guided sample has still to say.
-        prompt: tokens of a question with its template; pictures: of its pictures.
-        response: tokens of a first-round response; response_second: of one of the second round,
-            its prefix included; response_scored: of a held-out one.
+            smaller, the more queries are always correct or always incorrect.
+        guided: the share by which a guided prefix closes the gap between a query's pass rate and 1.
+        continued: the share of a response that a guided sample still has to generate.
+        prompt: tokens of a question with its template; pictures: of its images.
+        response: tokens of a first-round response; response_second: of a second-round one, with
+            its prefix; response_scored: of a response to a held-out query.
         device: kind of GPU, or `cpu`.
-        prefill, mfu: shares of the GPU's peak that prompts and training reach; 0 on a CPU, and
-            where seconds were measured.
-        prompt_seconds: for a token of a query's prompt and pictures; token_seconds: for a sampled
-            one; trained_seconds: for one of an example, prompt or response.
-        explore_start, train_start, verify_start: until a worker is ready.
-        verdict_seconds: for a response, of one worker.
-        stage_seconds: of the stages that have one worker and hardly depend on size.
-        between: seconds from stage to stage in which nothing is computed.
-        token_bytes: of a stored response, by token; verdict_bytes: of its verdict.
+        prefill, mfu: shares of the GPU's peak that prompts and training reach; 0 on a CPU, and if
+            seconds were measured.
+        prompt_seconds: per token of a query's prompt and images; token_seconds: per sampled
+            token; trained_seconds: per token of an example, prompt or response.
+        explore_start, train_start, verify_start: time until a worker is ready.
+        verdict_seconds: per response, of one worker.
+        stage_seconds: of the stages with one worker, which hardly depend on size.
+        between: idle seconds between two stages.
+        token_bytes: bytes per token of a stored response; verdict_bytes: of its verdict.
         policy_bytes: of a trained policy; base_bytes: of policy 0; data_bytes: of the data set.
-        sources: where each figure is from, by name.
+        sources: the source of each figure, by name.
     """
 
     queries: float
@@ -85,10 +85,10 @@ class Assumptions:
     sources: Mapping[str, str] = field(default_factory=dict)
 
     def but(self, given: Mapping[str, Any], source: str) -> "Assumptions":
-        """With other values, and where they are from.
+        """A copy with other values and their source.
 
         Raises:
-            RecipeError: for an unknown name, or a value of the wrong kind.
+            RecipeError: for an unknown name, or a value of the wrong type.
         """
         check(given)
         check_measured(given)
@@ -106,14 +106,14 @@ NAMES = [f.name for f in fields(Assumptions) if f.name != "sources"]
 
 def check(given: Mapping[str, Any]) -> None:
     """Raises:
-    RecipeError: if something given is no assumption, or no number where one is needed.
+    RecipeError: if a name is not an assumption, or its value is not a valid number.
     """
     for name, value in given.items():
         if name not in NAMES or name in ("device", "levels_known"):
             near = difflib.get_close_matches(name, NAMES, 1, 0.4)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise RecipeError(
-                f"--assume {name} is no assumption of an estimate{hint}",
+                f"--assume {name} is not an assumption of an estimate{hint}",
                 ", ".join(n for n in NAMES if n not in ("device", "levels_known")),
             )
         number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -122,25 +122,25 @@ def check(given: Mapping[str, Any]) -> None:
         if not number or value < 0 or (share and value > 1) or (least and not value):
             bounds = "between 0 and 1" if share else "0 or more"
             more = ", and not 0" if least else ""
-            raise RecipeError(f"--assume {name}={value} is no number {bounds}{more}")
+            raise RecipeError(f"--assume {name}={value} is not a number {bounds}{more}")
 
 
 def check_measured(given: Mapping[str, Any]) -> None:
     """Raises:
-    RecipeError: for shares of a GPU's peak where seconds are measured: they would change nothing.
+    RecipeError: for shares of a GPU's peak if seconds are measured: they would change nothing.
     """
     for name in sorted({"prefill", "mfu"} & given.keys()):
         raise RecipeError(
-            f"--assume {name} changes nothing where seconds are measured",
+            f"--assume {name} has no effect when seconds are measured",
             "",
-            "Give the seconds themselves: prompt_seconds, trained_seconds.",
+            "Set the seconds instead: --assume prompt_seconds=... or trained_seconds=...",
         )
 
 
 @dataclass(frozen=True)
 class Width:
     """How many devices compute at once: GPUs that explore and train, or workers on a CPU; and
-    workers that verify. `why` says where the numbers are from."""
+    workers that verify. `why` is the source of the numbers."""
 
     explore: int = 1
     train: int = 1
@@ -152,7 +152,7 @@ def width_of(place: Place, device: str, asked: int | None) -> Width:
     """The width of a place: of its cluster if its pods ask for GPUs, else of this machine.
 
     Args:
-        asked: GPUs of one's own choice, for both kinds of stage.
+        asked: number of GPUs that the user chose, for both kinds of stage.
     """
     here = place.workers or min(8, os.cpu_count() or 1)
     if device == CPU:
@@ -166,16 +166,16 @@ def width_of(place: Place, device: str, asked: int | None) -> Width:
         return Width(explore or 1, train or 1, verify, "the pods of place.kubernetes")
     if place.gpus:
         return Width(place.gpus, place.gpus, here, "place.gpus")
-    return Width(1, 1, here, f"{GUESS}; --gpus says how many")
+    return Width(1, 1, here, f"{GUESS}; set it with --gpus")
 
 
 def gpus_of(pods: Pods) -> int:
-    """GPUs that each of these pods asks for."""
+    """GPUs that each of these pods requests."""
     asked = {**pods.resources.get("requests", {}), **pods.resources.get("limits", {})}
     return sum(int(n) for name, n in asked.items() if name.endswith("/gpu") and n.isdecimal())
 
 
-# --- where nothing is measured -------------------------------------------------------------
+# --- public figures ------------------------------------------------------------------------
 
 
 def published(
@@ -188,12 +188,12 @@ def published(
     """Public figures for a recipe at a place.
 
     Args:
-        given: assumptions of the user's own, which others follow from.
-        config: config.json of the model, if it is at hand.
-        sizes: `queries`, `held_out` and `data_bytes` of the data set, if it is at hand.
+        given: the user's assumptions, from which others follow.
+        config: config.json of the model, if available.
+        sizes: `queries`, `held_out` and `data_bytes` of the data set, if available.
 
     Raises:
-        RecipeError: if model, GPU or data are unknown, so that nothing can be said.
+        RecipeError: if model or GPU are unknown.
     """
     check(given)
     if recipe.model.source == "embedded" and not place.gpu_type:
@@ -203,24 +203,24 @@ def published(
     if size is None:
         raise RecipeError(
             f"The size of the model {recipe.model.source} is not known here",
-            "known by name: " + ", ".join(throughput.CONFIGS),
+            "known names: " + ", ".join(throughput.CONFIGS),
             (
                 "Name a folder with its config.json: --set model.source=FOLDER",
-                "Or take a finished run's own figures: --calibrate RUN",
+                "Or use a finished run's figures: --calibrate RUN",
             ),
         )
     gpu = gpu_of(place.gpu_type or USUAL)
     if gpu is None:
         raise RecipeError(
-            f"There are no figures for the GPU {place.gpu_type!r}",
+            f"No figures are known for the GPU {place.gpu_type!r}",
             "known: " + ", ".join(g.name for g in GPUS),
-            "Name the one that is most like it, or take a run's own figures: --calibrate RUN",
+            "Name the most similar one, or use a run's figures: --calibrate RUN",
         )
     if size.weights < SMALL:
         raise RecipeError(
-            f"{recipe.model.source} is too small for the figures of GPUs: {size.weights:,} weights",
-            "they are of models of some thousand million weights",
-            "Take a finished run's own figures: --calibrate RUN",
+            f"{recipe.model.source} is too small for the GPU figures: {size.weights:,} weights",
+            "the figures are from models with several billion weights",
+            "Use a finished run's figures: --calibrate RUN",
         )
     table: dict[str, tuple[Any, str]] = {
         # Of the embedded data, whose bytes are not known before they are made.
@@ -229,14 +229,14 @@ def published(
         **_lengths(recipe),
         **_fixed(place),
         **_stored(recipe, size),
-        "device": (gpu.name, "--gpu" if place.gpu_type else f"{GUESS}; --gpu names another"),
+        "device": (gpu.name, "--gpu" if place.gpu_type else f"{GUESS}; set it with --gpu"),
     }
     share, source = throughput.training(gpu)
     sampled = throughput.sampling(gpu)
     table |= {"mfu": (share, source), "prefill": (sampled.prompts, sampled.source)}
     table |= {name: (value, "--assume") for name, value in given.items()}
     for name in ("response_second", "response_scored"):
-        table.setdefault(name, (table["response"][0], "as response"))
+        table.setdefault(name, (table["response"][0], "same as response"))
     rates = _rates(recipe, {name: value for name, (value, _) in table.items()}, size, gpu)
     table |= {name: entry for name, entry in rates.items() if name not in given}
     return _of(table)
@@ -250,7 +250,7 @@ def _of(table: Mapping[str, tuple[Any, str]]) -> Assumptions:
 def embedded(
     recipe: Recipe, given: Mapping[str, Any], sizes: Mapping[str, Any] | None
 ) -> Assumptions:
-    """The embedded policy on a CPU, as this project has measured it."""
+    """The embedded policy on a CPU, as measured by this project."""
     check_measured(given)
     measured = {
         name: (value, throughput.EMBEDDED_SOURCE) for name, value in throughput.EMBEDDED.items()
@@ -260,7 +260,7 @@ def embedded(
 
 
 def _data(recipe: Recipe, sizes: Mapping[str, Any] | None) -> dict[str, tuple[Any, str]]:
-    """How many queries there are; of a data set that is nowhere at hand, a guess."""
+    """The number of queries; a guess if the data set is not available."""
     source = recipe.data.source
     name = source.removeprefix("hub:").partition("@")[0]
     known = throughput.DATASETS.get(name)
@@ -275,13 +275,15 @@ def _data(recipe: Recipe, sizes: Mapping[str, Any] | None) -> dict[str, tuple[An
     else:
         found, why = (
             {"queries": 2000, "held_out": 1000, "data_bytes": 0},
-            f"{GUESS}: {source} is not here",
+            f"{GUESS}: {source} is not available here",
         )
     levels = recipe.data.source == "synth:embedded" and recipe.model.source == "embedded"
     table = {name: (value, why) for name, value in found.items()}
     if recipe.data.schedule == "fresh":
         table["queries"] = (recipe.data.slice_size, "data.slice_size")
-    return table | {"levels_known": (levels, "the data hold them" if levels else "measured first")}
+    return table | {
+        "levels_known": (levels, "the data contain them" if levels else "measured first")
+    }
 
 
 def _lengths(recipe: Recipe) -> dict[str, tuple[Any, str]]:
@@ -290,10 +292,10 @@ def _lengths(recipe: Recipe) -> dict[str, tuple[Any, str]]:
     return {
         "pass_rate": (throughput.PASS_RATE, throughput.FITTED),
         "spread": (throughput.SPREAD, throughput.FITTED),
-        "guided": (0.0, f"{GUESS}: a guided sample is right as often as a plain one"),
+        "guided": (0.0, f"{GUESS}: a guided sample is correct as often as a plain one"),
         "continued": (0.5, "the method: cuts are spread evenly over a response"),
         "prompt": (100.0, GUESS),
-        "pictures": (float(picture), f"{GUESS}: one picture of 448 x 448 pixels"),
+        "pictures": (float(picture), f"{GUESS}: one image of 448 x 448 pixels"),
         "response": (limit / 2, f"{GUESS}: half of sampling.max_new_tokens"),
     }
 
@@ -305,7 +307,7 @@ def _fixed(place: Place) -> dict[str, tuple[Any, str]]:
         "explore_start": (120.0, f"{GUESS}: not measured on a GPU"),
         "train_start": (120.0, f"{GUESS}: not measured on a GPU"),
         "verify_start": (2.0, GUESS),
-        "verdict_seconds": (1 / 60, "math-verify alone, on one core: 60 to 83 answers a second"),
+        "verdict_seconds": (1 / 60, "math-verify alone, on one core: 60 to 83 answers per second"),
         "stage_seconds": (10.0, GUESS),
         "between": (6.0, pods) if cluster else (1.0, GUESS),
     }
@@ -325,9 +327,9 @@ def _stored(recipe: Recipe, size: Size) -> dict[str, tuple[Any, str]]:
 def _rates(
     recipe: Recipe, table: Mapping[str, Any], size: Size, gpu: Gpu
 ) -> dict[str, tuple[Any, str]]:
-    """Seconds by FLOPs over (peak x share): 2 a weight and token forward, 4 more in training, of
-    which 2 for a weight that does not change (Kaplan et al. 2020, section 2.1). Attention's own
-    products and padding are not counted."""
+    """Seconds from FLOPs over (peak x share): 2 FLOPs per weight and token forward, 4 more in
+    training, only 2 more for a frozen weight (Kaplan et al. 2020, section 2.1). Attention products
+    and padding are not counted."""
     language = size.decoder + size.head + size.embedding
     sampled = throughput.sampling(gpu)
     prompt, pictures, response = table["prompt"], table["pictures"], table["response"]
@@ -349,7 +351,7 @@ def _rates(
 
 
 def read_config(folder: Path) -> dict[str, Any] | None:
-    """config.json of a checkpoint's folder, if there is one."""
+    """config.json of a checkpoint folder; None if it is missing or unreadable."""
     try:
         found: dict[str, Any] = json.loads((folder / "config.json").read_bytes())
         return found

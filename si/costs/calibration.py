@@ -1,8 +1,8 @@
-"""A run's own figures in the place of assumptions: pass rates, lengths, seconds, bytes.
+"""A run's own figures instead of assumptions: pass rates, lengths, seconds, bytes.
 
-Rates are read off the attempts' provenance, so a run on the same machines with the same model and
-engine says what another one will take there. Start-up is told from work by least squares over all
-exploring attempts: seconds = start (of a worker's first shard) + queries + tokens.
+Rates come from the attempts' provenance, so a run on the same machines with the same model and
+engine predicts the next one. Start-up is separated from work by least squares over all explore
+attempts: seconds = start (of a worker's first shard) + queries + tokens.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -33,10 +33,10 @@ CONSTANT = [stage.name for stage in STAGES.values() if not (stage.sharded or sta
 
 
 def calibrate(store: Store, run: str) -> tuple[Assumptions, Recipe]:
-    """What a run with at least one whole iteration has shown, and the recipe it had.
+    """The figures of a run with at least one complete iteration, and its recipe.
 
     Raises:
-        DataError: if it has no whole iteration.
+        DataError: if it has no complete iteration.
     """
     made: dict[str, Manifest] = {}
     for entry, address in entries(store, run).items():
@@ -45,9 +45,9 @@ def calibrate(store: Store, run: str) -> tuple[Assumptions, Recipe]:
             made[entry] = manifest
     if "it01/evaluate" not in made:
         raise DataError(
-            f"The run {run} has no whole iteration to calibrate by",
+            f"The run {run} has no complete iteration to calibrate with",
             f"in {store.url}",
-            "Let it go on: the same `si-ctl iterate` command resumes.",
+            "Continue it first: the same `si-ctl iterate` command resumes.",
         )
     ledger = Ledger(store)
     recipe = load_recipe(store, run, generations(store, run)[-1])
@@ -65,7 +65,7 @@ def calibrate(store: Store, run: str) -> tuple[Assumptions, Recipe]:
 
 
 def _of(made: dict[str, Manifest], stage: str) -> list[Manifest]:
-    """The artefacts of a kind of stage, each once, policy 0's first."""
+    """The artefacts of one kind of stage without duplicates, policy 0's first."""
     found = {m.spec.address: m for m in made.values() if m.spec.stage == stage}
     return list(found.values())
 
@@ -81,10 +81,10 @@ def _data(store: Store, made: dict[str, Manifest]) -> dict[str, Any]:
 
 
 def _passes(store: Store, made: dict[str, Manifest]) -> dict[str, Any]:
-    """Mean and spread of the pass rates by the first rounds' outcomes, over all iterations; and
-    what a guided prefix adds.
+    """Mean and spread of the pass rates from the first rounds' outcomes, over all iterations, and
+    the gain from a guided prefix.
 
-    With k right of n: E[k]/n = E[p], E[k(k-1)]/n(n-1) = E[p^2]; of a Beta, a + b is
+    With k correct of n: E[k]/n = E[p], E[k(k-1)]/n(n-1) = E[p^2]; of a Beta, a + b is
     (E[p] - E[p^2]) / (E[p^2] - E[p]^2).
     """
     verdicts = {
@@ -110,7 +110,7 @@ def _passes(store: Store, made: dict[str, Manifest]) -> dict[str, Any]:
         guided = second.filter(pc.not_equal(second["prefix_id"], ""))
         if not len(guided):
             continue
-        # What a plain sample of the same query would have been: k of n right, and the prior.
+        # The expectation for a plain sample of the same query: k of n correct, and the prior.
         plain = pc.divide(pc.add(first["k"], mean * spread), pc.add(first["n"], spread))
         rows = pc.index_in(guided["query_id"].combine_chunks(), first["query_id"].combine_chunks())
         chance = plain.take(rows).to_numpy()
@@ -124,7 +124,7 @@ def _passes(store: Store, made: dict[str, Manifest]) -> dict[str, Any]:
 
 
 def _lengths(store: Store, made: dict[str, Manifest]) -> dict[str, Any]:
-    """Tokens of responses, and how much of one a guided sample still had to say."""
+    """Tokens of responses, and the share that a guided sample still had to generate."""
     first, scored, second = (
         [manifest for entry, manifest in made.items() if entry.endswith(f"/{name}")]
         for name in ("explore", "evaluate-explore", "explore-2")
@@ -149,7 +149,7 @@ def _lengths(store: Store, made: dict[str, Manifest]) -> dict[str, Any]:
 
 
 def _mean(explored: Iterable[Manifest]) -> float:
-    """Tokens of a sampled response."""
+    """Mean tokens of a sampled response."""
     samples, tokens = (sum(m.facts[name] for m in explored) for name in ("samples", "tokens"))
     return float(tokens / max(1, samples))
 
@@ -174,8 +174,8 @@ def _sampling(made: dict[str, Manifest], ledger: Ledger, prompt: float) -> dict[
 
 
 def _attempts(ledger: Ledger, manifest: Manifest) -> Iterator[tuple[dict[str, Any], bool]]:
-    """Attempts on an artefact as they ended, each with whether it was its worker's first, which
-    includes the start."""
+    """Attempts on an artefact in the order in which they ended, each with whether it was its
+    worker's first, which includes the start."""
     begun: set[Any] = set()
     found = ledger.attempts(manifest.spec.address)
     for attempt in sorted(found, key=lambda a: (a.get("finished", ""), a["shard"])):
@@ -184,7 +184,7 @@ def _attempts(ledger: Ledger, manifest: Manifest) -> Iterator[tuple[dict[str, An
 
 
 def _least(rows: Sequence[Sequence[float]], seconds: Sequence[float]) -> list[float]:
-    """Least squares with no negative figure: what would be one is left out."""
+    """Least squares without negative coefficients: columns that would get one are left out."""
     columns = list(range(len(rows[0])))
     x, y = np.array(rows, float), np.array(seconds, float)
     while True:
@@ -199,7 +199,7 @@ def _least(rows: Sequence[Sequence[float]], seconds: Sequence[float]) -> list[fl
 
 
 def _training(made: dict[str, Manifest], ledger: Ledger) -> dict[str, Any]:
-    """Seconds a token by the trainer's own clock, and what its stage took besides."""
+    """Seconds per token by the trainer's own clock, and the rest of its stage's time."""
     seen = stepping = whole = lengths = answers = 0.0
     stages = 0
     for manifest in _of(made, "train"):
@@ -217,7 +217,7 @@ def _training(made: dict[str, Manifest], ledger: Ledger) -> dict[str, Any]:
             stepping += sum(speed.get("seconds", [attempt.get("seconds", 0.0)])) * gpus
             lengths += sum(speed.get("tokens", []))
             answers += facts["tokens"] / max(1, facts["examples"]) * examples
-    # A trainer that does not tell counts as one whose prompts are empty.
+    # A trainer that does not report lengths counts as one with empty prompts.
     lengths = lengths or answers
     return {
         "trained_seconds": stepping / lengths,

@@ -1,9 +1,9 @@
 """What a run will cost: counts from the recipe and the strategies themselves, time from rates.
 
-Counts are expectations. A query's pass rate p is taken as Beta distributed; its k right samples of
-K are then beta-binomial, and so is what a second round adds, given k. What the strategies ask for
-and keep of that is what `si.strategies` says, called on made-up queries: an own strategy is counted
-like ours. Pass rates and lengths are taken to stay as they are from iteration to iteration.
+Counts are expectations. A query's pass rate p is assumed to be Beta distributed; its k correct
+samples of K are then beta-binomial, and so is what a second round adds, given k. To find what the
+strategies ask for and keep, `si.strategies` is called on simulated queries, so a custom strategy is
+counted like ours. Pass rates and lengths are assumed to stay constant over the iterations.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,20 +21,20 @@ from si.runs.usage import HOUR
 from si.stages import STAGES
 from si.strategies import Strategy, by_name, rule_of
 
-POPULATION = 2000  # made-up queries that a strategy is asked about
+POPULATION = 2000  # simulated queries for a strategy
 
 
 @dataclass(frozen=True)
 class Step:
-    """A stage of the run: what it computes and what it takes.
+    """A stage of the run: what it computes and what it costs.
 
     Attributes:
         entry: as in the run (`it01/explore`); stage: its kind.
-        identity: stages of two runs with the same one are one artefact, computed once.
-        samples, tokens: responses and tokens that are sampled, or verified.
-        examples, steps: what a training sees, and its gradient steps; tokens are then those of
-            prompts and responses over all passes.
-        device_seconds: of GPUs, or of workers without.
+        identity: stages of two runs with equal identities are one artefact, computed once.
+        samples, tokens: responses and tokens that are sampled or verified.
+        examples, steps: a training's examples and gradient steps; tokens are then those of
+            prompts and responses over all epochs.
+        device_seconds: of GPUs, or of workers without a GPU.
     """
 
     entry: str
@@ -116,7 +116,7 @@ class Total:
 
     @property
     def device_hours(self) -> float:
-        """Hours of GPUs; of workers where there are none."""
+        """GPU hours; worker hours if there are no GPUs."""
         return self.gpu_hours or self.seconds / HOUR
 
     def to_json(self) -> dict[str, Any]:
@@ -124,12 +124,12 @@ class Total:
 
 
 def estimate(recipe: Recipe, assumed: Assumptions, width: Width) -> list[Step]:
-    """The stages of a run from policy 0's scores to the last iteration's, with what each takes."""
+    """The stages of a run from policy 0's scores to the report, with the cost of each."""
     return [_timed(step, assumed, width) for step in _steps(recipe, assumed)]
 
 
 def shared(runs: Sequence[Sequence[Step]]) -> list[Step]:
-    """The stages of several runs in one store: what two have in common is computed once."""
+    """The stages of several runs in one store: shared stages are computed once."""
     return list({step.identity: step for steps in runs for step in steps}.values())
 
 
@@ -138,8 +138,8 @@ def shared(runs: Sequence[Sequence[Step]]) -> list[Step]:
 
 @dataclass(frozen=True)
 class Round:
-    """What an iteration is expected to bring, of one query: samples that a second round asks for,
-    the guided ones among them, right samples, examples."""
+    """Expectations of one iteration for one query: second-round samples, the guided ones among
+    them, correct samples, examples."""
 
     second: float
     guided: float
@@ -148,7 +148,7 @@ class Round:
 
 
 def expected(recipe: Recipe, assumed: Assumptions) -> Round:
-    """An iteration's expectations for one query, by the strategy's own two rules."""
+    """An iteration's expectations for one query, from the strategy's two rules."""
     k = recipe.k
     strategy = by_name(
         recipe.strategy,
@@ -183,8 +183,8 @@ def expected(recipe: Recipe, assumed: Assumptions) -> Round:
 
 
 def successes(n: int, a: float, b: float) -> list[float]:
-    """Chances of 0 to n right samples where the pass rate is Beta(a, b): beta-binomial."""
-    if a <= 0 or b <= 0:  # all right, or none
+    """Probabilities of 0 to n correct samples if the pass rate is Beta(a, b): beta-binomial."""
+    if a <= 0 or b <= 0:  # all correct, or none
         return [float(s == (n if a > 0 else 0)) for s in range(n + 1)]
 
     def beta(x: float, y: float) -> float:
@@ -197,8 +197,8 @@ def successes(n: int, a: float, b: float) -> list[float]:
 
 
 def _asked(strategy: Strategy, first: Sequence[float], k: int) -> list[float]:
-    """Samples of a second round for a query with 0 to k right ones, as the strategy asks for them
-    among queries that are distributed so."""
+    """Second-round samples for a query with 0 to k correct ones, as the strategy asks for them
+    among queries of this distribution."""
     ids: list[list[str]] = []
     reached, done = 0.0, 0
     for hits, chance in enumerate(first):
@@ -229,7 +229,7 @@ def _steps(recipe: Recipe, assumed: Assumptions) -> Iterator[Step]:
     def sampled(
         entry: str, identity: tuple[Any, ...], queries: float, samples: float, tokens: float
     ) -> Iterator[Step]:
-        """Exploring, and judging what it brought."""
+        """Exploration and verification of its samples."""
         name = Entry.parse(entry).step
         per_shard = recipe.explore.shard_queries * (4 if name == "evaluate-explore" else 1)
         shards = max(1, ceil(queries / per_shard))
@@ -262,7 +262,7 @@ def _steps(recipe: Recipe, assumed: Assumptions) -> Iterator[Step]:
     yield from scored(0)
     for t in range(1, recipe.iterations + 1):
         it = f"it{t:02d}"
-        # What two runs have in common ends where their policies, or their rules, part.
+        # Two runs share stages until their policies or rules differ.
         start = (k,) if t == 1 else (k, recipe.strategy)
         yield from sampled(f"{it}/explore", start, n, n * k, n * k * response)
         if t == 1 or (recipe.levels.k and not fixed):
@@ -318,7 +318,7 @@ def _training(
 
 
 def _timed(step: Step, assumed: Assumptions, width: Width) -> Step:
-    """The step with the seconds that it takes."""
+    """The step with its device seconds and wall time."""
     gpu = assumed.device != CPU and step.stage in STAGES and STAGES[step.stage].gpus
     match step.stage:
         case "explore":

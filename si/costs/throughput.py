@@ -1,8 +1,8 @@
-"""What GPUs and models can do, by public sources: the figures that `si-ctl estimate` begins with.
+"""What GPUs and models can do, by public sources: the figures that `si-ctl estimate` starts from.
 
-Peaks and bandwidths are the makers'. Throughputs of sampling and training are other people's
-measurements, named here; what is derived from them, and how, is said where it is done. A run of
-one's own replaces them (`--calibrate`). No figure is here without its source.
+Peaks and bandwidths are the vendors'. Throughputs of sampling and training are published
+measurements, with their sources; derivations are documented where they are made. Your own run
+replaces them (`--calibrate`). Every figure has a source.
 """
 
 import re
@@ -18,7 +18,7 @@ BEFORE_HOPPER = ("A100", "A10", "L40S", "L4")
 
 
 class Served(NamedTuple):
-    """A measured load: how long one GPU took for so many prompt and sampled tokens."""
+    """A measured load: seconds that one GPU took for this many prompt and sampled tokens."""
 
     prompt: int
     sampled: int
@@ -37,8 +37,8 @@ SAMPLING = {
 
 
 class Sampling(NamedTuple):
-    """How fast a GPU samples: prompts as a share of its peak, sampled tokens as weights that
-    pass by in a second (weights x tokens/s); and where that is from."""
+    """How fast a GPU samples: prompts as a share of its peak, sampled tokens as weights read per
+    second (weights x tokens/s), and the source."""
 
     prompts: float
     passing: float
@@ -46,11 +46,11 @@ class Sampling(NamedTuple):
 
 
 def sampling(gpu: Gpu) -> Sampling:
-    """The rates that explain both measured loads of the GPU, or of the one that is most like it.
+    """The rates that explain both measured loads of the GPU, or of the most similar one.
 
     seconds = prompt / (share x peak / 2 weights) + sampled / (passing / weights), two loads, two
-    unknowns. Another GPU takes the share of its like (A100 before Hopper, else H100) and the
-    passing weights in the ratio of the memory bandwidths, which bound decoding.
+    unknowns. Another GPU takes the prompt share of the similar one (A100 before Hopper, else
+    H100) and its weights per second, scaled by memory bandwidth, which bounds decoding.
     """
     like = "A100" if gpu.name in BEFORE_HOPPER else "H100"
     measured = next(g for g in GPUS if g.name == like)
@@ -82,7 +82,7 @@ HOPPER_OVER_AMPERE = 42.83 / 58.01
 
 
 def training(gpu: Gpu) -> tuple[float, str]:
-    """The share of its peak that a GPU trains with (MFU), and where that is from."""
+    """The share of its peak that a GPU reaches in training (MFU), and the source."""
     if gpu.name in BEFORE_HOPPER:
         like = "" if gpu.name == "A100" else "as an A100: "
         return TRAINING_SHARE, like + TRAINING_SOURCE
@@ -95,7 +95,7 @@ def training(gpu: Gpu) -> tuple[float, str]:
 class Size(NamedTuple):
     """Numbers of weights: the decoder's layers, the output head, the embedding (0 if it is the
     head), vision tower and projector; `lora`, of an adapter of rank 1 on all of the decoder's
-    matrices; patches that the vision tower computes for one token of a picture."""
+    matrices; patches that the vision tower computes per image token."""
 
     decoder: int
     head: int
@@ -211,14 +211,14 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 def published(name: str) -> dict[str, Any] | None:
     """The config of a model by its name on the hub (`Qwen/Qwen2-VL-7B-Instruct`); None if it is
-    none of the table."""
+    not in the table."""
     short = name.partition("@")[0].rpartition("/")[2].lower().replace("internvl2.5", "internvl2_5")
     found = [config for known, config in CONFIGS.items() if re.match(rf"{known}\b", short)]
     return found[0] if found else None
 
 
 class Split(NamedTuple):
-    """How many queries a published data set has, and its size in bytes."""
+    """Numbers of queries in a published data set, and its size in bytes."""
 
     train: int
     dev: int
@@ -233,9 +233,9 @@ DATASETS = {
     ),
 }
 
-# The Beta distribution of pass rates that has the paper's two shares of vanilla's training data:
-# 51.1 % of the successes where p >= 0.8, 1.5 % where p < 0.2 (arXiv 2510.26474). Levels are
-# measured with few samples, so this is a stand-in, and by far not the paper's own distribution.
+# The Beta distribution of pass rates that reproduces the paper's two shares of vanilla's training
+# data: 51.1 % of the successes where p >= 0.8, 1.5 % where p < 0.2 (arXiv 2510.26474). Levels are
+# measured with few samples, so this is a stand-in, not the paper's own distribution.
 PASS_RATE, SPREAD = 0.638, 2.195
 FITTED = "the paper's shares of head and tail, 51.1 and 1.5 %, fitted by a Beta distribution"
 

@@ -1,7 +1,7 @@
 """The report of a run as one page, and as Markdown.
 
-The page is one file that loads nothing from elsewhere. What a model or a data set wrote is text in
-it, whatever it says; images are decoded and encoded again before they are let in.
+The page is one file that loads nothing from the network. Text from models and data is shown as
+plain text, and images are decoded and re-encoded.
 """
 
 import base64
@@ -98,8 +98,8 @@ _MORE = ("<!-- more links -->\n", "<!-- more sections -->\n")
 _SECTIONS = {
     "accuracy": (
         "Held-out accuracy",
-        "One greedy response to each held-out query after every iteration. Iteration 0 is the "
-        "policy that the run starts from.",
+        "One greedy response to each held-out query after every iteration. Iteration 0 is policy "
+        "0, which the run starts from.",
     ),
     "shares": (
         "Training data by level",

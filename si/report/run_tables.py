@@ -164,8 +164,8 @@ def _spent(run: RunSummary) -> list[Table]:
                 "Second-round samples by the source of their prefix",
                 ["iteration", *SOURCES],
                 [[str(it.t), *(number(it.sources.get(s)) for s in SOURCES)] for it in run.trained],
-                "A success of the same iteration, of an earlier one, the data's own rationale, or "
-                "no prefix at all.",
+                "own: a success of the same iteration; earlier: of an earlier one; reference: the "
+                "data's rationale; plain: no prefix.",
             )
         )
     return found
@@ -183,8 +183,8 @@ def _against_zero(run: RunSummary, split: str) -> Table:
         f"Against policy 0, query by query, on {split}",
         ["iteration", "difference", "95 % interval", "won", "lost", "p"],
         rows,
-        "Won: correct here, incorrect under policy 0. Interval: paired bootstrap over queries. p: "
-        "exact two-sided sign test on won against lost.",
+        "Won: correct here and incorrect under policy 0. Interval: paired bootstrap over queries. "
+        "p: exact two-sided sign test on won against lost.",
     )
 
 

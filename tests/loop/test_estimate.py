@@ -133,7 +133,7 @@ def test_the_page_shows_estimate_and_actual(runs):
     so its address, has none."""
     folder, _ = runs
     page = (folder / "si-runs" / "reports" / "sums-gr-k4-s0.html").read_text()
-    assert "What it cost" in page and "The whole iterations took" in page
+    assert "What it cost" in page and "The completed iterations took" in page
     address = artefacts(folder / "si-runs", "sums-gr-k4-s0")["it02/report"][0]
     (committed,) = (folder / "si-runs" / address).rglob("report.html")
     assert "What it cost" not in committed.read_text()
@@ -146,7 +146,7 @@ def test_without_a_store_it_says_so_and_makes_nothing(tmp_path):
     assert "side by side" in done.stdout and "all, in one store" in done.stdout
     words = ("--set", "model.source=Qwen/Qwen2-VL-7B-Instruct", "--set", "data.source=hub:me/mine")
     done = si_ctl("estimate", *words, "--set", "data.schedule=fixed", "--price", "2", cwd=tmp_path)
-    assert "hub:me/mine is not here" in done.stdout and "A100" in done.stdout
+    assert "hub:me/mine is not available here" in done.stdout and "A100" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 
@@ -170,7 +170,7 @@ def test_shipped_recipes_are_estimated_offline(tmp_path, recipe):
         (("--compare", "rp:k=0"), "k"),
         (("--compare", "rp:lr=1"), "neither k=NUMBER nor iterations=NUMBER"),
         (("--assume", "pas_rate=1"), "did you mean pass_rate"),
-        (("--gpu", "H100"), "too small for the figures of GPUs"),
+        (("--gpu", "H100"), "too small for the GPU figures"),
         (("--calibrate", "nothing"), "No run is called 'nothing'"),
     ],
 )

@@ -271,7 +271,7 @@ def test_models_that_are_not_known() -> None:
 @pytest.mark.parametrize(
     ("place", "recipe", "said"),
     [
-        ({"gpu_type": "TPU"}, qwen(), "no figures for the GPU 'TPU'"),
+        ({"gpu_type": "TPU"}, qwen(), "No figures are known for the GPU 'TPU'"),
         ({}, qwen(model={"source": "some/model"}), "size of the model some/model is not known"),
     ],
 )
@@ -287,7 +287,7 @@ def test_what_cannot_be_said_is_refused(place: dict, recipe: Recipe, said: str) 
     [
         ({"pas_rate": 0.5}, "did you mean pass_rate"),
         ({"pass_rate": 1.5}, "between 0 and 1"),
-        ({"response": "long"}, "no number"),
+        ({"response": "long"}, "not a number"),
         ({"response": -1}, "0 or more"),
         ({"spread": 0}, "not 0"),
         ({"mfu": 0}, "not 0"),
@@ -301,9 +301,9 @@ def test_wrong_assumptions_are_named(given: dict, said: str) -> None:
 
 def test_shares_of_a_peak_are_refused_where_seconds_are_measured() -> None:
     """mfu would change nothing on a CPU, or beside a run's own figures."""
-    with pytest.raises(RecipeError, match="changes nothing"):
+    with pytest.raises(RecipeError, match="has no effect"):
         published(Recipe(), Place(), {"mfu": 0.3})
-    with pytest.raises(RecipeError, match="changes nothing"):
+    with pytest.raises(RecipeError, match="has no effect"):
         published(Recipe(), Place(), {}).but({"mfu": 0.3}, "--assume")
 
 
