@@ -44,7 +44,8 @@ from si.runs.limits import LIMITS as LIMITS_OF_RUNS
 from si.runs.limits import Budget, LimitReached
 from si.runs.record import begin
 from si.runs.trackers import trackers
-from si.runs.tracking import Tracked, Tracking
+from si.runs.trackers.port import Tracked
+from si.runs.tracking import Tracking
 from si.store.artifact import Artifact
 from si.store.open import open_store
 from si.store.port import Store

@@ -23,7 +23,8 @@ from si.errors import SiError, TrackerFailed
 from si.runs.record import generations, load_recipe
 from si.runs.status import Known, ended, find_run, status
 from si.runs.trackers import trackers
-from si.runs.tracking import Backlog, Tracked, why
+from si.runs.trackers.port import Tracked
+from si.runs.tracking import Backlog, why
 from si.runs.usage import Ledger
 from si.store.open import open_store
 

@@ -8,89 +8,25 @@ the order, and never changes.
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Thread
 from time import monotonic
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
-from si.config.recipe import Recipe
 from si.entry import Entry
 from si.errors import SiError
 from si.events import Event
 from si.records import HEAD, LEVELS, TAIL
 from si.runs.status import entries
-from si.runs.trackers.port import Tracker
+from si.runs.trackers.port import Batch, Point, Tracked, Tracker
 from si.runs.usage import intervals, made_by
 from si.store.artifact import Artifact
 from si.store.commit import Manifest, load_manifest
-from si.store.keys import Spec, digest
+from si.store.keys import Spec
 from si.store.port import Store
 
 STEP, ITERATION = "gradient step", "iteration"
 PATIENCE, HURRY = 30.0, 4.0  # seconds that a run's end waits for a tracker
-
-
-class Point(NamedTuple):
-    """Values at one place of an axis.
-
-    Attributes:
-        axis: `gradient step`, counted over all iterations, or `iteration`.
-        step: where on it.
-        time: when the stage was done, in seconds since 1970.
-    """
-
-    axis: str
-    step: int
-    time: float
-    values: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """The metrics of one finished stage.
-
-    Attributes:
-        name: the stage's entry (`it01/train`).
-        number: how many batches of the run come before.
-        first: how many points.
-    """
-
-    name: str
-    number: int
-    first: int
-    points: tuple[Point, ...]
-
-
-@dataclass(frozen=True)
-class Tracked:
-    """The run that is tracked.
-
-    Attributes:
-        run: its name.
-        name: as trackers show it, with the generation from the second on.
-        key: 16 hex digits that are this run's, and no other's in any store.
-        about: what it computes, by dotted setting.
-    """
-
-    run: str
-    name: str
-    key: str
-    about: Mapping[str, Any]
-
-    @classmethod
-    def of(cls, store: Store, run: str, generation: int, recipe: Recipe) -> "Tracked":
-        name = run if generation == 1 else f"{run}-g{generation:02d}"
-        about = dict(_flat(recipe.model_dump(mode="json")))
-        return cls(run, name, digest([store.url, run, generation])[:16], about)
-
-
-def _flat(tree: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{at}{name}.")
-        else:
-            yield f"{at}{name}", value
 
 
 # --- what a stage has to say ---------------------------------------------------------------

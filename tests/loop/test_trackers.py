@@ -14,8 +14,9 @@ from wandb.proto.wandb_internal_pb2 import Record
 from si.runs.record import load_recipe
 from si.runs.status import ended, status
 from si.runs.trackers.mlflow import MLflow
+from si.runs.trackers.port import Batch, Point, Tracked
 from si.runs.trackers.wandb import WandB
-from si.runs.tracking import ITERATION, STEP, Backlog, Batch, Point, Reader, Tracked, Tracking, why
+from si.runs.tracking import ITERATION, STEP, Backlog, Reader, Tracking, why
 from si.store.artifact import Artifact
 from si.store.folder import FolderStore
 from tests.loop.running import ROOT, artefacts, environment, si_ctl

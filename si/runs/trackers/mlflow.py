@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from si.errors import RecipeError
-from si.runs.tracking import Batch, Tracked, without_user
+from si.runs.trackers.port import Batch, Tracked
+from si.runs.tracking import without_user
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Container
 from pathlib import Path
 
-from si.runs.tracking import Batch, Point, Tracked
+from si.runs.trackers.port import Batch, Point, Tracked
 
 _FILE = re.compile(r"events\.out\.tfevents\.\d{6}\.(it\d+)-(.+)")
 _KEY = "run-key"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from si.errors import RecipeError
-from si.runs.tracking import Batch, Tracked
+from si.runs.trackers.port import Batch, Tracked
 
 os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
 
