@@ -1,4 +1,4 @@
-"""What the embedded run needs: synthetic data, a tiny policy, and the policy's measured levels."""
+"""The embedded example: synthetic data, a tiny policy, and the policy's measured levels."""
 
 from pathlib import Path
 

@@ -1,23 +1,19 @@
-"""Two families of visual-reasoning queries with graded difficulty, made from nothing.
+"""Two families of synthetic visual-reasoning queries with graded difficulty.
 
-`tiles`: nine coloured tiles with a digit each; add and subtract the digits of the
-named colours, in any order. `cone`: a cone with its height and slant height
-written on it; the radius follows by Pythagoras, then the surface.
+`tiles`: nine coloured tiles with a digit each; add and subtract the digits of the named colours, in
+any order. `cone`: a cone labelled with its height and slant height; compute the radius by
+Pythagoras, then areas.
 
-A query is a plain dict with the keys query_id, family, images (PNG bytes),
-question, answer, answer_kind, difficulty (1..5) and rationale (worked steps, one
-a line, the last one `Answer: ...`). Every image is 84 x 84 pixels: 3 x 3 cells
-of 28, and one cell is one image token of the embedded policy.
+A query is a plain dict with the keys query_id, family, images (PNG bytes), question, answer,
+answer_kind, difficulty (1..5) and rationale (worked steps, one per line, the last one
+`Answer: ...`). Every image is 84 x 84 pixels: 3 x 3 cells of 28 pixels, and one cell is one image
+token of the embedded policy.
 
-Which split a query belongs to is decided by its content, so no query can be in
-two splits, whatever the seeds. Pixels depend on no font and no library: the
-glyphs are below and all drawing is integer arithmetic on arrays. `random.Random`
-is used through `random()` alone, the one method whose sequence Python promises
-to keep.
+A query's content decides its split, so no query can be in two splits, whatever the seeds. Equal
+seeds give equal queries on every machine (see `si.embedded.drawing`).
 """
 
 import hashlib
-import io
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,33 +21,31 @@ from math import isqrt
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image
 
+from si.embedded.drawing import (
+    CELL,
+    COLOURS,
+    COLUMN,
+    ROW,
+    SIZE,
+    Pixels,
+    Puzzle,
+    below,
+    draw_line,
+    encode_png,
+    shuffled,
+    tint,
+    write,
+)
 from si.randomness import keyed_rng
 
-Pixels = npt.NDArray[np.uint8]
 Mix = Mapping[tuple[str, int], int]
 
-CELL = 28
-SIZE = 3 * CELL
 DIFFICULTIES = (1, 2, 3, 4, 5)
 
 # Shares of the content space in 1/256: hash byte below 64 -> policy, below 192 -> train, ...
 SPLIT_BOUNDS = (("policy", 64), ("train", 192), ("dev", 224), ("test", 256))
 SPLITS = tuple(name for name, _ in SPLIT_BOUNDS)
-
-COLOURS: dict[str, tuple[int, int, int]] = {
-    "red": (216, 44, 40),
-    "blue": (44, 76, 208),
-    "green": (40, 148, 60),
-    "yellow": (244, 216, 48),
-    "orange": (244, 140, 32),
-    "purple": (128, 52, 160),
-    "pink": (248, 156, 196),
-    "brown": (120, 76, 44),
-    "cyan": (72, 208, 216),
-}
 
 # Right triangles (leg, leg, hypotenuse) with sides of at most two digits.
 TRIPLES = tuple(
@@ -63,47 +57,10 @@ TRIPLES = tuple(
 # Difficulty of a cone query -> its longest slant height: harder ones have rarer numbers.
 _LONGEST = {1: 35, 2: 25, 3: 45, 4: 85, 5: 99}
 
-_GLYPHS = {
-    "0": "01110 10001 10011 10101 11001 10001 01110",
-    "1": "00100 01100 00100 00100 00100 00100 01110",
-    "2": "01110 10001 00001 00110 01000 10000 11111",
-    "3": "11110 00001 00001 01110 00001 00001 11110",
-    "4": "00010 00110 01010 10010 11111 00010 00010",
-    "5": "11111 10000 11110 00001 00001 10001 01110",
-    "6": "00110 01000 10000 11110 10001 10001 01110",
-    "7": "11111 00001 00010 00100 01000 01000 01000",
-    "8": "01110 10001 10001 01110 10001 10001 01110",
-    "9": "01110 10001 10001 01111 00001 00010 01100",
-}
-# Digit -> boolean mask of 14 x 10 pixels: the 7 x 5 glyph at twice its size.
-GLYPHS: dict[str, npt.NDArray[np.bool_]] = {
-    digit: np.kron(
-        np.array([[c == "1" for c in row] for row in rows.split()]), np.ones((2, 2), dtype=bool)
-    )
-    for digit, rows in _GLYPHS.items()
-}
-
-_row, _column = np.ogrid[0:SIZE, 0:SIZE]
-
-
-@dataclass(frozen=True, slots=True)
-class Puzzle:
-    """A query before it has an identity: its picture and words, and what they were made from.
-
-    `picture` is (84, 84, 3) RGB. `cells` names what can be read in each of the nine
-    cells, row by row: (colour, number), or None where there is nothing to read.
-    """
-
-    picture: Pixels
-    question: str
-    answer: str
-    rationale: str
-    cells: tuple[tuple[str, int] | None, ...]
-
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A kind of query. `compose(difficulty, rng)` draws one; steps end at `separator`."""
+    """A kind of query. `compose(difficulty, rng)` creates one; `separator` ends a step."""
 
     name: str
     description: str
@@ -112,45 +69,16 @@ class Family:
     answer_kind: str = "number"
 
 
-def _below(rng: random.Random, bound: int) -> int:
-    """A whole number in 0..bound-1."""
-    return int(rng.random() * bound)
-
-
-def _shuffled(rng: random.Random, items: Sequence[Any]) -> list[Any]:
-    """`items` in random order (Fisher-Yates)."""
-    out = list(items)
-    for i in range(len(out) - 1, 0, -1):
-        j = _below(rng, i + 1)
-        out[i], out[j] = out[j], out[i]
-    return out
-
-
-def _tint(rng: random.Random, colour: str) -> tuple[int, int, int]:
-    """A shade of `colour`, at most 10 of 255 off in each channel."""
-    r, g, b = (min(255, max(0, base - 10 + _below(rng, 21))) for base in COLOURS[colour])
-    return r, g, b
-
-
-def _write(picture: Pixels, number: int, top: int, left: int, paper: tuple[int, ...]) -> None:
-    """Writes `number` with its corner at (top, left) in black or white, whatever `paper` takes."""
-    ink = 0 if 3 * paper[0] + 6 * paper[1] + paper[2] > 1100 else 255
-    for digit in str(number):
-        glyph = GLYPHS[digit]
-        picture[top : top + glyph.shape[0], left : left + glyph.shape[1]][glyph] = ink
-        left += glyph.shape[1] + 2
-
-
 # --- tiles ---------------------------------------------------------------------------------
 
 
 def tile_steps(terms: Sequence[tuple[int, str, int]], order: Sequence[int]) -> str:
-    """The worked solution that takes `terms` in `order`, with a running total.
+    """The worked solution that processes `terms` in `order`, with a running total.
 
     Args:
-        terms: (sign, colour, digit) with sign +1 or -1, as the question names them.
-        order: a permutation of range(len(terms)); every one of them is valid, since a
-            running total may be negative.
+        terms: (sign, colour, digit) with sign +1 or -1, in the question's order.
+        order: a permutation of range(len(terms)). Each is valid, because a running total may be
+            negative.
     """
     total, lines = 0, []
     for i in order:
@@ -161,32 +89,32 @@ def tile_steps(terms: Sequence[tuple[int, str, int]], order: Sequence[int]) -> s
 
 
 def _order(rng: random.Random, n: int) -> list[int]:
-    """An order for n terms: half the time the question's own, else any of the n! alike.
+    """An order for n terms: the question's with probability 1/2, else a uniformly random one.
 
-    A tiny model keeps track of what is left more easily in the question's order; the
-    others have to be there too, or it would never sample them.
+    The question's order makes it easier for a tiny model to track the remaining terms. Other orders
+    have to occur too, or the model would never sample them.
     """
-    return list(range(n)) if rng.random() < 0.5 else _shuffled(rng, range(n))
+    return list(range(n)) if rng.random() < 0.5 else shuffled(rng, range(n))
 
 
 def _compose_tiles(difficulty: int, rng: random.Random) -> Puzzle:
     """Nine tiles and a sum of `difficulty` terms; the first term is always added."""
-    colours = _shuffled(rng, list(COLOURS))
-    digits = [1 + _below(rng, 9) for _ in colours]
-    backdrop = 200 + _below(rng, 56)
-    picture = np.full((SIZE, SIZE, 3), backdrop, dtype=np.uint8)
+    colours = shuffled(rng, list(COLOURS))
+    digits = [1 + below(rng, 9) for _ in colours]
+    backdrop = 200 + below(rng, 56)
+    image = np.full((SIZE, SIZE, 3), backdrop, dtype=np.uint8)
     for cell, (colour, digit) in enumerate(zip(colours, digits, strict=True)):
         top, left = CELL * (cell // 3), CELL * (cell % 3)
-        paper = _tint(rng, colour)
-        picture[top + 1 : top + CELL - 1, left + 1 : left + CELL - 1] = paper
-        _write(picture, digit, top + 4 + _below(rng, 7), left + 6 + _below(rng, 7), paper)
-    named = _shuffled(rng, range(9))[:difficulty]
+        paper = tint(rng, colour)
+        image[top + 1 : top + CELL - 1, left + 1 : left + CELL - 1] = paper
+        write(image, digit, top + 4 + below(rng, 7), left + 6 + below(rng, 7), paper)
+    named = shuffled(rng, range(9))[:difficulty]
     signs = [1, *(1 if rng.random() < 0.5 else -1 for _ in named[1:])]
     terms = [(s, colours[i], digits[i]) for s, i in zip(signs, named, strict=True)]
     words = [f"{'plus' if sign > 0 else 'minus'} {colour}" for sign, colour, _ in terms]
     question = "Compute " + " ".join(words).removeprefix("plus ") + "."
     return Puzzle(
-        picture=picture,
+        image=image,
         question=question,
         answer=str(sum(sign * digit for sign, _, digit in terms)),
         rationale=tile_steps(terms, _order(rng, difficulty)),
@@ -218,14 +146,14 @@ def cone_steps(
     """The worked solution of a cone query.
 
     Args:
-        difficulty: 1 reads `side` off, 2 finds the radius, 3 the lateral area over pi,
-            4 the total area over pi, 5 that of a copy `scale` times as large.
+        difficulty: 1 reads `side`, 2 computes the radius, 3 the lateral area over pi, 4 the total
+            area over pi, 5 that of a copy `scale` times as large.
         height: its (colour, length).
         slant: the slant height's (colour, length).
-        side: "height" or "slant height", what difficulty 1 asks for.
-        scale: the copy's size in difficulty 5.
+        side: "height" or "slant height", asked for at difficulty 1.
+        scale: the copy's size at difficulty 5.
         slant_first: reads the slant height before the height; both orders are valid.
-        base_first: finds the base's area before the lateral one; both orders are valid.
+        base_first: computes the base's area before the lateral one; both orders are valid.
     """
     h, s = height[1], slant[1]
     readings = [f"height {height[0]} {h}", f"slant {slant[0]} {s}"]
@@ -251,55 +179,43 @@ def cone_steps(
     return "\n".join([*lines, f"Answer: {result}"])
 
 
-def _draw_line(
-    picture: Pixels, start: tuple[int, int], end: tuple[int, int], paint: tuple[int, ...]
-) -> None:
-    """A line two pixels wide between two (row, column) points."""
-    n = max(abs(end[0] - start[0]), abs(end[1] - start[1]))
-    along = np.arange(n + 1)
-    rows = start[0] + (end[0] - start[0]) * along // n
-    columns = start[1] + (end[1] - start[1]) * along // n
-    for down, right in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        picture[rows + down, columns + right] = paint
-
-
 def _compose_cone(difficulty: int, rng: random.Random) -> Puzzle:
-    """A cone with its height and slant height; what is asked grows with `difficulty`."""
+    """A cone with its height and slant height; the question depends on `difficulty`."""
     triples = [triple for triple in TRIPLES if triple[2] <= _LONGEST[difficulty]]
-    legs = triples[_below(rng, len(triples))]
-    swap = _below(rng, 2)
+    legs = triples[below(rng, len(triples))]
+    swap = below(rng, 2)
     h, s = legs[swap], legs[2]
-    colours = _shuffled(rng, list(COLOURS))
-    (h_paint, s_paint) = (_tint(rng, colour) for colour in colours[:2])
+    colours = shuffled(rng, list(COLOURS))
+    (h_paint, s_paint) = (tint(rng, colour) for colour in colours[:2])
 
-    # The body: a triangle over half an ellipse, lighter than any label.
-    apex = (3 + _below(rng, 5), SIZE // 2 - 4 + _below(rng, 9))
-    foot, half, depth = 66 + _below(rng, 5), 30 + _below(rng, 7), 6 + _below(rng, 4)
+    # The body: a triangle on half an ellipse, lighter than any label.
+    apex = (3 + below(rng, 5), SIZE // 2 - 4 + below(rng, 9))
+    foot, half, depth = 66 + below(rng, 5), 30 + below(rng, 7), 6 + below(rng, 4)
     centre = apex[1]
-    picture = np.full((SIZE, SIZE, 3), 236 + _below(rng, 20), dtype=np.uint8)
-    body = abs(_column - centre) * (foot - apex[0]) <= half * (_row - apex[0])
-    body &= _row <= foot
-    body |= ((_column - centre) * depth) ** 2 + ((_row - foot) * half) ** 2 <= (half * depth) ** 2
-    picture[body] = tuple(176 + _below(rng, 40) for _ in range(3))
+    image = np.full((SIZE, SIZE, 3), 236 + below(rng, 20), dtype=np.uint8)
+    body = abs(COLUMN - centre) * (foot - apex[0]) <= half * (ROW - apex[0])
+    body &= foot >= ROW
+    body |= ((COLUMN - centre) * depth) ** 2 + ((ROW - foot) * half) ** 2 <= (half * depth) ** 2
+    image[body] = tuple(176 + below(rng, 40) for _ in range(3))
 
-    # The slant height is drawn on either side, each label on its own line's plate.
-    side = 1 if _below(rng, 2) else -1
+    # The slant height is on either side; each label has a plate in its line's colour.
+    side = 1 if below(rng, 2) else -1
     rim = min(SIZE - 2, max(0, centre + side * half))
-    _draw_line(picture, apex, (foot, centre), h_paint)
-    _draw_line(picture, apex, (foot, rim), s_paint)
+    draw_line(image, apex, (foot, centre), h_paint)
+    draw_line(image, apex, (foot, rim), s_paint)
     cells: list[tuple[str, int] | None] = [None] * 9
-    places = (1 + 3 * (1 + _below(rng, 2)), 1 + side + 3 * _below(rng, 3))
+    places = (1 + 3 * (1 + below(rng, 2)), 1 + side + 3 * below(rng, 3))
     for cell, colour, paint, number in zip(
         places, colours[:2], (h_paint, s_paint), (h, s), strict=True
     ):
-        top = CELL * (cell // 3) + 1 + _below(rng, 7)
-        left = CELL * (cell % 3) + _below(rng, 3)
-        picture[top : top + 20, left : left + 26] = paint
-        _write(picture, number, top + 3, left + (2 if number > 9 else 8), paint)
+        top = CELL * (cell // 3) + 1 + below(rng, 7)
+        left = CELL * (cell % 3) + below(rng, 3)
+        image[top : top + 20, left : left + 26] = paint
+        write(image, number, top + 3, left + (2 if number > 9 else 8), paint)
         cells[cell] = (colour, number)
 
-    asked = ("height", "slant height")[_below(rng, 2)]
-    scale = 2 + _below(rng, 3)
+    asked = ("height", "slant height")[below(rng, 2)]
+    scale = 2 + below(rng, 3)
     ask = _CONE_ASKS[difficulty].format(side=asked, scale=scale)
     rationale = cone_steps(
         difficulty,
@@ -311,7 +227,7 @@ def _compose_cone(difficulty: int, rng: random.Random) -> Puzzle:
         base_first=rng.random() < 0.5,
     )
     return Puzzle(
-        picture=picture,
+        image=image,
         question=f"Height {colours[0]}, slant height {colours[1]}. {ask}",
         answer=rationale.rsplit(" ", 1)[1],
         rationale=rationale,
@@ -346,7 +262,7 @@ def uniform_mix(total: int) -> dict[tuple[str, int], int]:
     """`total` queries in equal shares for every family and difficulty.
 
     Raises:
-        ValueError: if `total` is no multiple of the number of shares (10).
+        ValueError: if `total` is not a multiple of the number of shares (10).
     """
     share, rest = divmod(total, len(FAMILIES) * len(DIFFICULTIES))
     if rest:
@@ -362,10 +278,10 @@ TEST_MIX = uniform_mix(500)
 
 
 def content_digest(images_rgb: Sequence[Pixels], question: str, answer: str) -> bytes:
-    """SHA-256 over what a query is: its pixels, question and answer.
+    """SHA-256 over a query's pixels, question and answer.
 
-    Every part is preceded by its kind and length, so no two contents share a digest by
-    running into one another.
+    Each part is preceded by its kind and length, so that different contents cannot concatenate to
+    the same bytes.
 
     Args:
         images_rgb: arrays (height, width, 3) of RGB bytes.
@@ -385,36 +301,30 @@ def content_digest(images_rgb: Sequence[Pixels], question: str, answer: str) -> 
 
 
 def content_id(images_rgb: Sequence[Pixels], question: str, answer: str) -> str:
-    """A query's id: the first 16 hex digits of its content's digest."""
+    """A query's id: the first 16 hex digits of its content digest."""
     return content_digest(images_rgb, question, answer)[:8].hex()
 
 
 def split_of(query_id: str) -> str:
-    """The one split that a query of this id can be in: policy, train, dev or test."""
+    """The split that a query with this id belongs to: policy, train, dev or test."""
     # Hashed again, so that ids sorted within a split still look uniform.
     byte = hashlib.sha256(query_id.encode()).digest()[0]
     return next(name for name, bound in SPLIT_BOUNDS if byte < bound)
 
 
-def _png(picture: Pixels) -> bytes:
-    out = io.BytesIO()
-    Image.fromarray(picture).save(out, format="PNG", compress_level=1)
-    return out.getvalue()
-
-
 def compose(
     split: str, mix: Mix, seed: int, *, seen: set[str] | None = None
 ) -> list[tuple[str, str, int, Puzzle]]:
-    """Draws puzzles of one split: (query_id, family, difficulty, puzzle), in random order.
+    """Create puzzles of one split: (query_id, family, difficulty, puzzle), in random order.
 
     Args:
         split: policy, train, dev or test.
-        mix: how many queries of each (family, difficulty).
+        mix: number of queries for each (family, difficulty).
         seed: equal seeds give equal puzzles on every machine.
-        seen: ids to leave out; the new ones are added to it.
+        seen: ids to exclude; the new ones are added to it.
 
     Raises:
-        ValueError: for a split, family or difficulty that does not exist.
+        ValueError: if the split, a family or a difficulty does not exist.
     """
     if split not in SPLITS:
         raise ValueError(f"no split {split!r}: {', '.join(SPLITS)}")
@@ -426,18 +336,18 @@ def compose(
         rng = keyed_rng("embedded", seed, split, name, difficulty)
         while count > 0:
             puzzle = FAMILIES[name].compose(difficulty, rng)
-            query_id = content_id([puzzle.picture], puzzle.question, puzzle.answer)
+            query_id = content_id([puzzle.image], puzzle.question, puzzle.answer)
             if split_of(query_id) == split and query_id not in seen:
                 seen.add(query_id)
                 out.append((query_id, name, difficulty, puzzle))
                 count -= 1
-    return _shuffled(keyed_rng("embedded", seed, split, "order"), out)
+    return shuffled(keyed_rng("embedded", seed, split, "order"), out)
 
 
 def generate(
     split: str, mix: Mix, seed: int, *, seen: set[str] | None = None
 ) -> list[dict[str, Any]]:
-    """Makes the queries of one split; arguments and errors as for `compose`.
+    """Create the queries of one split; arguments and errors as for `compose`.
 
     Returns:
         Dicts with the keys query_id, family, images, question, answer, answer_kind,
@@ -447,7 +357,7 @@ def generate(
         {
             "query_id": query_id,
             "family": family,
-            "images": [_png(puzzle.picture)],
+            "images": [encode_png(puzzle.image)],
             "question": puzzle.question,
             "answer": puzzle.answer,
             "answer_kind": FAMILIES[family].answer_kind,
@@ -459,14 +369,12 @@ def generate(
 
 
 def generate_slices(split: str, mix: Mix, seed: int, count: int) -> list[list[dict[str, Any]]]:
-    """`count` disjoint slices of `mix` each, one an iteration.
-
-    Asking for more slices leaves the first ones as they are.
-    """
+    """`count` disjoint slices of `mix` each, one per iteration. With a larger `count` the first
+    slices stay the same."""
     seen: set[str] = set()
     return [generate(split, mix, keyed_seed_of(seed, i), seen=seen) for i in range(count)]
 
 
 def keyed_seed_of(seed: int, index: int) -> int:
-    """The seed of slice `index`; slice 0 is what `generate` gives for `seed` itself."""
+    """The seed of slice `index`; slice 0 has `seed` itself."""
     return seed if index == 0 else keyed_rng("embedded", "slice", seed, index).getrandbits(62)

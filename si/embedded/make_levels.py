@@ -1,10 +1,10 @@
-"""Measures the embedded queries' levels under the embedded policy, by the loop's own stages.
+"""Measures the levels of the embedded queries under the embedded policy, with the loop's stages.
 
     python -m si.embedded.make_levels [--workers N]
 
-Writes levels.parquet beside this file: for every training, dev and test query of the embedded
-data set the number of right answers among 16 samples of policy 0. These samples are never
-trained on. The file names the policy it was measured with by its content digest.
+Writes levels.parquet beside this file: for every training, dev and test query of the embedded data
+set, the number of correct answers among 16 samples of policy 0. These samples are never trained on.
+The file contains the content digest of the policy it was measured with.
 """
 
 import argparse
@@ -29,9 +29,15 @@ from si.store.folder import FolderStore
 
 
 def main() -> None:
+    """Measure, and write the file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workers", type=int, default=None)
-    parser.add_argument("--store", type=Path, default=None, help="keep the artefacts here")
+    parser.add_argument(
+        "--store",
+        type=Path,
+        default=None,
+        help="store to use (temporary)",
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         scratch = Path(temporary)

@@ -1,17 +1,16 @@
-"""Makes policy 0 of the embedded default from nothing: `python -m si.embedded.make_policy`.
+"""Trains policy 0 of the embedded default from scratch: `python -m si.embedded.make_policy`.
 
-A tokenizer of its own, a tiny model of transformers' Qwen2-VL classes, and some
-minutes of training on the split `policy`, which no run ever sees again:
+A tiny model of transformers' Qwen2-VL classes with its own tokenizer (`tiny_model`) trains for some
+minutes on the split `policy`, which no run uses:
 
-1. alignment: every image token is taught, through the tied output head, to say
-   the colour and the number of its 28 x 28 cell;
-2. warm start: imitation of worked solutions, equally many of every family and
-   difficulty, in varying orders of steps. It stops a little above half right on purpose: what is
-   left to learn is the self-improvement loop's work.
+1. alignment: every image token learns, through the tied output head, to predict the colour and the
+   number of its 28 x 28 cell;
+2. warm start: imitation of worked solutions, the same number for every family and difficulty, with
+   the steps in varying orders. It deliberately stops a little above half of the answers correct:
+   the self-improvement loop is to learn the rest.
 
-The folder is a complete checkpoint for `AutoModelForImageTextToText` and
-`AutoProcessor`. Equal seeds give equal weights on one machine; another machine
-or version of torch may round differently.
+The folder is a complete checkpoint for `AutoModelForImageTextToText` and `AutoProcessor`. Equal
+seeds give equal weights on one machine; another machine or version of torch may round differently.
 """
 
 import argparse
@@ -19,252 +18,26 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch.nn import functional
-from transformers import (
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    GenerationConfig,
-    PreTrainedTokenizerFast,
-    Qwen2VLConfig,
-    Qwen2VLForConditionalGeneration,
-    Qwen2VLImageProcessor,
-    Qwen2VLProcessor,
-    Qwen2VLVideoProcessor,
-)
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from si.embedded import families
-from si.embedded.families import COLOURS, Puzzle
+from si.embedded.drawing import Puzzle
+from si.embedded.tiny_model import Codec, Model, Settings, build_model, build_processor
 
 POLICY = Path(__file__).parent / "policy"
-
-SPECIAL = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-)
-PAD, START, END, VISION_START, VISION_END, IMAGE, VIDEO = SPECIAL
-
-# transformers' models and processors carry no useful types.
-Model = Any
-Processor = Any
-
-# A number is cut into groups of two digits from its right end, so that 0..99 are one
-# token each, sign and leading space included; `Answer:` is one token too.
-SPLIT = r"Answer:| ?-?\d{1,2}(?=(?:\d\d)*(?!\d))| ?[A-Za-z]+| ?[^\sA-Za-z\d]|\s"
-
-CHAT_TEMPLATE = """\
-{%- for message in messages -%}
-<|im_start|>{{ message['role'] }}
-{% if message['content'] is string -%}
-{{ message['content'] }}
-{%- else -%}
-{%- for part in message['content'] -%}
-{%- if part['type'] == 'image' -%}<|vision_start|><|image_pad|><|vision_end|>
-{%- elif part['type'] == 'text' -%}{{ part['text'] }}
-{%- endif -%}
-{%- endfor -%}
-{%- endif -%}
-<|im_end|>
-{% endfor -%}
-{%- if add_generation_prompt -%}<|im_start|>assistant
-{% endif -%}
-"""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Everything that decides what policy 0 becomes."""
-
-    hidden: int = 96
-    layers: int = 3
-    heads: int = 3
-    vision_width: int = 64
-    vision_depth: int = 2
-    align_steps: int = 400
-    align_batch: int = 64
-    align_lr: float = 3e-3
-    warm_steps: int = 800
-    warm_batch: int = 48
-    warm_lr: float = 2e-3
-    stop_at: float = 0.56
-    stop_every: int = 40
-
-
-def build_tokenizer() -> Any:
-    """The tokenizer: bytes, the families' words, and the numbers 0..99 as single tokens.
-
-    There are no merges: a word is either in the vocabulary or spelled in bytes, so any
-    text survives encoding and decoding.
-    """
-    words = {"Answer:", " =", " *", " +", " -", "+", "-", "user", "assistant", "system"}
-    splitter = pre_tokenizers.Split(Regex(SPLIT), behavior="isolated")
-    mix = families.uniform_mix(400)
-    for _, _, _, puzzle in families.compose("policy", mix, seed=0):
-        for text in (puzzle.question, puzzle.rationale):
-            words.update(word for word, _ in splitter.pre_tokenize_str(text))
-    words |= {f" {colour}" for colour in COLOURS}
-    words = {word for word in words if not any(c.isdigit() for c in word)}
-    numbers = [f" {n}" for n in range(100)] + [f"{n:02d}" for n in range(100)]
-    numbers += [f" -{n}" for n in range(1, 100)]
-
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    vocab: dict[str, int] = {}
-    for piece in (*sorted(pre_tokenizers.ByteLevel.alphabet()), *sorted(words), *numbers):
-        for spelled, _ in byte_level.pre_tokenize_str(piece) if len(piece) > 1 else [(piece, 0)]:
-            vocab.setdefault(spelled, len(vocab))
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], ignore_merges=True))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([splitter, byte_level])
-    tokenizer.decoder = decoders.ByteLevel()
-    make: Any = PreTrainedTokenizerFast
-    return make(
-        tokenizer_object=tokenizer,
-        pad_token=PAD,
-        eos_token=END,
-        extra_special_tokens=[START, VISION_START, VISION_END, IMAGE, VIDEO],
-        padding_side="left",
-        clean_up_tokenization_spaces=False,
-        model_max_length=512,
-    )
-
-
-def build_processor() -> Processor:
-    """The tokenizer with Qwen2-VL's own image processor, for images of 84 x 84 and up."""
-    pixels = {"shortest_edge": 28 * 28, "longest_edge": 28 * 28 * 64}
-    norm = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-    make: Any = Qwen2VLProcessor
-    return make(
-        image_processor=Qwen2VLImageProcessor(size=pixels, **norm),
-        tokenizer=build_tokenizer(),
-        video_processor=Qwen2VLVideoProcessor(size=pixels, **norm),
-        chat_template=CHAT_TEMPLATE,
-    )
-
-
-def build_model(tokenizer: Any, settings: Settings) -> Model:
-    """A fresh model with random weights, drawn from torch's global generator."""
-    ids: dict[str, Any] = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL}
-    config = Qwen2VLConfig(
-        text_config={
-            "vocab_size": len(tokenizer),
-            "hidden_size": settings.hidden,
-            "intermediate_size": 4 * settings.hidden,
-            "num_hidden_layers": settings.layers,
-            "num_attention_heads": settings.heads,
-            "num_key_value_heads": settings.heads,
-            "max_position_embeddings": 512,
-            "initializer_range": 0.05,
-            "tie_word_embeddings": True,
-            # Sections for time, row and column; they sum to half of a head's width.
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 1e4,
-                "mrope_section": [8, 4, 4],
-            },
-            "bos_token_id": None,
-            "eos_token_id": ids[END],
-            "pad_token_id": ids[PAD],
-        },
-        vision_config={
-            "depth": settings.vision_depth,
-            "embed_dim": settings.vision_width,
-            "hidden_size": settings.hidden,
-            "num_heads": 2,
-            "mlp_ratio": 4,
-        },
-        image_token_id=ids[IMAGE],
-        video_token_id=ids[VIDEO],
-        vision_start_token_id=ids[VISION_START],
-        vision_end_token_id=ids[VISION_END],
-        tie_word_embeddings=True,
-    )
-    make_model: Any = Qwen2VLForConditionalGeneration
-    make_generation: Any = GenerationConfig
-    model = make_model(config)
-    model.generation_config = make_generation(
-        do_sample=True,
-        temperature=1.0,
-        top_k=0,
-        top_p=1.0,
-        max_new_tokens=80,
-        eos_token_id=ids[END],
-        pad_token_id=ids[PAD],
-        # An image token in a response would ask for an image that is not there.
-        suppress_tokens=[ids[t] for t in (VISION_START, VISION_END, IMAGE, VIDEO, START, PAD)],
-    )
-    return model
-
-
-# --- batches -------------------------------------------------------------------------------
-
-
-class Codec:
-    """Turns puzzles into tensors with the processor's own code, once for many puzzles."""
-
-    def __init__(self, processor: Processor):
-        self.processor = processor
-        self.tokenizer = processor.tokenizer
-        self.end = self.tokenizer.convert_tokens_to_ids(END)
-        self.pad = self.tokenizer.convert_tokens_to_ids(PAD)
-        self.image = self.tokenizer.convert_tokens_to_ids(IMAGE)
-
-    def pixels(self, puzzles: Sequence[Puzzle]) -> torch.Tensor:
-        """Patches of the pictures, (puzzles, 36, 1176) float32."""
-        out = []
-        for i in range(0, len(puzzles), 256):
-            images = [torch.from_numpy(p.picture.transpose(2, 0, 1)) for p in puzzles[i : i + 256]]
-            out.append(self.processor.image_processor(images, return_tensors="pt").pixel_values)
-        return torch.cat(out).view(len(puzzles), 36, -1)
-
-    def prompt(self, question: str) -> list[int]:
-        """Token ids of the user's turn with an 84 x 84 image, ready for the answer."""
-        content = [{"type": "image"}, {"type": "text", "text": question}]
-        text = self.processor.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True
-        )
-        return list(self.tokenizer(text.replace(IMAGE, IMAGE * 9)).input_ids)
-
-    def response(self, text: str) -> list[int]:
-        """Token ids of a response, its end included."""
-        return [*self.tokenizer(text).input_ids, self.end]
-
-    def batch(
-        self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], px: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
-        """Model inputs, padded on the left, with the loss on the responses only."""
-        width = max(len(p) + len(r) for p, r in zip(prompts, responses, strict=True))
-        ids = torch.full((len(prompts), width), self.pad)
-        labels = torch.full_like(ids, -100)
-        mask = torch.zeros_like(ids)
-        for i, (p, r) in enumerate(zip(prompts, responses, strict=True)):
-            ids[i, width - len(p) - len(r) :] = torch.tensor([*p, *r])
-            mask[i, width - len(p) - len(r) :] = 1
-            if r:
-                labels[i, -len(r) :] = torch.tensor(r)
-        return {
-            "input_ids": ids,
-            "attention_mask": mask,
-            "labels": labels,
-            "mm_token_type_ids": (ids == self.image).long(),
-            "pixel_values": px.flatten(0, 1),
-            "image_grid_thw": torch.tensor([[1, 6, 6]]).repeat(len(prompts), 1),
-        }
 
 
 def optimise(
     model: Model, losses: Iterable[torch.Tensor], steps: int, lr: float, label: str
 ) -> None:
-    """AdamW with a short warm-up and a cosine to a tenth of `lr`, a step for each loss."""
+    """Take one AdamW step per loss, with short warmup and cosine decay to a tenth of `lr`."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
@@ -285,8 +58,8 @@ def optimise(
 
 
 def align(model: Model, codec: Codec, settings: Settings, seed: int) -> None:
-    """Teaches every image token to say its cell's colour and number through the tied head."""
-    # A cone shows two numbers where tiles show nine, and of two digits: more images are cones.
+    """Train every image token to predict its cell's colour and number through the tied head."""
+    # A cone shows two numbers, with two digits, where tiles show nine: so most images are cones.
     total = settings.align_steps * settings.align_batch
     mix = {("cone", 2): total // 5, ("cone", 5): 2 * total // 5}
     mix[("tiles", 1)] = total - sum(mix.values())
@@ -320,14 +93,14 @@ def align(model: Model, codec: Codec, settings: Settings, seed: int) -> None:
 
 
 def warm_start(model: Model, codec: Codec, settings: Settings, seed: int) -> int:
-    """Imitates worked solutions of fresh queries, every family and difficulty alike.
+    """Imitate worked solutions of new queries, the same number for every family and difficulty.
 
-    The loss falls steeply once the model has learnt to look a colour up, at a step that
-    differs between seeds and machines. So what ends this is a pass rate, not a count:
-    `stop_at` of the samples of other queries, looked at every `stop_every` steps.
+    The loss falls steeply once the model has learnt to look up a colour, at a step that differs
+    between seeds and machines. So a pass rate ends the training: `stop_at` of the samples of
+    other queries, measured every `stop_every` steps.
 
     Returns:
-        the number of steps taken, at most `warm_steps`.
+        The number of steps taken, at most `warm_steps`.
     """
     size, taken = settings.warm_batch, 0
     probe = [p for *_, p in families.compose("policy", families.uniform_mix(200), seed + 3)]
@@ -344,15 +117,15 @@ def warm_start(model: Model, codec: Codec, settings: Settings, seed: int) -> int
                 yield mean_loss(model, codec, puzzles[i : i + size])
                 taken += 1
             drawn = sample(model, codec, probe, 2)
-            right = np.mean(
+            correct = np.mean(
                 [
-                    is_right(codec, ids, p)
+                    is_correct(codec, ids, p)
                     for p, ids_of in zip(probe, drawn, strict=True)
                     for ids in ids_of
                 ]
             )
-            print(f"step {taken}: {right:.3f} of {2 * len(probe)} samples right", flush=True)
-            if right >= settings.stop_at:
+            print(f"step {taken}: {correct:.3f} of {2 * len(probe)} samples correct", flush=True)
+            if correct >= settings.stop_at:
                 return
 
     optimise(model, losses(), settings.warm_steps, settings.warm_lr, "warm start")
@@ -360,7 +133,7 @@ def warm_start(model: Model, codec: Codec, settings: Settings, seed: int) -> int
 
 
 def mean_loss(model: Model, codec: Codec, puzzles: Sequence[Puzzle]) -> torch.Tensor:
-    """The mean over all response tokens of a batch, in two halves so that less is padding."""
+    """The mean loss over all response tokens of a batch, in two halves to reduce padding."""
     puzzles = sorted(puzzles, key=lambda puzzle: len(puzzle.rationale))
     parts, total = [], 0
     for half in (puzzles[: len(puzzles) // 2], puzzles[len(puzzles) // 2 :]):
@@ -385,7 +158,8 @@ def sample(
     greedy: bool = False,
     batch: int = 64,
 ) -> list[list[list[int]]]:
-    """`n` responses a puzzle at T = 1, as token ids without the end: [puzzle][sample][token]."""
+    """`n` responses per puzzle at temperature 1, as token ids without the end:
+    [puzzle][sample][token]."""
     out: list[list[list[int]]] = []
     for i in range(0, len(puzzles), batch):
         part = puzzles[i : i + batch]
@@ -401,8 +175,8 @@ def sample(
     return out
 
 
-def is_right(codec: Codec, ids: Sequence[int], puzzle: Puzzle) -> bool:
-    """Whether a response's last line gives the reference answer."""
+def is_correct(codec: Codec, ids: Sequence[int], puzzle: Puzzle) -> bool:
+    """Whether a response's last line has the reference answer."""
     text = codec.tokenizer.decode(ids)
     return bool(text.rsplit("\n", 1)[-1] == f"Answer: {puzzle.answer}")
 
@@ -416,28 +190,28 @@ def measure(
     *,
     greedy: bool = False,
 ) -> dict[str, Any]:
-    """Pass rates and mean lengths on `each` dev queries of every family and difficulty."""
+    """Pass rates and mean lengths, on `each` dev queries for every family and difficulty."""
     rows = families.compose("dev", families.uniform_mix(10 * each), seed)
-    rows.sort(key=lambda row: row[2])  # equal lengths in a batch: less waiting
+    rows.sort(key=lambda row: row[2])  # similar lengths in a batch
     started = time.monotonic()
     drawn = sample(model, codec, [row[3] for row in rows], n, greedy=greedy)
     seconds = time.monotonic() - started
-    right: dict[str, list[float]] = defaultdict(list)
+    correct: dict[str, list[float]] = defaultdict(list)
     length: dict[str, list[int]] = defaultdict(list)
     for (_, family, difficulty, puzzle), responses in zip(rows, drawn, strict=True):
         for ids in responses:
             for key in (f"{family} {difficulty}", f"mean {difficulty}", "mean"):
-                right[key].append(is_right(codec, ids, puzzle))
+                correct[key].append(is_correct(codec, ids, puzzle))
                 length[key].append(len(ids) + 1)
     return {
-        "pass": {key: float(np.mean(value)) for key, value in right.items()},
+        "pass": {key: float(np.mean(value)) for key, value in correct.items()},
         "tokens": {key: float(np.mean(value)) for key, value in length.items()},
         "samples_per_s": len(rows) * n / seconds,
     }
 
 
 def table(measured: dict[str, Any], key: str = "pass", digits: int = 2) -> str:
-    """A Markdown table of one measured figure by family and difficulty."""
+    """A Markdown table of one figure by family and difficulty."""
     lines = ["| | 1 | 2 | 3 | 4 | 5 |", "|---|---|---|---|---|---|"]
     for name in (*families.FAMILIES, "mean"):
         cells = (f"{measured[key][f'{name} {d}']:.{digits}f}" for d in families.DIFFICULTIES)
@@ -454,15 +228,15 @@ library_name: transformers
 
 # Policy 0 of the embedded default
 
-A Qwen2-VL of {parameters:,} parameters (float32) that reads small pictures and reasons in
-steps, right often enough to learn from itself and wrong often enough to need it. It was
-made from nothing, by one command on two CPU cores:
+A Qwen2-VL of {parameters:,} parameters (float32) that reads small images and reasons in
+steps. It is correct often enough to learn from itself, and incorrect often enough to need it. One
+command trains it from scratch on two CPU cores:
 
     python -m si.embedded.make_policy --seed {seed}
 
 ## Architecture
 
-transformers' own `Qwen2VLForConditionalGeneration` and `Qwen2VLProcessor`: a text model of
+transformers' `Qwen2VLForConditionalGeneration` and `Qwen2VLProcessor`: a text model of
 {layers} layers, width {hidden}, {heads} heads of 32; a vision tower of {vision_depth} layers, width
 {vision_width}; tied embeddings. An image of 84 x 84 pixels is 9 tokens. The tokenizer has
 {vocab} tokens: all bytes, the families' words, and the numbers 0..99 as one token each.
@@ -471,14 +245,14 @@ transformers' own `Qwen2VLForConditionalGeneration` and `Qwen2VLProcessor`: a te
 
 Both families of `si/embedded/families.py`, split `policy` only, which is disjoint by content
 from train, dev and test: {align_steps} steps of {align_batch} images for alignment (each
-image token says its cell's colour and number), then {warm_steps} steps of {warm_batch} worked
-solutions, equally many of every family and difficulty. Nothing else: no human data, no other
+image token predicts its cell's colour and number), then {warm_steps} steps of {warm_batch} worked
+solutions, the same number for every family and difficulty. Nothing else: no human data, no other
 model.
 
 ## Pass rates
 
-By family and difficulty, sampled at temperature 1, {each} fresh queries of the split dev in each
-cell, {n} samples each; measured by
+By family and difficulty, sampled at temperature 1 on {each} new queries of the split dev in each
+cell, with {n} samples each; measured by
 
     python -m si.embedded.make_policy --only-measure
 
@@ -488,31 +262,33 @@ Greedy decoding, the same queries:
 
 {greedy}
 
-Mean tokens of a sampled response, its end included:
+Mean tokens per sampled response, including its end:
 
 {tokens}
 
 ## Limits
 
-It knows the two families and nothing else. It is a demonstration, a test subject and a
-yardstick for the loop's plumbing; no claim about large models follows from it.
+It knows the two families and nothing else. It is for demonstrations and tests of the loop, and
+supports no claim about large models.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Makes the policy, measures it and writes its card."""
+    """Train the policy, measure it, and write its model card."""
     summary = (__doc__ or "").split("\n", 1)[0]
     parser = argparse.ArgumentParser("python -m si.embedded.make_policy", description=summary)
     parser.add_argument("--out", type=Path, default=POLICY, help="folder to write (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--each", type=int, default=80, help="dev queries a cell to measure on")
-    parser.add_argument("--samples", type=int, default=4, help="samples a query to measure on")
-    parser.add_argument("--only-measure", action="store_true", help="measure what is in --out")
+    parser.add_argument("--each", type=int, default=80, help="dev queries per cell to measure on")
+    parser.add_argument("--samples", type=int, default=4, help="samples per query")
+    parser.add_argument(
+        "--only-measure", action="store_true", help="only measure the policy in --out"
+    )
     args = parser.parse_args(argv)
 
     settings = Settings()
-    # One thread: the same sums in the same order on any number of cores, and at this size
-    # a second one gains little and loses much when the machine is busy.
+    # One thread gives the same order of sums on any number of cores. At this size a second one
+    # gains little, and loses much on a busy machine.
     torch.set_num_threads(1)
     torch.manual_seed(args.seed)
     if args.only_measure:

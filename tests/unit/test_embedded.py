@@ -15,7 +15,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 
 from si.embedded import families
-from si.embedded.families import COLOURS, DIFFICULTIES, FAMILIES, GLYPHS
+from si.embedded.drawing import COLOURS, GLYPHS
+from si.embedded.families import DIFFICULTIES, FAMILIES
 
 CELL = 28
 POLICY = Path(families.__file__).parent / "policy"

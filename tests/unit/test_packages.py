@@ -32,8 +32,10 @@ ROOMS = {
     "si/engines/": {"local"},
     "si/engines/vllm": {"local", "vllm"},
     "si/engines/deepspeed.py": {"local", "deepspeed"},
+    "si/engines/gathering.py": {"local", "deepspeed"},
     "si/engines/trainer.py": {"local", "liger"},
     "si/embedded/make_policy.py": {"local"},
+    "si/embedded/tiny_model.py": {"local"},
     "si/runs/trackers/mlflow.py": {"mlflow"},
     "si/runs/trackers/wandb.py": {"wandb"},
 }

@@ -64,7 +64,7 @@ def store(place: Place) -> Store:
 def python(code: str, place: Place, *arguments: str) -> subprocess.Popen[str]:
     """A process that runs `code` with `store` open."""
     start = (
-        "import sys\nfrom si.store.open import open_store\nfrom si.config import Place\n"
+        "import sys\nfrom si.store.open import open_store\nfrom si.config.place import Place\n"
         "store = open_store(Place.model_validate_json(sys.argv[1]))\n"
     )
     return subprocess.Popen(
