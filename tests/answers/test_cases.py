@@ -89,7 +89,7 @@ def test_every_reference_equals_itself(pool: MathPool) -> None:
     """A response that gives a case's reference word for word is correct."""
     seen = {}
     for one in CASES:
-        if isinstance(one.reference, str) and "\n" not in one.reference and not one.tolerance:
+        if isinstance(one.reference, str) and one.reference[:4] != "####" and not one.tolerance:
             words = (f"Answer: {one.reference}", one.reference, one.kind, one.choices)
             seen[words] = case(*words)
     said = Judge(Policy(), pool).judge_all(seen.values())

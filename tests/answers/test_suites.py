@@ -16,7 +16,9 @@ def verdicts() -> list[Verdict]:
 
 
 @pytest.mark.parametrize(
-    ("number", "assertion"), enumerate(ASSERTIONS), ids=lambda one: getattr(one, "suite", None)
+    ("number", "assertion"),
+    list(enumerate(ASSERTIONS)),
+    ids=lambda one: getattr(one, "suite", None),
 )
 def test_assertion(number: int, assertion: Assertion) -> None:
     """Their assertion holds, or the rule that contradicts it does."""
