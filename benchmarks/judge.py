@@ -6,9 +6,8 @@ Rollouts are generated from a seed: K = 16 a query, some 180 words each, in the 
 vision models end their answers. 60 % of the queries have a letter, a number or a number with a unit
 as reference, 40 % a formula. Plain math-verify parses each whole response and compares it with the
 reference, parsed once a query. Both run on one pinned core and are measured in processor seconds,
-child processes included. "Pairs that differ only" is the pace without the memo: no two of those
-responses give the same answer to the same question. The generator knows which responses are
-correct, so each verdict that differs is attributed.
+child processes included. The memo remembers comparisons of the same answer with the same reference.
+The generator knows which responses are correct, so each verdict that differs is attributed.
 """
 
 import argparse
@@ -265,13 +264,13 @@ def plain(rollouts: list[Rollout]) -> dict[str, Any]:
     return timed(work)
 
 
-def ours(rollouts: list[Rollout]) -> dict[str, Any]:
-    """The judge, with math-verify's process started; `pairs` are what is left to be told apart."""
+def ours(rollouts: list[Rollout], memo: bool) -> dict[str, Any]:
+    """The judge, with math-verify's process started."""
     from si.answers import Judge, MathPool, Policy, case
 
     with MathPool(size=1) as pool:
         pool.equal([(r"\int_0^1 x dx", r"\frac{1}{2}")])  # starts its process
-        judge = Judge(Policy(), pool)
+        judge = Judge(Policy(), pool, memo=memo)
         found = timed(
             lambda: judge.judge_all(
                 case(one.response, one.reference, one.kind, one.choices) for one in rollouts
@@ -283,24 +282,14 @@ def ours(rollouts: list[Rollout]) -> dict[str, Any]:
     return found
 
 
-def different(rollouts: list[Rollout], verdicts: list[Any]) -> list[Rollout]:
-    """The first rollout of each pair of reference and extracted answer."""
-    first = {}
-    for one, (_, extracted) in zip(rollouts, verdicts, strict=True):
-        first.setdefault((one.query, one.reference, extracted), one)
-    return list(first.values())
-
-
 def child(what: str, options: argparse.Namespace) -> dict[str, Any]:
     """One measurement, in this process, pinned to one core."""
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[options.slice % len(cores)]})
     rollouts = generate(options.seed, options.queries)
-    if what == "different":
-        rollouts = different(rollouts, ours(rollouts)["verdicts"])
     if options.slices > 1:
         rollouts = [one for one in rollouts if one.query % options.slices == options.slice]
-    return (plain if what == "plain" else ours)(rollouts)
+    return plain(rollouts) if what == "plain" else ours(rollouts, what == "memo")
 
 
 def start(what: str, options: argparse.Namespace, part: int = 0, parts: int = 1) -> Any:
@@ -334,8 +323,8 @@ def rates(rollouts: list[Rollout], found: dict[str, dict[str, Any]]) -> None:
     pace = {what: len(one["verdicts"]) / one["cpu"] for what, one in found.items()}
     names = {
         "plain": "plain math-verify, whole response",
-        "ours": "the judge, with the memo",
-        "different": "the judge, pairs that differ only",
+        "memo": "the judge, with the memo",
+        "bare": "the judge, without the memo",
     }
     print(f"{'':36} {'answers':>8} {'cpu s':>7} {'wall s':>7} {'per cpu s':>10} {'ratio':>6}")
     for what, name in names.items():
@@ -344,18 +333,20 @@ def rates(rollouts: list[Rollout], found: dict[str, dict[str, Any]]) -> None:
             f"{name:36} {len(one['verdicts']):8,} {one['cpu']:7.2f} {one['seconds']:7.2f} "
             f"{pace[what]:10,.0f} {pace[what] / pace['plain']:6.1f}"
         )
-    rules = ", ".join(f"{rule} {n:,}" for rule, n in Counter(found["ours"]["rules"]).most_common())
-    print(f"pairs that differ: {len(found['different']['verdicts']):,}; decided by: {rules}")
-    for what in ("plain", "ours"):
+    rules = ", ".join(f"{rule} {n:,}" for rule, n in Counter(found["memo"]["rules"]).most_common())
+    judged = zip(rollouts, found["memo"]["verdicts"], strict=True)
+    pairs = {(one.query, extracted) for one, (_, extracted) in judged}
+    print(f"distinct pairs of reference and answer: {len(pairs):,}; decided by: {rules}")
+    for what in ("plain", "memo"):
         judged = zip(rollouts, found[what]["verdicts"], strict=True)
         agree = sum(one.correct == correct for one, (correct, _) in judged)
-        print(f"agreement with the truth, {what}: {agree:,} of {len(rollouts):,}")
+        print(f"{names[what]}: {agree:,} of {len(rollouts):,} as they were made")
 
 
 def differences(rollouts: list[Rollout], found: dict[str, dict[str, Any]], every: bool) -> None:
     """Verdicts that differ, by who is wrong; an example of each kind, or all of them."""
     kinds = defaultdict(list)
-    both = zip(rollouts, found["plain"]["verdicts"], found["ours"]["verdicts"], strict=True)
+    both = zip(rollouts, found["plain"]["verdicts"], found["memo"]["verdicts"], strict=True)
     for one, (theirs, _), (mine, extracted) in both:
         if theirs != mine or mine != one.correct:
             judged = f"plain {theirs}, judge {mine}, truth {one.correct}"
@@ -376,7 +367,7 @@ def main() -> None:
     parser.add_argument(
         "--differences", action="store_true", help="list every verdict that differs"
     )
-    parser.add_argument("--child", choices=["plain", "ours", "different"], help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=["plain", "memo", "bare"], help=argparse.SUPPRESS)
     parser.add_argument("--slice", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--slices", type=int, default=1, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -389,10 +380,10 @@ def main() -> None:
         f"seed {options.seed}: {options.queries} queries x {K}, {words:.0f} words each, "
         f"{sum(one.part == 'plain' for one in rollouts) / len(rollouts):.0%} without a formula"
     )
-    found = {what: finished(start(what, options)) for what in ("plain", "ours", "different")}
+    found = {what: finished(start(what, options)) for what in ("plain", "memo", "bare")}
     rates(rollouts, found)
     for parts in range(1, len(os.sched_getaffinity(0)) + 1):
-        running = [start("ours", options, part, parts) for part in range(parts)]
+        running = [start("memo", options, part, parts) for part in range(parts)]
         slowest = max(one["seconds"] for one in map(finished, running))
         print(f"{parts} processes: {len(rollouts) / slowest:,.0f} answers/s by the clock")
     differences(rollouts, found, options.differences)
