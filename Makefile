@@ -60,6 +60,11 @@ bench: .make/test ## Run the benchmarks; each prints a ratio to a named baseline
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/data_import.py
 	$(BIN)/python benchmarks/report.py
+	$(BIN)/python benchmarks/judge.py
+
+.PHONY: soak
+soak: .make/test ## Judge 100,000 batches of hostile responses (more than an hour)
+	SI_HOSTILE=100000 $(BIN)/pytest tests/answers/test_hostile.py -k any_batch
 
 .PHONY: policy
 policy: .make/demo ## Make the embedded policy and its levels again, from nothing
