@@ -26,6 +26,7 @@ class Expected:
     """One case; `reference` is as a data file would hold it, a list meaning any of several."""
 
     id: str
+    file: str
     rule: str
     response: str
     reference: Any
@@ -85,6 +86,7 @@ def _expand(file: str, group: dict[str, Any]) -> Iterator[Expected]:
                 "response": response,
                 "choices": tuple(fields.get("choices", ())),
                 "tolerance": tuple(fields.get("tolerance", {}).items()),
+                "file": file,
                 "id": f"{group['id']}-{list_name[0]}{number}",
                 "correct": list_name == "accept",
             }

@@ -1,9 +1,9 @@
 """Public suites' assertions, restated, and how far the judge agrees with them.
 
-`python -m tests.answers.suites` prints a table of suites, and each disagreement with the rule that
-explains it.
+`python -m tests.answers.suites` writes docs/agreement.md again.
 """
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,9 @@ from typing import Any
 import yaml
 
 from si.answers import Judge, MathPool, Policy, Verdict, case
+from tests.answers import corpus
+
+PAGE = Path(__file__).parents[2] / "docs/agreement.md"
 
 
 @dataclass(frozen=True)
@@ -63,21 +66,87 @@ def judged(assertions: list[Assertion]) -> list[Verdict]:
     return [found[i] for i in range(len(assertions))]
 
 
-def main() -> None:
+def plain(assertions: list[Assertion]) -> list[bool]:
+    """Verdicts of math-verify as reward functions call it: on the whole response."""
+    from math_verify import parse, verify
+
+    def equal(one: Assertion) -> bool:
+        several = one.reference if isinstance(one.reference, tuple) else (one.reference,)
+        answer = parse(one.response, parsing_timeout=None)
+        wanted = [parse(f"\\boxed{{{text}}}", parsing_timeout=None) for text in several]
+        return any(verify(gold, answer, timeout_seconds=None) for gold in wanted)
+
+    logging.disable(logging.CRITICAL)
+    try:
+        return [equal(one) for one in assertions]
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+INTRODUCTION = """\
+# Agreement with other graders' tests
+
+What the tests of public graders assert, restated in our own values and words
+(`tests/answers/suites.yaml`), and what the judge says. "Differ" counts assertions that one of our
+rules contradicts on purpose; they are listed below. The last column is math-verify 0.9.0 on the
+same responses, as reward functions call it: the whole response against `\\boxed{reference}`. It
+reads LaTeX only between dollar signs or in a box, and compares neither letters nor words.
+
+| suite | assertions | the judge agrees | differ | plain math-verify agrees |
+|---|---|---|---|---|
+"""
+DIFFERENCES = """
+## Where we differ
+
+| suite | reference | response | theirs | ours, and why |
+|---|---|---|---|---|
+"""
+CASES = """
+## The judge's own cases
+
+`tests/answers/cases/` states what the judge must say, by rule; each file begins with its
+conventions. All of them hold. "Convention" counts cases about which people may differ.
+
+| file | accept | reject | convention |
+|---|---|---|---|
+"""
+
+
+def page() -> str:
+    """The text of docs/agreement.md."""
     assertions = load()
-    verdicts = judged(assertions)
-    print("| suite | assertions | agree | differ by convention | wrong |\n|---|---|---|---|---|")
-    for suite in dict.fromkeys(one.suite for one in assertions):
-        pairs = [(a, v) for a, v in zip(assertions, verdicts, strict=True) if a.suite == suite]
-        agree = sum(v.correct == a.theirs for a, v in pairs)
-        wrong = sum(v.correct != a.ours for a, v in pairs)
-        convention = sum(v.correct == a.ours != a.theirs for a, v in pairs)
-        print(f"| {suite} | {len(pairs)} | {agree} | {convention} | {wrong} |")
-    for one, verdict in zip(assertions, verdicts, strict=True):
-        if verdict.correct != one.theirs:
-            why = one.why if verdict.correct == one.ours else f"WRONG: {verdict}"
-            print(f"- {one.suite}: {one.response!r} for {one.reference!r}: {why}")
+    correct = [verdict.correct for verdict in judged(assertions)]
+    rows = list(zip(assertions, correct, plain(assertions), strict=True))
+    text = INTRODUCTION
+    for suite in [*dict.fromkeys(one.suite for one in assertions), None]:
+        of = [row for row in rows if suite in (row[0].suite, None)]
+        agree = sum(said == one.theirs for one, said, _ in of)
+        others = sum(said == one.theirs for one, _, said in of)
+        name = suite or "**all**"
+        text += f"| {name} | {len(of)} | {agree} | {len(of) - agree} | {others} |\n"
+    text += DIFFERENCES
+    for one, said, _ in rows:
+        if said != one.theirs:
+            names = {True: "correct", False: "incorrect"}
+            shown = [_code(str(part)) for part in (one.reference, one.response)]
+            text += f"| {one.suite} | {shown[0]} | {shown[1]} | {names[one.theirs]} | "
+            text += f"{names[said]}: {one.why} |\n"
+    text += CASES
+    cases = corpus.load()
+    for file in dict.fromkeys(one.file for one in cases):
+        of_file = [one for one in cases if one.file == file]
+        accept = sum(one.correct for one in of_file)
+        convention = sum(one.convention for one in of_file)
+        text += f"| {file}.yaml | {accept:,} | {len(of_file) - accept:,} | {convention:,} |\n"
+    accept = sum(one.correct for one in cases)
+    convention = sum(one.convention for one in cases)
+    text += f"| **all** | {accept:,} | {len(cases) - accept:,} | {convention:,} |\n"
+    return text
+
+
+def _code(text: str) -> str:
+    return "`" + text.replace("|", "\\|").replace("\n", " ") + "`"
 
 
 if __name__ == "__main__":
-    main()
+    PAGE.write_text(page())

@@ -5,7 +5,7 @@ from functools import cache
 import pytest
 
 from si.answers import Verdict
-from tests.answers.suites import Assertion, judged, load
+from tests.answers.suites import PAGE, Assertion, judged, load, page
 
 ASSERTIONS = load()
 
@@ -29,3 +29,8 @@ def test_assertion(number: int, assertion: Assertion) -> None:
 def test_every_difference_is_explained() -> None:
     """No assertion is contradicted without naming the rule."""
     assert all(one.why for one in ASSERTIONS if one.ours != one.theirs)
+
+
+def test_the_page_is_up_to_date() -> None:
+    """docs/agreement.md is what `python -m tests.answers.suites` writes."""
+    assert PAGE.read_text() == page()
