@@ -4,6 +4,7 @@ The words are those of docs/glossary.md. Within its shard, every table is sorted
 by (round, prefix_id, sample). Where a table has a record class, the schema is derived from it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple, get_type_hints
 
@@ -33,7 +34,8 @@ class Query:
     """A question about images, with its reference answer.
 
     `difficulty` is the data set's own grade, never a level (`level`). `rationale` is used only by
-    guided resampling with `gr.reference: true`. `images` are stored in a table of their own.
+    guided resampling with `gr.reference: true`. `images` are stored in a table of their own;
+    `choices`, the options' texts, in a column that only data sets with options have.
     """
 
     query_id: Annotated[
@@ -52,6 +54,7 @@ class Query:
     rationale: Annotated[
         str | None, Column(pa.string(), "the data set's worked solution, or null")
     ] = None
+    choices: Sequence[str] = ()
     images: tuple[bytes, ...] = ()
 
 
@@ -139,6 +142,8 @@ _WHICH = (
 KEY = [name for name, _, _ in _WHICH]
 
 QUERIES = _schema_of(Query)
+# Only where a part has options: other parts stay the artefacts that they are.
+CHOICES = pa.field("choices", pa.list_(pa.string()), metadata={"meaning": "the options' texts"})
 IMAGES = _schema(
     ("query_id", pa.string(), "the query"),
     ("images", pa.list_(pa.binary()), "its images, encoded (PNG or JPEG), in order"),
@@ -159,6 +164,10 @@ VERDICTS = _schema(
     ("correct", pa.bool_(), "the final answer equals the reference"),
     ("extracted", pa.string(), "the final answer as found in the response, or null"),
     ("method", pa.string(), "how it was decided: exact, number, choice, math, timeout or none"),
+    ("kind", pa.string(), "the kind of answer by which it was compared"),
+    ("where", pa.string(), "the rule that found the answer, or nothing"),
+    ("rule", pa.string(), "the rule that decided, or none"),
+    ("reason", pa.string(), "why it is not correct, or null"),
 )
 LEVEL_TABLE = _schema(
     ("query_id", pa.string(), "the query"),

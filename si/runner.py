@@ -165,12 +165,22 @@ class Runner:
             other = read_record(self.store, address, lambda raw: raw["address"])
             raise RunChanged(
                 f"The run {self.name} already has another {entry}",
-                f"{address} points to {other}, now {spec.address}",
+                f"{address} points to {other}, now {spec.address}{self._versions(other, spec)}",
                 (
                     "Give this recipe another run name: --run NAME",
                     "Or begin a new generation of this run: --fresh",
+                    "Or resume it with the version of si-ctl that began it.",
                 ),
             )
+
+    def _versions(self, other: str, spec: Spec) -> str:
+        """What to say if the stage itself has changed since an artefact was made."""
+        if not self.store.exists(f"{other}/spec.json"):
+            return ""
+        before = Spec.load(self.store, other).schema
+        if before == spec.schema:
+            return ""
+        return f"\nthe stage {spec.stage} has version {spec.schema} here, version {before} there"
 
     def begin(self, entry: Entry, shards: int) -> None:
         """Report that a stage begins."""

@@ -13,16 +13,19 @@ from si.answers.extract import Found, find
 from si.answers.judge import Judge, judge
 from si.answers.kinds import infer, understand
 from si.answers.pool import MathPool
+from si.answers.rules import RULES, Rule
 
 __all__ = [
     "KINDS",
     "REASONS",
+    "RULES",
     "Case",
     "Found",
     "Judge",
     "MathPool",
     "Policy",
     "Reference",
+    "Rule",
     "Tolerance",
     "Verdict",
     "case",

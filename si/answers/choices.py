@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 from si.answers.case import Policy
 from si.answers.formulas import Comparer
-from si.answers.grammar import Node, read
+from si.answers.grammar import read
 from si.answers.prose import predicate
 from si.answers.spelling import TooBig, Unreadable
 from si.answers.text import clean, fold, leadless, truth, words
+from si.answers.tokens import Node
 
 
 class Named(NamedTuple):

@@ -237,7 +237,7 @@ class _Parser(Tokens):
             return node
         if opening not in ("(", "["):
             raise Unreadable(f"{opening!r} is unexpected")
-        items = self.deeper(self.items)[1]
+        items: tuple[Node, ...] = self.deeper(self.items)[1]
         closing = self.take()
         if closing not in (")", "]"):
             raise Unreadable("a bracket stays open")

@@ -10,9 +10,9 @@ from fractions import Fraction
 
 from si.answers import units
 from si.answers.case import DEFAULT, Policy, Tolerance
-from si.answers.expressions import Node
 from si.answers.intervals import same_sets, to_set
 from si.answers.spelling import TooBig, Unreadable
+from si.answers.tokens import Node
 from si.answers.units import NONE, PERCENT, Unit
 from si.answers.values import Value, evaluate, has, near, real, sample, variables
 
@@ -154,16 +154,16 @@ class Comparer:
             return self._real_sets(one, other)
         if kinds == {True}:
             return self._same(one[1][1], other[1][1])
-        equations = [_equation(node) for node in (one, other)]
-        if all(equations):
-            (left, right), (left_, right_) = equations[0] or (), equations[1] or ()
+        equation, equation_ = _equation(one), _equation(other)
+        if equation and equation_:
+            (left, right), (left_, right_) = equation, equation_
             named = one[3][0] and other[3][0]
             if named and (left == left_ or _functions(left, left_, right, right_)):
                 equal = self._same(right, right_)
                 self.rule = "equation"
                 return equal
             return self._proportional(left, right, left_, right_, signed=False)
-        if any(equations) or variables(one) != variables(other):
+        if equation or equation_ or variables(one) != variables(other):
             return False
         if self._real_sets(one, other):
             return True
@@ -326,7 +326,7 @@ def _rounded(node: Node, value: Value) -> bool:
         size, step = size / 10, step * 10
     while size < 1:
         size, step = size * 10, step / 10
-    return abs(pair[0] - node[1]) <= step / Fraction(10) ** (digits - 1)
+    return bool(abs(pair[0] - node[1]) <= step / Fraction(10) ** (digits - 1))
 
 
 def _spread(node: Node) -> Node:
@@ -357,7 +357,7 @@ def _signed(node: Node, sign: int) -> Node:
 
 def _signed_part(part: object, sign: int) -> object:
     if isinstance(part, tuple) and part:
-        if isinstance(part[0], str) and not isinstance(part, Unit):
+        if isinstance(part[0], str):
             return _signed(part, sign)
         return tuple(_signed_part(each, sign) for each in part)
     return part

@@ -65,17 +65,19 @@ def read_once(text: str) -> Node:
 
 def _split(text: str, pattern: re.Pattern[str]) -> tuple[list[str], list[str]]:
     """Parts of a text between matches outside of all brackets, and the matches."""
-    parts, seps, depth, start, bars = [], [], 0, 0, 0
+    parts: list[str] = []
+    seps: list[str] = []
+    depth = start = 0
+    spots: list[tuple[int, int, str | None]]
     spots = [(m.start(), m.end(), None) for m in _OPEN.finditer(text)]
-    for match in pattern.finditer(text):
-        spots.append((match.start(), match.end(), match[0]))  # type: ignore[arg-type]
+    spots += [(match.start(), match.end(), match[0]) for match in pattern.finditer(text)]
     for begin, end, found in sorted(spots, key=lambda spot: spot[:2]):
         if found is None:
             char = text[end - 1]
             depth += 1 if char in "({[" else -1
             if depth > DEEPEST:
                 raise TooBig("too many brackets")
-        elif depth <= 0 and begin >= start and bars % 2 == 0:
+        elif depth <= 0 and begin >= start:
             parts.append(text[start:begin])
             seps.append(found)
             start = end

@@ -3,8 +3,8 @@
 from fractions import Fraction
 from functools import cmp_to_key
 
-from si.answers.expressions import Node
 from si.answers.spelling import Unreadable
+from si.answers.tokens import Node
 from si.answers.values import Value, evaluate, near, real, variables
 
 # An interval: lower end, whether it belongs, upper end, whether it belongs. None is infinity.

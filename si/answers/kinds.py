@@ -4,12 +4,12 @@ import re
 
 from si.answers.case import Reference
 from si.answers.choices import named, options, several
-from si.answers.expressions import Node
 from si.answers.extract import find
 from si.answers.grammar import read_once
 from si.answers.numerals import numeral
 from si.answers.spelling import TooBig, Unreadable
 from si.answers.text import FALSE, TRUE, clean, fold, trim, truth, words
+from si.answers.tokens import Node
 from si.answers.values import variables
 from si.errors import DataError
 

@@ -5,12 +5,12 @@ from typing import NamedTuple
 
 from si.answers import units
 from si.answers.choices import NOTHING, RETRACTED, SEVERAL, Named, Options, named, variants
-from si.answers.expressions import Node
 from si.answers.grammar import read
 from si.answers.numerals import numeral
 from si.answers.prose import concluded, final, last_line, predicate, sentences
 from si.answers.spelling import TooBig, Unreadable
 from si.answers.text import fold, trim, truth, unmark, unwrap, words
+from si.answers.tokens import Node
 
 
 class Read(NamedTuple):

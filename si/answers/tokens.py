@@ -132,7 +132,8 @@ DECORATED = frozenset(
 )
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>\d+\.(?=\\(?:overline|bar))|\d+(?:\.\d+)?(?:[eE][+-]?\d{1,4}(?![\d.]))?|\d+\.(?!\d)|\.\d+)"
-    r"|\\(?P<command>[a-zA-Z]+|[{}|%])|(?P<word>[A-Za-z]+)|(?P<sign>\*\*|[-+*/^_(){}\[\]|!%°,&'~]))"
+    r"|\\(?P<command>[a-zA-Z]+|[{}|%])|(?P<word>[A-Za-z]+)|(?P<sign>\*\*|[-+*/^_(){}\[\]|!%°,&'~]))",
+    re.ASCII,
 )
 
 

@@ -390,8 +390,8 @@ def _known(text: str, upright: bool) -> Unit | None:
         elif match["power"]:
             if not last:
                 return None
-            power = {"²": 2, "³": 3}.get(match["power"].strip())
-            power = power if power is not None else int((match["digits"] or "1").replace("−", "-"))
+            raised = {"²": 2, "³": 3}.get(match["power"].strip())
+            power = raised or int((match["digits"] or "1").replace("−", "-"))
             if "^" not in match["power"] and match["digits"] and text[at - len(match[0])].isspace():
                 return None  # a number behind a unit is another number
             sign_of_last = 1 if powers[last] > 0 else -1
@@ -409,7 +409,7 @@ def _noun(text: str) -> Unit | None:
     lowered = text.replace("’", "'").split()
     if not 1 <= len(lowered) <= 4:
         return None
-    made = []
+    made: list[str] = []
     for word in lowered:
         word = word.strip("().,").lower()
         if not word.replace("-", "").replace("'", "").isalpha() or (word in _STOP):

@@ -11,8 +11,8 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-from si.answers.expressions import Node
 from si.answers.spelling import TooBig, Unreadable
+from si.answers.tokens import Node
 
 BITS = 20_000  # of a whole number
 LARGEST = 400  # argument of a factorial

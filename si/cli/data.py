@@ -4,13 +4,14 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from si.cli.console import Counting, plural, say, table
 from si.cli.options import ForceOption, JsonOption, StoreOption, open_place, resolve, writing_store
 from si.clusters.local import local_folder
+from si.config.recipe import AnswerKind
 from si.datasets.columns import parse_map
 from si.datasets.hub import NAME, download
 from si.datasets.importing import SHOWN, Imported, Source, import_data
@@ -45,7 +46,7 @@ SplitOption = Annotated[
     ),
 ]
 AnswerKindOption = Annotated[
-    Literal["number", "choice", "text"] | None,
+    AnswerKind | None,
     typer.Option(help="Kind of all answers.  \\[default: inferred for each row]"),
 ]
 

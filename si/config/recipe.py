@@ -14,6 +14,12 @@ RESHAPING = ("tc", "rp")
 STRATEGIES = ("vanilla", "tc", "rp", "ar", "gr", "ar+tc", "ar+rp", "gr+tc", "gr+rp")
 
 
+AnswerKind = Literal[
+    *("choice", "choices", "number", "expression", "set", "interval", "tuple", "equation"),
+    *("boolean", "text"),
+]
+
+
 class Data(Section):
     """The data set."""
 
@@ -24,7 +30,7 @@ class Data(Section):
     """For a `hub:` source: which column holds which field, as in `data import --map`."""
     split: Annotated[str, LATER] = ""
     """For a `hub:` source: which rows are train, dev and test, as in `data import --split`."""
-    answer_kind: Annotated[Literal["number", "choice", "text"] | None, LATER] = None
+    answer_kind: Annotated[AnswerKind | None, LATER] = None
     """For a `hub:` source: kind of answers; by default inferred for each row."""
     skip_bad: Annotated[bool, LATER] = False
     """For a `hub:` source: skip unusable rows instead of refusing the data set."""
@@ -115,11 +121,33 @@ class GrSettings(Section):
     """Use the data set's rationale as the trajectory of a query without a success."""
 
 
+class Near(Section):
+    """How far a number may be from its reference."""
+
+    absolute: float = Field(0.0, ge=0)
+    """Largest difference between a number and its reference."""
+    relative: float = Field(0.0, ge=0)
+    """Largest difference as a share of the reference; 0.05 is five percent."""
+    decimals: int | None = Field(None, ge=0, le=30)
+    """Compare after rounding to so many decimal places."""
+
+
 class Verify(Section):
     """How responses are judged."""
 
     judge: str = "answers"
     """`answers` compares final answers; `package.module:function` names a custom verifier."""
+    profile: Annotated[Literal["strict", "lenient"], LATER] = "strict"
+    """`strict` reads an answer only after a mark, or from a last line that is nothing but an
+    answer; `lenient` also reads the last number, formula or option named."""
+    tolerance: Annotated[Near, LATER] = Near()
+    """How far a number may be from its reference; by default not at all."""
+    units: Annotated[Literal["strict", "ignore"], LATER] = "strict"
+    """`strict`: units must agree where both have one; `ignore`: they do not matter."""
+    convert: Annotated[bool, LATER] = False
+    """Compare units of one dimension by their value: 1 m equals 100 cm."""
+    off: Annotated[tuple[str, ...], LATER] = ()
+    """Rules that are switched off, by their names in docs/judging.md."""
     math_timeout: float = Field(5.0, gt=0)
     """Time limit in seconds for math-verify to compare one pair of answers."""
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from si.errors import DataError
-from si.records import QUERIES, Query
+from si.records import CHOICES, QUERIES, Query
 from si.store.artifact import Artifact
 
 QUERIES_FILE = "queries.parquet"
@@ -64,7 +64,7 @@ class Dataset:
                 "splits: "
                 + ", ".join(sorted({str(r.facts.get("split")) for r in self._records()})),
             )
-        return pa.concat_tables(parts)
+        return pa.concat_tables(parts, promote_options="default")
 
     def parts(self) -> Iterator[tuple[str, list[Query]]]:
         """All queries with their images, in the data's order, one part in memory at a time.
@@ -107,7 +107,7 @@ class Dataset:
     def queries(self, rows: pa.Table, images: bool = False) -> list[Query]:
         """Rows of `table` or `select` as records; with their images if `images`."""
         pictures = self.images(rows["query_id"].to_pylist()) if images else {}
-        names = [name for name in QUERIES.names if name in rows.column_names]
+        names = [name for name in (*QUERIES.names, CHOICES.name) if name in rows.column_names]
         return [
             Query(**row, images=pictures.get(row["query_id"], ()))
             for row in rows.select(names).to_pylist()

@@ -159,7 +159,8 @@ def digest_of(row: ParsedRow) -> bytes:
     """SHA-256 over all that is stored of a row, its images as they were found."""
     images = [hashlib.sha256(image).hexdigest() for image in row.images]
     texts = [row.question, row.answer, row.kind, row.rationale, row.difficulty, row.family]
-    return hashlib.sha256(json.dumps([images, texts]).encode()).digest()
+    choices = [list(row.choices)] if row.choices else []
+    return hashlib.sha256(json.dumps([images, texts, *choices]).encode()).digest()
 
 
 def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -109,5 +109,6 @@ def _query(
         "answer_kind": row.kind,
         "difficulty": row.difficulty,
         "rationale": row.rationale,
+        "choices": list(row.choices) or None,
         "images": [fit(image).data if plan.changed else image for image in row.images],
     }

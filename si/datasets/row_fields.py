@@ -14,10 +14,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from si.answers import find, infer
+from si.answers.choices import Options, named, several
+from si.answers.text import fold
 from si.datasets.row_images import BadRow, find_images
 from si.datasets.rows import SPLIT_NAMES, File
 from si.readers.files import Row
-from si.stages.verify import extract, normalise, number
 
 _IMAGE_MARK = re.compile(
     r"[ \t]*(?:<image>|<\|vision_start\|><\|image_pad\|><\|vision_end\|>|<\|image_pad\|>)[ \t]*\n?"
@@ -34,13 +36,14 @@ class ParsedRow:
     """What a row holds.
 
     Attributes:
-        kind: the answer's kind: number, choice or text.
+        kind: the answer's kind, one of `si.answers.KINDS`.
         images: encoded, as they were found.
         split: train, dev or test; None if neither the row nor its file says.
         rationale: a worked solution, or None.
         difficulty: the data set's own grade, 0 to 127; 0 where it has none.
         family: None where the row names none.
         files: (path, stamp) of the files that it names; the stamps are from before they were read.
+        choices: the options' texts, in order.
     """
 
     question: str
@@ -52,6 +55,7 @@ class ParsedRow:
     difficulty: int
     family: str | None
     files: tuple[tuple[str, str], ...] = ()
+    choices: tuple[str, ...] = ()
 
 
 def parse_row(
@@ -77,10 +81,12 @@ def parse_row(
     values = {name: _value(row, column, file) for name, column in columns.items()}
     images = find_images(values["images"], file)
     question = _question(values["question"], len(images))
-    options = _options(values.get("choices"))
+    options = options_of(values.get("choices"))
     answer, worked = _answer(values["answer"], options)
+    inferred = "choice"
     if options:
         answer = _letter(answer, options)
+        inferred = "choices" if len(answer) > 1 else "choice"
         if not _LISTED_OPTION.search(question):
             lines = (f"{chr(65 + i)}. {option}" for i, option in enumerate(options))
             question = "\n".join([question, *lines])
@@ -88,13 +94,14 @@ def parse_row(
     return ParsedRow(
         question=question,
         answer=answer,
-        kind=kind or ("choice" if options else answer_kind(question, answer)),
+        kind=kind or (inferred if options else answer_kind(question, answer)),
         images=tuple(image.data for image in images),
         split=_split(values.get("split"), splits) or file.split,
         rationale=(_text(rationale, "rationale", joined=True) if rationale else worked) or None,
         difficulty=_grade(values.get("difficulty")),
         family=_text(family, "family")[:60] if family else None,
         files=tuple(image.file for image in images if image.file),
+        choices=tuple(options),
     )
 
 
@@ -107,12 +114,11 @@ def row_id(row: Row | str, columns: Mapping[str, str], file: File) -> str:
 
 
 def answer_kind(question: str, answer: str) -> str:
-    """number, choice (the letter of an option that the question lists), or text (or a formula)."""
-    plain = normalise(answer)
-    if number(plain):
-        return "number"
-    is_letter = re.fullmatch(r"\(?[A-J]\)?", plain)
-    return "choice" if is_letter and _LISTED_OPTION.search(question) else "text"
+    """The kind of an answer, as the verifier infers it; a letter is a choice only if the question
+    lists options."""
+    kind = infer(answer)
+    letters = kind in ("choice", "choices")
+    return "text" if letters and not _LISTED_OPTION.search(question) else kind
 
 
 # --- values ----------------------------------------------------------------------------------
@@ -217,10 +223,12 @@ def _answer(value: Any, options: Sequence[str]) -> tuple[str, str | None]:
         if not 0 <= value < len(options):
             raise BadRow("answer", f"{value} is not a position in {len(options)} choices")
         return chr(65 + value), None
+    if options and isinstance(value, list | tuple) and len(value) > 1:  # several are correct
+        return "; ".join(_text(each, "answer") for each in value), None
     text = _text(value, "answer")
     found = _TAGGED.findall(text)[-1:] or _HASHES.findall(text)[-1:]
     if not found and "\\boxed" in text:
-        boxed = extract(text)
+        boxed = find(text)
         found = [boxed.text] if boxed.where == "boxed" and boxed.text else []
     if not found:
         return text, None
@@ -230,8 +238,12 @@ def _answer(value: Any, options: Sequence[str]) -> tuple[str, str | None]:
     return found[0].strip(), text if len(rest) > LONGEST_REST else None
 
 
-def _options(value: Any) -> list[str]:
-    """The options' texts, from a list, a struct with `text`, one by letter, or a list as text."""
+def options_of(value: Any) -> list[str]:
+    """The options' texts, from a list, a struct with `text`, one by letter, or a list as text.
+
+    Raises:
+        BadRow: if it is none of these.
+    """
     if isinstance(value, str):
         value = value.strip()
         for parse in (json.loads, ast.literal_eval):
@@ -252,7 +264,7 @@ def _options(value: Any) -> list[str]:
 
 
 def _letter(answer: str, options: Sequence[str]) -> str:
-    """The letter of the option that is the answer."""
+    """The letter of the option that is the answer; of several, `A, C`."""
     match = re.fullmatch(r"\(?([A-Za-z])[).:]?", answer)
     position = ord(match[1].upper()) - 65 if match else -1
     equal = [i for i, option in enumerate(options) if option == answer]
@@ -262,13 +274,14 @@ def _letter(answer: str, options: Sequence[str]) -> str:
         return chr(65 + equal[0])
     if equal:
         raise BadRow("answer", f"{answer!r} may mean several of the choices")
-    alike = [i for i, option in enumerate(options) if normalise(option) == normalise(answer)]
-    lettered = re.match(r"\(?([A-Z])[).:]\s+(.*)", answer, re.DOTALL)  # "B. a dog"
-    if lettered and ord(lettered[1]) - 65 < len(options):
-        alike = alike or [ord(lettered[1]) - 65]
-    if len(alike) != 1:
+    alike = [i for i, option in enumerate(options) if fold(option) == fold(answer)]
+    if len(alike) == 1:
+        return chr(65 + alike[0])
+    known = Options(options)
+    letters = named(answer, known).letters or several(answer, known).letters
+    if alike or not letters:
         raise BadRow("answer", f"{answer[:60]!r} is not one of the {len(options)} choices")
-    return chr(65 + alike[0])
+    return ", ".join(letters)
 
 
 def _split(value: Any, splits: Mapping[str, str]) -> str | None:

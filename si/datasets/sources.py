@@ -21,7 +21,7 @@ from si.datasets.port import Hub
 from si.embedded import EMBEDDED_LEVELS, EMBEDDED_POLICY
 from si.engines.families import read_config
 from si.errors import RecipeError, StageFailed
-from si.records import IMAGES, QUERIES
+from si.records import CHOICES, IMAGES, QUERIES
 from si.store.artifact import Artifact
 from si.store.commit import (
     Manifest,
@@ -74,13 +74,19 @@ def parts(queries: list[dict[str, Any]], split: str) -> Output:
     """A part of a data set, ready to commit.
 
     Args:
-        queries: dicts with the columns of QUERIES, and `images`.
+        queries: dicts with the columns of QUERIES, `images`, and `choices` where there are any.
         split: the split of the part.
     """
+    schema = QUERIES.append(CHOICES) if any(query.get("choices") for query in queries) else QUERIES
     return Output(
         files={
             QUERIES_FILE: pa.Table.from_pylist(
-                [{name: query[name] for name in QUERIES.names} for query in queries], QUERIES
+                [
+                    {name: query[name] for name in QUERIES.names}
+                    | {CHOICES.name: query.get(CHOICES.name) or None}
+                    for query in queries
+                ],
+                schema,
             ),
             IMAGES_FILE: pa.Table.from_pylist(
                 [{name: query[name] for name in IMAGES.names} for query in queries], IMAGES

@@ -1,12 +1,10 @@
-"""Anybody's answers, judged as the verify stage judges: a file of responses and references.
+"""Any file of responses and references, judged as the verify stage judges.
 
-Rows are read, judged and written a piece at a time. What a file's columns are is told from their
-names, as `diagnose` does, or from the user's word.
+Rows are read, judged and written a piece at a time. Columns are recognised by their names, as
+`diagnose` does, or named by the user.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -14,89 +12,41 @@ from typing import Any
 
 import pyarrow as pa
 
+from si.answers import KINDS, Case, Judge, MathPool, Policy, Verdict
+from si.answers import understand as understood
+from si.answers.case import plain
+from si.answers.custom import judge_custom
+from si.answers.unread import UNREAD
+from si.datasets.row_fields import BadRow, options_of
 from si.errors import DataError
 from si.events import Event
 from si.machine.files import check
 from si.plugins import load
 from si.readers.aliases import look_up, root
 from si.readers.files import open_parquet
-from si.report.intervals import Interval, wilson
 from si.rollouts.chunks import BROKEN, Row, file_suffix, first_rows, json_objects
+from si.rollouts.judged import Judged
 from si.rollouts.known_tools import ALIASES, ANSWERS, LAYOUTS
 from si.rollouts.layouts import write
-from si.rollouts.messages import as_number, as_text, message_text, prompt_and_response
+from si.rollouts.messages import as_number, message_text, prompt_and_response
+from si.rollouts.opinions import Opinions
 from si.rollouts.table import Bad, refusal
-from si.stages.verify import Judgement, MathPool, judge_all, own_judge, said
 
-FIELDS = ("response", "messages", "answer", "answer_kind", "finish_reason", "reward")
-KINDS = ("number", "choice", "text")
+FIELDS = (
+    *("response", "messages", "answer", "answer_kind", "choices", "finish_reason", "reward"),
+    *("id", "question", "truth"),
+)
+IDS = ("id", "query_id", "question_id", "qid", "pid", "uid", "problem_id", "doc_id", "index")
 PIECE = 2000  # rows judged at a time
 VERDICT = {
     "verdict_correct": pa.bool_(),
     "verdict_extracted": pa.string(),
     "verdict_method": pa.string(),
+    "verdict_kind": pa.string(),
+    "verdict_where": pa.string(),
+    "verdict_rule": pa.string(),
+    "verdict_reason": pa.string(),
 }
-
-
-@dataclass
-class Judged:
-    """What the answers of a file came to.
-
-    Attributes:
-        columns: field -> column, or path into one, where it was read.
-        rows: those that were judged; responses: the same, unless rows hold several.
-        methods: how verdicts were reached -> how many of them.
-        bad: rows that could not be judged.
-        against: (the file's own reward, our verdict) -> how many responses.
-    """
-
-    file: str
-    columns: Mapping[str, str]
-    rows: int = 0
-    responses: int = 0
-    right: int = 0
-    methods: Counter[str] = field(default_factory=Counter)
-    bad: list[Bad] = field(default_factory=list)
-    against: Counter[tuple[float, bool]] = field(default_factory=Counter)
-
-    @property
-    def accuracy(self) -> float:
-        return self.right / self.responses if self.responses else 0.0
-
-    @property
-    def interval(self) -> Interval | None:
-        """Wilson's 95 % interval of the accuracy."""
-        return wilson(self.right, self.responses)
-
-    @property
-    def disagreement(self) -> tuple[int, int] | None:
-        """Responses that only the file's own reward, and that only our verdict calls right; None if
-        it has no reward of two values, of which the higher one is right."""
-        rewards = {reward for reward, _ in self.against}
-        if not 0 < len(rewards) <= 2 or (len(rewards) == 1 and not rewards & {0.0, 1.0}):
-            return None
-        right = max(*rewards, 1.0) if len(rewards) == 1 else max(rewards)
-        theirs = sum(
-            n for (reward, ours), n in self.against.items() if reward == right and not ours
-        )
-        only = sum(n for (reward, ours), n in self.against.items() if reward != right and ours)
-        return theirs, only
-
-    def to_json(self) -> dict[str, Any]:
-        differ = self.disagreement
-        return {
-            "file": self.file,
-            "columns": dict(self.columns),
-            "rows": self.rows,
-            "responses": self.responses,
-            "right": self.right,
-            "accuracy": self.accuracy,
-            "interval": self.interval,
-            "methods": dict(sorted(self.methods.items())),
-            "skipped": len(self.bad),
-            "skipped_rows": [one._asdict() for one in self.bad[:100]],
-            "own_reward": differ and {"right_there_only": differ[0], "right_here_only": differ[1]},
-        }
 
 
 def judge_file(
@@ -105,6 +55,8 @@ def judge_file(
     out: Path | None = None,
     *,
     judge: str = "answers",
+    policy: Policy | None = None,
+    opinions: Opinions | None = None,
     timeout: float = 5.0,
     skip_bad: bool = False,
     force: bool = False,
@@ -113,15 +65,18 @@ def judge_file(
     """Judge all responses of a JSONL, JSON or Parquet file.
 
     Args:
-        mapping: field -> column or path: response (or messages, whose last one it is), answer;
-            answer_kind, finish_reason and reward if there are any.
+        mapping: field -> column or path: response (or messages, whose last one it is), answer
+            (one, or a list of accepted ones); answer_kind, choices, finish_reason, reward, id,
+            question and truth if there are any.
         out: a file of the same kind to write, whole or not at all: all rows and columns, and
-            `verdict_correct`, `verdict_extracted`, `verdict_method`.
+            the columns of `VERDICT`.
         judge: `answers`, or `package.module:function` as a recipe's `verify.judge`.
+        policy: profile, tolerance, units and rules; by default those of a recipe.
+        opinions: collects what else is to be said of the verdicts.
         timeout: processor seconds that math-verify may take for one answer.
         skip_bad: leave out rows without a response or a reference instead of refusing; in `out`
             their verdicts are null.
-        on_event: hears how many rows are `done` of the `total`, if that can be known.
+        on_event: receives how many rows are `done` of the `total`, if that can be known.
 
     Raises:
         DataError: if the columns do not tell what is what, rows are bad, or `out` does not fit.
@@ -141,10 +96,11 @@ def judge_file(
         check(out, force)
     names, rows = first_rows(str(path), path)
     columns = understand(names, rows, mapping or {}, str(path))
-    made = Judged(str(path), columns)
+    made = Judged(str(path), columns, opinions=opinions or Opinions())
     own = None if judge == "answers" else load("judge", judge, {})
     with MathPool(timeout) as pool:
-        work = _Work(made, pool, own, skip_bad)
+        rules = Judge(policy or Policy(), pool).judge_all
+        work = _Work(made, rules if own is None else partial(judge_custom, own), skip_bad)
         wanted = None if out else sorted({root(where, names) for where in columns.values()})
         judged = work.judged(_pieces(path, kind, wanted, made.bad), _count(path, kind), on_event)
         if out is None:
@@ -153,6 +109,7 @@ def judge_file(
         else:
             several = any(_several(look_up(row, columns.get("response", ""))) for row in rows)
             write(judged, partial(_schema, path, kind, several), out, force)
+        made.timeouts = pool.counts["timeout"]
     return made
 
 
@@ -200,7 +157,12 @@ def understand(
     if "response" not in found:
         named("messages", ALIASES["messages"])
     named("answer", ANSWERS)
-    named("answer_kind", ("answer_kind",))
+    kinds = [row.get("kind") for row in rows[:50] if isinstance(row, dict)]
+    known_kinds = any(kinds) and set(kinds) <= {None, *KINDS}
+    named("answer_kind", ("answer_kind", "kind") if known_kinds else ("answer_kind",))
+    named("choices", ("choices", "options"))
+    named("id", IDS)
+    named("question", ("question", "prompt", "problem", "query"))
     named("finish_reason", ("finish_reason",))
     if not (known and known.only):  # whose scores are not about the response alone
         named("reward", ALIASES["reward"])
@@ -260,8 +222,13 @@ def _schema(path: Path, kind: str, several: bool, _: Row) -> pa.Schema:
 class _Work:
     """Judges pieces of a file."""
 
-    def __init__(self, made: Judged, pool: MathPool, own: Any, skip_bad: bool):
-        self.made, self.pool, self.own, self.skip_bad = made, pool, own, skip_bad
+    def __init__(
+        self,
+        made: Judged,
+        judge: Callable[[Sequence[Case]], list[Verdict]],
+        skip_bad: bool,
+    ):
+        self.made, self.judge, self.skip_bad = made, judge, skip_bad
 
     def judged(
         self, pieces: Iterator[list[Row]], total: int | None, on_event: Callable[[Event], None]
@@ -271,7 +238,7 @@ class _Work:
         for piece in pieces:
             asked = [self._asked(row, first + i) for i, row in enumerate(piece)]
             if self.skip_bad or not self.made.bad:  # else only what else is bad matters
-                yield from self._rows(piece, asked, first)
+                yield from self._rows(piece, asked)
             first += len(piece)
             if total:
                 bad = len(self.made.bad)
@@ -282,45 +249,70 @@ class _Work:
             left_out = f"{len(self.made.bad)} rows were left out"
             raise DataError(f"{self.made.file} has no response to judge", left_out)
 
-    def _asked(self, row: Row, number_: int) -> list[tuple[str, str, str]]:
-        """(response, reference, answer kind) of each response of a row; none if it is bad."""
+    def _asked(self, row: Row, number_: int) -> list[Case]:
+        """The case of each response of a row; none if it is bad."""
         if row is BROKEN:
             return []  # it is noted
-        get = partial(look_up, row)
-        columns, bad = self.made.columns, self.made.bad
+        try:
+            return self._cases(row, number_)
+        except BadRow as error:
+            columns = self.made.columns
+            where = columns.get(error.field, error.field)
+            self.made.bad.append(Bad(self.made.file, number_, where, error.why))
+            return []
+
+    def _cases(self, row: Row, number_: int) -> list[Case]:
+        columns = self.made.columns
+
+        def get(name: str) -> Any:
+            return look_up(row, columns[name]) if name in columns else None
+
         texts: list[Any]
         if "response" in columns:
-            value = get(columns["response"])
+            value = get("response")
             texts = value if _several(value) else [message_text(value)]
         else:
-            texts = [prompt_and_response(get(columns["messages"]))[1]]
-        answer = as_text(get(columns["answer"]))
-        what = columns.get("response") or columns["messages"]
-        where = columns["answer"] if texts[0] is not None else what
-        if texts[0] is None or answer is None or not answer.strip():
-            bad.append(Bad(self.made.file, number_, where, "is missing"))
-            return []
-        kind = get(columns["answer_kind"]) if "answer_kind" in columns else "text"
-        if kind not in KINDS:
-            known = f"is none of {', '.join(KINDS)}: {str(kind)[:40]!r}"
-            bad.append(Bad(self.made.file, number_, columns["answer_kind"], known))
-            return []
-        reason = get(columns["finish_reason"]) if "finish_reason" in columns else "stop"
-        return [(said(each, str(reason)), answer, kind) for each in texts]
+            texts = [prompt_and_response(get("messages"))[1]]
+        if texts[0] is None:
+            raise BadRow("response" if "response" in columns else "messages", "is missing")
+        choices = tuple(options_of(get("choices")))
+        references = _references(get("answer"), choices)
+        kind = get("answer_kind")
+        if kind not in (None, "", *KINDS):
+            raise BadRow("answer_kind", f"is none of {', '.join(KINDS)}: {str(kind)[:40]!r}")
+        kind = kind or None
+        try:
+            for reference in references:
+                understood(reference, kind, choices)
+        except DataError as error:
+            raise BadRow("answer", error.headline) from error
+        reason = str(get("finish_reason") or "stop")
+        name, question = get("id"), get("question")
+        asked = question if isinstance(question, str) else ""
+        id_ = f"row {number_}" if name is None else str(name)
+        return [Case(each, references, kind, choices, reason, id_, asked) for each in texts]
 
-    def _rows(
-        self, piece: list[Row], asked: list[list[tuple[str, str, str]]], first: int
-    ) -> Iterator[dict[str, Any]]:
+    def _rows(self, piece: list[Row], asked: list[list[Case]]) -> Iterator[dict[str, Any]]:
         made = self.made
         cases = [case for of_row in asked for case in of_row]
-        if self.own is None:
-            verdicts = judge_all(cases, self.pool)
-        else:
-            ids = [f"of row {first + i}" for i, of_row in enumerate(asked) for _ in of_row]
-            verdicts = own_judge(self.own, ids, cases)
+        verdicts = self.judge(cases)
         made.responses += len(verdicts)
         made.right += sum(verdict.correct for verdict in verdicts)
-        made.methods.update(verdict.method for verdict in verdicts)
+        for case, verdict in zip(cases, verdicts, strict=True):
+            made.methods[verdict.method] += 1
+            made.kinds[verdict.kind] += 1
+            made.found[verdict.where] += 1
+            made.rules[verdict.rule] += 1
+            if verdict.reason:
+                made.reasons[verdict.reason] += 1
+            if verdict.reason in UNREAD and len(made.examples) < 3:
+                made.examples.append((case, verdict))
+        truths = [
+            truth
+            for row, of_row in zip(piece, asked, strict=True)
+            for truth in self._truths(row, len(of_row))
+        ]
+        made.opinions.hear(cases, verdicts, truths)
         rest = iter(verdicts)
         for row, of_row in zip(piece, asked, strict=True):
             found = list(islice(rest, len(of_row)))
@@ -329,11 +321,20 @@ class _Work:
             if row is not BROKEN:
                 yield {**row, **_columns(found, _several(look_up(row, self._response)))}
 
+    def _truths(self, row: Row, count: int) -> list[bool | None]:
+        """What a person says of a row's responses; None where nothing is said."""
+        if "truth" not in self.made.columns or not count:
+            return [None] * count
+        value = look_up(row, self.made.columns["truth"])
+        values = value if isinstance(value, list) else [value] * count
+        known = [as_number(each) for each in values]
+        return [None if each is None else each > 0 for each in known][:count]
+
     @property
     def _response(self) -> str:
         return self.made.columns.get("response", "")
 
-    def _compare(self, row: Row, verdicts: Sequence[Judgement]) -> None:
+    def _compare(self, row: Row, verdicts: Sequence[Verdict]) -> None:
         if "reward" not in self.made.columns:
             return
         value = look_up(row, self.made.columns["reward"])
@@ -343,12 +344,32 @@ class _Work:
                 self.made.against[known, verdict.correct] += 1
 
 
-def _columns(verdicts: Sequence[Judgement], several: bool) -> dict[str, Any]:
-    columns: dict[str, list[Any]] = {
-        "verdict_correct": [verdict.correct for verdict in verdicts],
-        "verdict_extracted": [verdict.extracted for verdict in verdicts],
-        "verdict_method": [verdict.method for verdict in verdicts],
-    }
+def _columns(verdicts: Sequence[Verdict], several: bool) -> dict[str, Any]:
+    names = {name: name.removeprefix("verdict_") for name in VERDICT}
+    columns = {name: [getattr(v, field) for v in verdicts] for name, field in names.items()}
     if several and verdicts:
         return dict(columns)
     return {name: values[0] if values else None for name, values in columns.items()}
+
+
+def _references(value: Any, choices: tuple[str, ...]) -> tuple[str, ...]:
+    """The accepted answers of a row: a value, or a list of them; with choices, a whole number that
+    is none of their texts counts them from 0, as in `data import`.
+
+    Raises:
+        BadRow: if there is none, or it is a struct.
+    """
+    values = value if isinstance(value, list | tuple) else [value]
+    made = []
+    for each in values:
+        if isinstance(each, Mapping | list):
+            raise BadRow("answer", "is neither a text nor a number")
+        if each is None or not str(each).strip():
+            continue
+        index = isinstance(each, int) and not isinstance(each, bool) and str(each) not in choices
+        if index and 0 <= each < len(choices):
+            each = chr(65 + each)
+        made.append(plain(each))
+    if not made:
+        raise BadRow("answer", "is missing")
+    return tuple(made)

@@ -6,7 +6,7 @@ STAGES = {
     stage.name: stage
     for stage in (
         Stage("explore", image="explore", sharded=True, gpus=True),
-        Stage("verify", sharded=True),
+        Stage("verify", schema=2, sharded=True),
         Stage("levels"),
         Stage("resample"),
         Stage("rebalance"),

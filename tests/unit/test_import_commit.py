@@ -210,7 +210,7 @@ def test_inspect_counts_what_was_imported(tmp_path):
     assert facts["splits"]["test"] == {
         "queries": 1,
         "by_family_and_difficulty": {"mine 0": 1},
-        "answer_kinds": {"text": 1},
+        "answer_kinds": {"expression": 1},
         "question_characters": {"smallest": 15, "median": 15, "largest": 15},
         "answer_characters": {"smallest": 1, "median": 1, "largest": 1},
         "images_per_query": {"2": 1},

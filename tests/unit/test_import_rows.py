@@ -89,7 +89,7 @@ def test_bad_row_is_named(row, field, why, tell):
         ({"answer": 3}, "How many?", "3", "number"),
         ({"answer": "$\\frac{1}{2}$"}, "How many?", "$\\frac{1}{2}$", "number"),
         ({"answer": "12 cm"}, "How many?", "12 cm", "number"),
-        ({"answer": "2\\sqrt{3}"}, "How many?", "2\\sqrt{3}", "text"),
+        ({"answer": "2\\sqrt{3}"}, "How many?", "2\\sqrt{3}", "expression"),
         ({"answer": ["3", "3"]}, "How many?", "3", "number"),
         ({"answer": "<answer> 3 </answer>"}, "How many?", "3", "number"),
         ({"question": "<image>\nHow many?"}, "How many?", "3", "number"),

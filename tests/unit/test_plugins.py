@@ -5,12 +5,13 @@ import sys
 import pytest
 from pydantic import ValidationError
 
+from si.answers import Case, Verdict
+from si.answers.custom import Judgement, judge_custom
 from si.config.recipe import Recipe
 from si.errors import RecipeError
 from si.plugins import fingerprint, load
 from si.records import Outcome
 from si.stages import STAGES
-from si.stages.verify import Judgement, own_judge
 from si.strategies import Strategy, by_name, rule_of
 
 MINE = """
@@ -95,21 +96,37 @@ def test_the_file_is_part_of_the_key(mine):
     assert "code" not in settings("rebalance", strategy="rp")
 
 
-def test_own_verdicts(mine):
-    """Yes and no are verdicts of method own; a Judgement stays what it is."""
+def test_custom_verdicts(mine):
+    """Yes and no are verdicts of method own; a Judgement and a Verdict stay what they are."""
     judge = load("judge", "mine:judge", {})
-    cases = [("4", "4", "number"), ("5", "4", "number")]
-    assert own_judge(judge, ["a", "b"], cases) == [
-        Judgement(True, None, "own"),
-        Judgement(False, None, "own"),
+    cases = [Case("4", ("4",), "number", id="a"), Case("5", ("4",), "number", id="b")]
+    assert [(v.correct, v.method) for v in judge_custom(judge, cases)] == [
+        (True, "own"),
+        (False, "own"),
     ]
-    full = Judgement(True, "four", "words")
-    assert own_judge(lambda *_: full, ["a"], cases[:1]) == [full]
+    full = judge_custom(lambda *_: Judgement(True, "four", "words"), cases[:1])[0]
+    assert (full.correct, full.extracted, full.method) == (True, "four", "words")
+    made = Verdict(True, "4")
+    assert judge_custom(lambda case: made, cases[:1]) == [made]
+
+
+def test_a_custom_verifier_of_one_argument_gets_the_case(mine):
+    """By its signature a verifier gets id, question, choices, kind, response and reference."""
+    seen = []
+
+    def whole(case: Case) -> bool:
+        seen.append(case)
+        return case.choices[1] in case.response
+
+    case = Case("a dog", ("B",), "choice", ("a cat", "a dog"), id="q7", question="What is it?")
+    assert judge_custom(whole, [case])[0].correct and seen == [case]
+    with pytest.raises(RecipeError, match="takes 2 arguments"):
+        judge_custom(lambda response, answer: True, [case])
 
 
 def test_mistakes_are_named(mine):
     """What cannot be imported, is of the wrong kind, raises or returns nonsense is said by name."""
-    case = [("4", "4", "number")]
+    case = [Case("4", ("4",), "number", id="q7")]
     for name in ("nowhere:First", "mine:Nothing"):
         with pytest.raises(RecipeError, match="cannot be imported"):
             by_name(name)
@@ -120,8 +137,8 @@ def test_mistakes_are_named(mine):
     with pytest.raises(RecipeError, match="cannot be found"):
         fingerprint("nowhere:First")
     with pytest.raises(RecipeError, match="query q7") as raised:
-        own_judge(lambda *_: 1 / 0, ["q7"], case)
+        judge_custom(lambda *_: 1 / 0, case)
     assert "ZeroDivisionError" in raised.value.detail
     with pytest.raises(RecipeError, match="returned 'yes'"):
-        own_judge(lambda *_: "yes", ["q7"], case)
+        judge_custom(lambda *_: "yes", case)
     assert issubclass(type(by_name("vanilla")), Strategy)
