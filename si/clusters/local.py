@@ -32,7 +32,7 @@ from si.config.place import Place, place_environment
 from si.errors import RETRY, UNUSABLE, RecipeError, RunBusy, SiError, StageFailed
 from si.events import Event
 from si.machine import gpus
-from si.machine.processes import end_children, writing_errors_to
+from si.machine.processes import MACOS, end_children, writing_errors_to
 from si.stages.worker import script
 from si.store.folder import FolderStore
 from si.store.keys import Spec
@@ -40,7 +40,7 @@ from si.store.port import Store
 
 TENSOR_PARALLEL = "SICTL_VLLM_TENSOR_PARALLEL_SIZE"
 # On macOS a process that has loaded torch must not fork: its libraries have threads by then.
-CONTEXT: Any = multiprocessing.get_context("spawn" if sys.platform == "darwin" else "forkserver")
+CONTEXT: Any = multiprocessing.get_context("spawn" if MACOS else "forkserver")
 
 
 def _end_with_controller() -> None:

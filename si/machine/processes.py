@@ -1,23 +1,22 @@
 """This machine's processes and cores, asked by psutil, which knows Linux and macOS."""
 
 import os
+import platform
 import resource
 import signal
-import sys
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
-PROC = Path("/proc")  # Linux alone has it
+MACOS = platform.system() == "Darwin"
 
 
 def cores() -> int:
     """How many cores this process may compute on."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS, which binds no process to cores
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    # macOS binds no process to cores.
+    return len(os.sched_getaffinity(0)) if not MACOS else os.cpu_count() or 1
 
 
 def children(process: int) -> list[int]:
@@ -41,8 +40,9 @@ def writing_errors_to(files: Collection[Path]) -> list[int]:
     Where the system does not tell standard error apart (macOS), the user's processes that have one
     of them open.
     """
-    if PROC.exists():
-        return [int(link.parts[-3]) for link in PROC.glob("[0-9]*/fd/2") if _target(link) in files]
+    if not MACOS:
+        links = Path("/proc").glob("[0-9]*/fd/2")
+        return [int(link.parts[-3]) for link in links if _target(link) in files]
     names = {str(path) for path in files}
     return [process.pid for process in psutil.process_iter() if names & _open_files(process)]
 
@@ -66,7 +66,7 @@ def limit_memory(more: int) -> None:
     macOS has no such limit: there a process is ended by its processor time alone.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if sys.platform == "darwin":
+    if MACOS:
         return
     limit = psutil.Process().memory_info().vms + more
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -75,4 +75,4 @@ def limit_memory(more: int) -> None:
 def peak_memory() -> int:
     """The most bytes that this process has held in memory at once."""
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024  # bytes there, KiB on Linux
+    return most if MACOS else most * 1024  # bytes there, KiB on Linux
