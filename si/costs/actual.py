@@ -145,6 +145,8 @@ def costs(store: Store, run: str, place: Place, tree: Mapping[str, Any]) -> Cost
     try:
         if isinstance(recipe.train.match_steps, str):
             raise RecipeError("its number of gradient steps comes from another run")
+        if on == CPU and recipe.model.source != "embedded":
+            raise RecipeError("the figures are for GPUs, but the run was on a CPU")
         assumed = published(recipe, place, {}, config_of(store, recipe), sizes_of(store, recipe))
         if (assumed.device == CPU) != (on == CPU):
             raise RecipeError(f"the figures are for {assumed.device}, but the run was on {on}")

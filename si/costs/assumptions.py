@@ -14,7 +14,7 @@ from typing import Any
 from si.config.place import Place, Pods
 from si.config.recipe import Recipe
 from si.costs import throughput
-from si.costs.throughput import Size
+from si.engines.sizes import Size, size_of, unknown
 from si.errors import RecipeError
 from si.machine.data_sheets import GPUS, Gpu, gpu_of
 
@@ -198,17 +198,9 @@ def published(
     check(given)
     if recipe.model.source == "embedded" and not place.gpu_type:
         return embedded(recipe, given, sizes)
-    config = config or throughput.published(recipe.model.source)
-    size = throughput.size_of(config) if config else None
+    size = size_of(recipe.model.source, config)
     if size is None:
-        raise RecipeError(
-            f"The size of the model {recipe.model.source} is not known here",
-            "known names: " + ", ".join(throughput.CONFIGS),
-            (
-                "Name a folder with its config.json: --set model.source=FOLDER",
-                "Or use a finished run's figures: --calibrate RUN",
-            ),
-        )
+        raise unknown(recipe.model.source)
     gpu = gpu_of(place.gpu_type or USUAL)
     if gpu is None:
         raise RecipeError(

@@ -5,8 +5,6 @@ measurements, with their sources; derivations are documented where they are made
 replaces them (`--calibrate`). Every figure has a source.
 """
 
-import re
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from si.machine.data_sheets import GPUS, Gpu
@@ -89,132 +87,7 @@ def training(gpu: Gpu) -> tuple[float, str]:
     return TRAINING_SHARE * HOPPER_OVER_AMPERE, f"{TRAINING_SOURCE}; times {HOPPER_SOURCE}"
 
 
-# --- models --------------------------------------------------------------------------------
-
-
-class Size(NamedTuple):
-    """Numbers of weights: the decoder's layers, the output head, the embedding (0 if it is the
-    head), vision tower and projector; `lora`, of an adapter of rank 1 on all of the decoder's
-    matrices; patches that the vision tower computes per image token."""
-
-    decoder: int
-    head: int
-    embedding: int
-    vision: int
-    lora: int
-    patches: int
-
-    @property
-    def weights(self) -> int:
-        return self.decoder + self.head + self.embedding + self.vision
-
-
-def size_of(config: Mapping[str, Any]) -> Size | None:
-    """The size of a model by its config.json, of the layouts that our families have: a decoder of
-    Qwen2's kind and a vision transformer. None if the config is of another kind."""
-    text = {**config, **config.get("text_config", {}), **config.get("llm_config", {})}
-    try:
-        width, layers, inner = (
-            text[name] for name in ("hidden_size", "num_hidden_layers", "intermediate_size")
-        )
-        heads, vocabulary = text["num_attention_heads"], text["vocab_size"]
-    except KeyError:
-        return None
-    head = text.get("head_dim") or width // heads
-    queries, keys = heads * head, text.get("num_key_value_heads", heads) * head
-    matrices = ((width, queries), *[(width, keys)] * 2, (queries, width))
-    matrices += ((width, inner), (width, inner), (inner, width))
-    biases = 0 if "qwen3" in text.get("model_type", "") else queries + 2 * keys
-    layer = sum(a * b for a, b in matrices) + biases + 2 * width
-    tied = text.get("tie_word_embeddings", config.get("tie_word_embeddings", False))
-    return Size(
-        decoder=layers * layer + width,
-        head=vocabulary * width,
-        embedding=0 if tied else vocabulary * width,
-        vision=_vision(config.get("vision_config", {}), width),
-        lora=layers * sum(a + b for a, b in matrices),
-        patches=4,  # both families merge two by two
-    )
-
-
-def _vision(vision: Mapping[str, Any], width: int) -> int:
-    """Weights of a vision tower of Qwen2-VL's, Qwen2.5-VL's or InternVL's kind, with what follows
-    it. What a config leaves out is the published Qwen2-VL's."""
-    kind = vision.get("model_type", "")
-    # Qwen2-VL calls the decoder's width, which its tower ends with, its hidden_size.
-    own = vision.get("embed_dim" if kind.startswith("qwen2_vl") else "hidden_size")
-    inner = own or 1280
-    layers = vision.get("depth") or vision.get("num_hidden_layers") or 32
-    wide = vision.get("intermediate_size") or vision.get("mlp_ratio", 4) * inner
-    gated = 3 if kind.startswith("qwen2_5_vl") else 2
-    if kind.startswith("intern"):
-        around = 3 * 14 * 14 * inner + 1025 * inner + 4 * inner * width + width * width
-    else:
-        around = 3 * 2 * 14 * 14 * inner + 16 * inner * inner + 4 * inner * width
-    return int(layers * (4 * inner * inner + gated * inner * wide) + around)
-
-
-_QWEN_7B = {
-    "hidden_size": 3584,
-    "intermediate_size": 18944,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 28,
-    "num_key_value_heads": 4,
-    "vocab_size": 152064,
-    "tie_word_embeddings": False,
-}
-_QWEN_3B = {
-    "hidden_size": 2048,
-    "intermediate_size": 11008,
-    "num_hidden_layers": 36,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 2,
-    "vocab_size": 151936,
-    "tie_word_embeddings": True,
-}
-_QWEN_2B = {
-    "hidden_size": 1536,
-    "intermediate_size": 8960,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 12,
-    "num_key_value_heads": 2,
-    "vocab_size": 151936,
-    "tie_word_embeddings": True,
-}
-_TOWER_2 = {"model_type": "qwen2_vl", "embed_dim": 1280, "depth": 32, "mlp_ratio": 4}
-_TOWER_25 = {
-    "model_type": "qwen2_5_vl",
-    "hidden_size": 1280,
-    "depth": 32,
-    "intermediate_size": 3420,
-}
-_INTERN_VIT = {
-    "model_type": "internvl_vision",
-    "hidden_size": 1024,
-    "num_hidden_layers": 24,
-    "intermediate_size": 4096,
-}
-# What matters of the published config.json of these models (huggingface.co/OWNER/NAME).
-CONFIGS: dict[str, dict[str, Any]] = {
-    "qwen2-vl-2b": {**_QWEN_2B, "vision_config": _TOWER_2},
-    "qwen2-vl-7b": {**_QWEN_7B, "vision_config": _TOWER_2},
-    "qwen2.5-vl-3b": {**_QWEN_3B, "vision_config": _TOWER_25},
-    "qwen2.5-vl-7b": {**_QWEN_7B, "vision_config": _TOWER_25},
-    "internvl2_5-4b": {
-        **_QWEN_3B,
-        "vocab_size": 151674,
-        "tie_word_embeddings": False,
-        "vision_config": _INTERN_VIT,
-    },
-}
-
-
-def published(name: str) -> dict[str, Any] | None:
-    """The config of a model by its name on the hub (`Qwen/Qwen2-VL-7B-Instruct`); None if it is
-    not in the table."""
-    short = name.partition("@")[0].rpartition("/")[2].lower().replace("internvl2.5", "internvl2_5")
-    found = [config for known, config in CONFIGS.items() if re.match(rf"{known}\b", short)]
-    return found[0] if found else None
+# --- data -----------------------------------------------------------------------------------
 
 
 class Split(NamedTuple):

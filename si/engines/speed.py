@@ -41,6 +41,27 @@ class Lengths(NamedTuple):
     pixels: int
 
 
+class Parts(NamedTuple):
+    """A model's weights by what is computed with them; `head` may be `embedding` itself."""
+
+    embedding: list[torch.nn.Parameter]
+    head: list[torch.nn.Parameter]
+    decoder: list[torch.nn.Parameter]
+    vision: list[torch.nn.Parameter]
+
+
+def parts_of(model: Any) -> Parts:
+    """The weights of a vision-language model; an adapter's layers are inside it. On the meta
+    device as well, where they have sizes and no values."""
+    embedding = [model.get_input_embeddings().weight]
+    head = list(model.get_output_embeddings().parameters())
+    inside = {id(p) for p in embedding}
+    decoder = [p for p in model.get_decoder().parameters() if id(p) not in inside]
+    language = inside | {id(p) for p in (*head, *decoder)}
+    vision = [p for p in model.parameters() if id(p) not in language]
+    return Parts(embedding, head, decoder, vision)
+
+
 @dataclass(frozen=True)
 class Cost:
     """The FLOPs that a training step requires mathematically.
@@ -68,15 +89,12 @@ class Cost:
     @classmethod
     def of(cls, model: Any) -> "Cost":
         """The cost of a model that is completely in memory; an adapter's layers are part of it."""
-        embedding = {id(model.get_input_embeddings().weight)}
-        head = list(model.get_output_embeddings().parameters())
-        decoder = [p for p in model.get_decoder().parameters() if id(p) not in embedding]
-        known = embedding | {id(p) for p in (*head, *decoder)}
-        vision = [p for p in model.parameters() if id(p) not in known]
+        parts = parts_of(model)
         kernels = (m.weight[0].numel() for m in model.modules() if hasattr(m, "kernel_size"))
         text = model.config.get_text_config()
         layers, width = text.num_hidden_layers, text.hidden_size
-        return cls(_size(decoder), _size(head), _size(vision), next(kernels, 1), layers, width)
+        decoder, head, vision = _size(parts.decoder), _size(parts.head), _size(parts.vision)
+        return cls(decoder, head, vision, next(kernels, 1), layers, width)
 
     def flops(self, examples: Iterable[Lengths]) -> float:
         """FLOPs of a step over these examples, forward and backward pass."""
