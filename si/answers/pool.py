@@ -24,6 +24,7 @@ from typing import IO, Any
 from si.answers.spelling import LONGEST, TooBig, Unreadable, spell
 from si.answers.text import words
 from si.errors import StageFailed
+from si.machine.processes import cores, limit_memory
 
 PATIENCE = 10  # the clock's limit, as a multiple of the limit in processor seconds
 MEMORY = 1 << 30  # bytes that a worker may take beyond what it has after its imports
@@ -59,12 +60,6 @@ def formula(text: str) -> str:
         return spell(text)
     except (Unreadable, TooBig):
         return words(text)
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 class MathPool:
@@ -253,18 +248,6 @@ class _Worker:
 _SIGALRM, _SIGPROF = 14, 27
 
 
-def _size() -> int | None:
-    """Bytes of address space that this process has taken; None where it cannot be told."""
-    try:
-        import psutil  # type: ignore[import-untyped]
-    except ImportError:
-        statm = Path("/proc/self/statm")
-        if not statm.exists():
-            return None
-        return int(statm.read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    return int(psutil.Process().memory_info().vms)
-
-
 def _serve() -> None:
     """The process's main: answer pairs until the input ends.
 
@@ -273,7 +256,6 @@ def _serve() -> None:
     is gone.
     """
     import logging
-    import resource
     import signal
 
     replies = os.fdopen(os.dup(1), "wb", buffering=0)
@@ -283,12 +265,7 @@ def _serve() -> None:
     logging.disable(logging.CRITICAL)
     compare = plain_equal if settings["plain"] else math_equal
     compare("1", "2")  # imports
-    size = _size()
-    if size is not None:
-        limit = size + int(settings["memory"])
-        with contextlib.suppress(ValueError, OSError):  # macOS does not limit address space
-            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limit_memory(int(settings["memory"]))
     replies.write(b"ready\n")
     for line in requests:
         reference, answer = json.loads(line)

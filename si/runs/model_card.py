@@ -9,16 +9,17 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import yaml
+from huggingface_hub import EvalResult, ModelCardData
 
 from si.records import LEVELS
 from si.report.intervals import wilson
 from si.report.summary import Iteration, RunSummary
 from si.report.tables import percent, percents
 from si.store.keys import Ref
-from si.untrusted import markdown
+from si.untrusted import markdown, one_line
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+TASK = "image-text-to-text"
 PAPER = "https://arxiv.org/abs/2510.26474"
 
 
@@ -75,21 +76,42 @@ def card(about: About, run: RunSummary) -> str:
         "## Recipe",
         _block(json.dumps(about.settings, indent=2, sort_keys=True)),
     ]
-    return f"---\n{_front(about)}---\n\n" + "\n\n".join(parts) + "\n"
+    return f"---\n{_front(about, it)}---\n\n" + "\n\n".join(parts) + "\n"
 
 
-def _front(about: About) -> str:
-    said: dict[str, Any] = {
-        "license": "unknown",
-        "library_name": "peft" if about.kind == "adapter" else "transformers",
-        "pipeline_tag": "image-text-to-text",
-        "tags": ["si-ctl", "self-improvement"],
-    }
+def _front(about: About, it: Iteration) -> str:
+    """The front matter, which the hub reads: licence, base model, and the scores as its
+    `model-index`."""
     name, _ = _on_hub(about.base)
-    if name:
-        said["base_model"] = name
-        said["base_model_relation"] = "adapter" if about.kind == "adapter" else "finetune"
-    return yaml.safe_dump(said, sort_keys=False)
+    relation = "adapter" if about.kind == "adapter" else "finetune"
+    data = ModelCardData(
+        license="unknown",
+        library_name="peft" if about.kind == "adapter" else "transformers",
+        pipeline_tag=TASK,
+        tags=["si-ctl", "self-improvement"],
+        model_name=one_line(about.run),
+        eval_results=[_result(about, split, part) for split, part in it.scores.items()],
+        **({"base_model": name, "base_model_relation": relation} if name else {}),
+    )
+    return str(data.to_yaml()) + "\n"
+
+
+def _result(about: About, split: str, part: Mapping[str, Any]) -> EvalResult:
+    """A score as the hub keeps it. A data set of the hub has its name there, any other one
+    is `local` and has its address in the store."""
+    origin = str(about.settings.get("data", {}).get("source", ""))
+    source, _ = _on_hub(origin.removeprefix("hub:")) if origin.startswith("hub:") else ("", "")
+    address = one_line(about.data.address)
+    return EvalResult(
+        task_type=TASK,
+        dataset_type=source or "local",
+        dataset_name=source or address,
+        dataset_split=one_line(split),
+        dataset_args={"content": one_line(about.data.content)},
+        metric_type="accuracy",
+        metric_name=f"accuracy of {part['n']} greedy responses",
+        metric_value=round(part["accuracy"], 4),
+    )
 
 
 def _on_hub(base: str) -> tuple[str, str]:

@@ -9,11 +9,13 @@ import pytest
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
+from si import __version__
 from si.report.summary import Iteration, RunSummary
 from si.runs.model_card import About, card
 from si.store.artifact import Artifact
 from si.store.folder import FolderStore
 from si.store.keys import Ref
+from si.untrusted import one_line
 from tests.loop.running import ROOT, artefacts, environment, si_ctl
 from tests.loop.tiny import tiny_data, tiny_recipe
 
@@ -71,12 +73,24 @@ def test_card_says_where_it_comes_from(place, tmp_path):
     text = (tmp_path / "out" / "README.md").read_text()
     address, content = artefacts(place / "si-runs", RUN)["it00/data"]
     said = {"| run | sums-gr-k4-s0 |", "| recipe | sums |", "| strategy | gr |", "| K | 4 |"}
-    said |= {f"| data | {address}, content {content} |", "| made with | si-ctl 0.1.0 |"}
+    said |= {f"| data | {address}, content {content} |", f"| made with | si-ctl {__version__} |"}
     said |= {"| share of | all | L1 |", "| examples |", "| made with | Python"}
     assert all(words in text for words in said), text
     found = ModelCard.load(tmp_path / "out" / "README.md").data
     assert (found.license, found.pipeline_tag) == ("unknown", "image-text-to-text")
     assert found.base_model is None  # it is a folder here, which is no name of the hub
+    assert found.model_name == RUN
+    scores = json.loads(si_ctl("report", RUN, "--json", cwd=place).stdout)["iterations"][1][
+        "scores"
+    ]
+    results = {result.dataset_split: result for result in found.eval_results}
+    assert {split: result.metric_value for split, result in results.items()} == {
+        split: round(part["accuracy"], 4) for split, part in scores.items()
+    }
+    for result in results.values():
+        assert (result.metric_type, result.dataset_type) == ("accuracy", "local")
+        assert result.dataset_name == address
+        assert result.dataset_args == {"content": content}
     assert str(place) not in text
 
 
@@ -171,6 +185,8 @@ def test_names_do_nothing_in_a_card():
         made_with={EVIL: EVIL},
     )
     text = card(about, run)
+    front = ModelCard(text).data  # which a name cannot end
+    assert (front.license, front.model_name) == ("unknown", one_line(EVIL))
     parser = MarkdownIt("commonmark", {"linkify": False}).enable("table")
     tokens = parser.parse(text.split("---\n", 2)[2])
     inline = [child for token in tokens for child in token.children or ()]
@@ -187,7 +203,8 @@ def test_names_do_nothing_in_a_card():
     assert len(tables) == 3 and len(rows) == 2 + 3 + 11
     shown = "".join(child.content for child in inline if child.type == "text")
     assert "<script>alert(1)</script>" in shown
-    assert "http://" not in text.split("## Recipe")[0]
+    body = text.split("---\n", 2)[2]
+    assert "http://" not in body.split("## Recipe")[0]
 
 
 def test_an_adapter_names_the_base_that_came_from_the_hub(tmp_path):
