@@ -22,8 +22,17 @@ demo: install ## Run five iterations of guided resampling, ending with a report
 	$(BIN)/si-ctl iterate --strategy gr
 
 .PHONY: test
-test: .make/test ## Run the tests
-	$(BIN)/pytest -n auto --dist loadscope $(TESTS)
+test: .make/test $(if $(COVERAGE),.make/coverage-installed) ## Run the tests (COVERAGE=1: print the lines of si/ that they reach)
+	$(if $(COVERAGE),$(BIN)/coverage run -m,$(BIN)/python -m) pytest -n auto --dist worksteal --durations=25 $(TESTS)
+	$(if $(COVERAGE),$(BIN)/coverage combine --quiet; $(BIN)/coverage report)
+
+.PHONY: test-docs
+test-docs: .make/test ## Type what the docs tell a reader to type
+	$(BIN)/pytest $(or $(TESTS),tests/docs)
+
+.PHONY: soak
+soak: .make/test ## Kill real processes at every commit, for an hour
+	$(BIN)/pytest -n auto --dist worksteal -m soak $(TESTS)
 
 # A process for each file: what vLLM and DeepSpeed leave behind in one is in the other's way.
 .PHONY: test-engines
@@ -141,6 +150,10 @@ $(BIN)/python: $(UV)
 
 .make/test: requirements/test.txt .make/demo
 	@$(INSTALL) -r requirements/test.txt
+	@touch $@
+
+.make/coverage-installed: requirements/coverage.txt .make/test
+	@$(INSTALL) -r requirements/coverage.txt
 	@touch $@
 
 .make/docs: requirements/docs.txt $(UV)

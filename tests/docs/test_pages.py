@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.loop.running import ROOT, SI_CTL, environment
+from tests.loop.running import ROOT, environment, si_ctl, si_ctl_process
 from tests.unit import rollout_files
 
 DOCS = ROOT / "docs"
@@ -73,14 +73,14 @@ def test_its_commands_do_what_they_say(
 
 
 def type_in(line: str, folder: Path) -> subprocess.CompletedProcess:
+    """Run a line in this process; with a PYTHONPATH of its own, in one of its own."""
     variables = dict(re.findall(r"([A-Z_]+)=(\S+) ", line.partition("si-ctl")[0]))
     words = shlex.split(line[line.index("si-ctl") :])[1:]
-    env = {**environment(), **SMALL}
+    run = si_ctl
     if "PYTHONPATH" in variables:
-        variables["PYTHONPATH"] += os.pathsep + env["PYTHONPATH"]
-    return subprocess.run(
-        [SI_CTL, *words], cwd=folder, env=env | variables, capture_output=True, text=True
-    )
+        variables["PYTHONPATH"] += os.pathsep + environment()["PYTHONPATH"]
+        run = si_ctl_process
+    return run(*words, cwd=folder, check=False, **SMALL | variables)
 
 
 def prepare(page: Path, folder: Path) -> None:
