@@ -1,13 +1,67 @@
-"""What tests of several folders share: a real S3 server process."""
+"""What all tests share: a budget for each, no waiting for disks, a real S3 server process."""
 
 import multiprocessing
 import os
+import sys
+import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 
 import pytest
 
 BUCKET = "si-test"
+
+# Seconds of a processor, its own and its children's, that a test without the mark `slow` may take
+# on the machine where DRILL takes 17 ms; a slower machine has so much more. Time by the clock would
+# depend on what else the machine is at.
+BUDGET = 5.0
+DRILL = 0.017
+# Whoever is first in a process to import one of these pays for all that come after.
+LIBRARIES = ("torch", "transformers", "matplotlib", "math_verify", "mlflow", "wandb", "datasets")
+
+
+def _drill() -> float:
+    """Seconds of a processor that a fixed piece of work takes here: the least of three."""
+    took = []
+    for _ in range(3):
+        begun = time.process_time()
+        sum(number * number % 7 for number in range(250_000))
+        took.append(time.process_time() - begun)
+    return min(took)
+
+
+def _spent() -> float:
+    return sum(os.times()[:4])
+
+
+@pytest.fixture(scope="session")
+def budget() -> float:
+    measured = 2 if "coverage" in sys.modules else 1
+    return BUDGET * measured * max(1.0, _drill() / DRILL)
+
+
+@pytest.fixture(autouse=True)
+def _within_budget(request: pytest.FixtureRequest, budget: float) -> Iterator[None]:
+    """Fail a test that takes longer than its budget and is not marked `slow`."""
+    marks = ("slow", "soak", "gpu", "browser")
+    free = any(request.node.get_closest_marker(mark) for mark in marks)
+    known, begun = {name for name in LIBRARIES if name in sys.modules}, _spent()
+    yield
+    spent = _spent() - begun
+    if not free and spent > budget and known == {n for n in LIBRARIES if n in sys.modules}:
+        pytest.fail(
+            f"took {spent:.1f} s of a processor, more than {budget:.1f}: make it faster, "
+            "or mark it `slow`",
+            pytrace=False,
+        )
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_disk_to_wait_for() -> Iterator[None]:
+    """Let fsync return at once in this process: no test here survives a power cut."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture(scope="session")

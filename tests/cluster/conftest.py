@@ -24,7 +24,7 @@ import yaml
 from si.config.place import S3, Place
 from si.store.open import open_store
 from si.store.port import Store
-from tests.loop.running import ROOT, si_ctl
+from tests.loop.running import ROOT, si_ctl_process
 
 KUBECTL = os.environ.get("SI_TEST_KUBECTL", "kubectl")
 HELM = os.environ.get("SI_TEST_HELM", "helm")
@@ -111,7 +111,7 @@ class Lab:
         assert done.returncode == 0, done.stderr
 
     def si_ctl(self, *words: str, check: bool = True, **env: str) -> subprocess.CompletedProcess:
-        return si_ctl(*words, cwd=self.folder, check=check, **self.key, **env)
+        return si_ctl_process(*words, cwd=self.folder, check=check, **self.key, **env)
 
     def iterate(self, *words: str, check: bool = True) -> subprocess.CompletedProcess:
         return self.si_ctl(

@@ -10,14 +10,14 @@ import yaml
 
 from si.runs.status import status
 from tests.cluster.conftest import SMALL, Lab
-from tests.loop.running import SI_CTL, artefacts, environment, read_artefacts, si_ctl
+from tests.loop.running import SI_CTL, artefacts, environment, read_artefacts, si_ctl_process
 
 RUN = "embedded-gr-k4-s0"
 
 
 def local(lab: Lab) -> dict[str, tuple[str, str | None]]:
     """The artefacts of the same run on this machine."""
-    si_ctl("iterate", *SMALL, "--store", str(lab.folder / "local"), cwd=lab.folder)
+    si_ctl_process("iterate", *SMALL, "--store", str(lab.folder / "local"), cwd=lab.folder)
     return artefacts(lab.folder / "local", RUN)
 
 
@@ -147,7 +147,7 @@ def test_let_go_attach_cancel(lab: Lab) -> None:
     )
     lab.wait(lambda: _stages(lab), 120)
     process.send_signal(2)
-    said, _ = process.communicate(timeout=30)
+    said, _ = process.communicate(timeout=300)
     assert process.returncode == 130
     assert "the run goes on" in said and f"si-ctl cancel --namespace {lab.namespace} {RUN}" in said
     first = "it00/evaluate-explore"

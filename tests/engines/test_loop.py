@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.engines import needs
-from tests.loop.running import si_ctl, wreck
+from tests.loop.running import si_ctl_process, wreck
 
 pytestmark = [needs.vllm, needs.deepspeed, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -22,8 +22,8 @@ def test_two_iterations_to_a_report(tmp_path: Path) -> None:
         "evaluate.limit=20",
     ):
         words += ["--set", setting]
-    si_ctl(*words, cwd=tmp_path)
-    told = json.loads(si_ctl("status", "gr", "--json", cwd=tmp_path).stdout)
+    si_ctl_process(*words, cwd=tmp_path)
+    told = json.loads(si_ctl_process("status", "gr", "--json", cwd=tmp_path).stdout)
     stages = {s["entry"]: s for i in told["iterations"] for s in i["stages"]}
     assert {"it01/explore-2", "it02/train", "it02/evaluate", "it02/report"} <= stages.keys()
     assert wreck(tmp_path / "si-runs") == []

@@ -9,7 +9,7 @@ import pytest
 from si.embedded import EMBEDDED_POLICY
 from tests.engines import needs
 from tests.gpu import architecture
-from tests.loop.running import si_ctl, wreck
+from tests.loop.running import si_ctl_process, wreck
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -56,7 +56,9 @@ def test_other_ways_to_compute(tmp_path: Path, more: dict[str, bool]) -> None:
 def test_the_tiny_loop(tmp_path: Path) -> None:
     """Two iterations of guided resampling with the embedded policy run on the GPU to a report."""
     words = ["iterate", "--strategy", "gr", "--k", "4", "--iterations", "2", "--workers", "1"]
-    si_ctl(*words, "--set", "data.slice_size=40", "--set", "evaluate.limit=20", cwd=tmp_path)
+    si_ctl_process(
+        *words, "--set", "data.slice_size=40", "--set", "evaluate.limit=20", cwd=tmp_path
+    )
     assert wreck(tmp_path / "si-runs") == []
     assert list((tmp_path / "si-runs" / "reports").glob("*.html"))
     trained = [

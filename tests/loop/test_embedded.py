@@ -7,8 +7,8 @@ import pytest
 
 from si.store.artifact import Artifact
 from si.store.folder import FolderStore
-from tests.loop.running import artefacts, records, si_ctl, wreck
-from tests.loop.test_crash import KILLER, environment
+from tests.loop.running import artefacts, environment, records, si_ctl, si_ctl_process, wreck
+from tests.loop.test_crash import KILLER
 
 RUN = "embedded-gr-k4-s0"
 SMALL = (
@@ -23,7 +23,7 @@ def small_run(cwd, stride=0):
     counter.mkdir(exist_ok=True)
     for name in ("controller", "points"):
         (counter / name).unlink(missing_ok=True)
-    return si_ctl(
+    return si_ctl_process(
         *SMALL,
         cwd=cwd,
         check=False,
@@ -42,8 +42,12 @@ def calm(tmp_path_factory):
 
 
 @pytest.mark.timeout(1500)
-def test_killed_ten_times_it_ends_the_same(calm, tmp_path):
-    """Ten deaths of controller and worker along a run of the real engines change no byte of it."""
+@pytest.mark.parametrize(
+    "times",
+    [pytest.param(3, marks=pytest.mark.slow), pytest.param(10, marks=pytest.mark.soak)],
+)
+def test_killed_by_the_kernel_it_ends_the_same(times, calm, tmp_path):
+    """SIGKILLs of controller and worker along a run of the real engines change no byte of it."""
     store = tmp_path / "si-runs"
     # Making the data set is the same in every run; its own commits are killed elsewhere.
     for part in ("data", "policies"):
@@ -52,13 +56,13 @@ def test_killed_ten_times_it_ends_the_same(calm, tmp_path):
     rest = [p for p in points if "/data/embedded" not in p and "/policies/" not in p]
     deaths = 0
     for _ in range(30):
-        done = small_run(tmp_path, stride=max(1, len(rest) // 11))
+        done = small_run(tmp_path, stride=max(1, len(rest) // (times + 1)))
         assert "Traceback" not in done.stderr, done.stderr
         if done.returncode == 0:
             break
         deaths += 1
     assert done.returncode == 0
-    assert deaths >= 10
+    assert deaths >= times
     assert wreck(store) == []
     assert artefacts(store, RUN) == artefacts(calm / "si-runs", RUN)
     assert records(store) == records(calm / "si-runs")

@@ -9,13 +9,13 @@ import yaml
 from si.datasets.dataset import Dataset
 from si.store.artifact import Artifact
 from si.store.folder import FolderStore
-from tests.loop.running import si_ctl
+from tests.loop.running import si_ctl, si_ctl_process
 from tests.loop.tiny import tiny_data
 from tests.unit import kin, tiny
 from tests.unit.hub import serving
 from tests.unit.layouts import hub_parquet
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def iterate(folder: Path, family: str, **more: dict) -> dict[str, dict]:
@@ -89,7 +89,7 @@ def test_a_shipped_recipe_is_one_command(tmp_path: Path) -> None:
     ):
         words += ["--set", setting]
     with serving(root, tmp_path / "cache") as (settings, _):
-        si_ctl(*words, "--workers", "1", cwd=tmp_path, **settings)
+        si_ctl_process(*words, "--workers", "1", cwd=tmp_path, **settings)
     tree = json.loads(si_ctl("status", "qwen2-vl-7b-rp-k8-s0", "--json", cwd=tmp_path).stdout)
     stages = {s["entry"]: s for i in tree["iterations"] for s in i["stages"]}
     facts = stages["it01/explore"]["facts"]

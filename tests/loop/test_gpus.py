@@ -16,7 +16,7 @@ from si.errors import RecipeError
 from si.machine.processes import children
 from si.records import Request, Sampled
 from si.store.folder import FolderStore
-from tests.loop.running import artefacts, si_ctl
+from tests.loop.running import artefacts, si_ctl, si_ctl_process
 from tests.loop.scripted import ScriptedSampler, ScriptedTrainer
 from tests.loop.tiny import tiny_data, tiny_recipe
 
@@ -61,13 +61,14 @@ def recipe(tmp_path: Path) -> str:
     )
 
 
+@pytest.mark.slow
 def test_engines_share_the_gpus_out(recipe: str, tmp_path: Path) -> None:
     """Each exploring worker has a pair of the four GPUs, no two at work have the same, the training
     has all; and what is computed is what a machine without GPUs computes."""
     notes = tmp_path / "notes"
     settings = ("--set", "place.gpus=4", "--set", "place.tensor_parallel=2")
     words = ("iterate", "--recipe", recipe)
-    done = si_ctl(*words, *settings, cwd=tmp_path, **{NOTES: str(notes)})
+    done = si_ctl_process(*words, *settings, cwd=tmp_path, **{NOTES: str(notes)})
     assert "GPUs 0,1 | 2,3 explore" in done.stdout
     told = [json.loads(line) for line in notes.read_text().splitlines()]
     explored = [line for line in told if line["kind"] == "explore"]
@@ -115,12 +116,13 @@ class DyingSampler(ScriptedSampler):
         return super().sample(requests)
 
 
+@pytest.mark.slow
 def test_what_a_killed_worker_started_is_ended(recipe: str, tmp_path: Path) -> None:
     """A worker's own processes, which would keep a GPU's memory, are gone before it is begun
     again."""
     notes = tmp_path / "notes"
     settings = ("--set", f"sampling.engine={__name__}:DyingSampler", "--workers", "1")
-    si_ctl("iterate", "--recipe", recipe, *settings, cwd=tmp_path, **{NOTES: str(notes)})
+    si_ctl_process("iterate", "--recipe", recipe, *settings, cwd=tmp_path, **{NOTES: str(notes)})
     told = [json.loads(line) for line in notes.read_text().splitlines()]
     again = [line["alive"] for line in told if line["kind"] == "again"]
     assert again and not any(again)
@@ -140,12 +142,13 @@ class RefusingSampler(ScriptedSampler):
         raise RecipeError("This request cannot be answered")
 
 
+@pytest.mark.slow
 def test_a_worker_that_raises_does_not_wait_for_its_engine(recipe: str, tmp_path: Path) -> None:
     """An error ends the worker and what it has started, and the run says which it was."""
     notes = tmp_path / "notes"
     settings = ("--set", f"sampling.engine={__name__}:RefusingSampler", "--workers", "1")
     begun = time.monotonic()
-    done = si_ctl(
+    done = si_ctl_process(
         *("iterate", "--recipe", recipe, *settings),
         cwd=tmp_path,
         check=False,

@@ -19,6 +19,7 @@ BUCKET = os.environ.get("SI_TEST_S3_BUCKET", "si-test")
 NO_SERVER = pytest.mark.skipif(not REAL, reason="SI_TEST_S3_ENDPOINT names no server")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("server", ["moto", pytest.param("minio", marks=NO_SERVER)])
 def test_a_run_in_a_bucket_makes_what_a_run_in_a_folder_makes(server, request, tmp_path):

@@ -1,5 +1,6 @@
 """Runs that end before their last iteration, as a user sees them; scripted engines."""
 
+import contextlib
 import json
 import shutil
 import signal
@@ -8,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from si.store.folder import FolderStore
-from tests.loop.running import artefacts, environment, records, si_ctl
+from tests.loop.killing import Deaths, Killed
+from tests.loop.running import artefacts, environment, records, si_ctl, si_ctl_process
 from tests.loop.tiny import tiny_data, tiny_recipe
 
 RUN = "sums-gr-k4-s0"
@@ -32,6 +34,7 @@ def done(folder):
     return sorted(e for e in artefacts(folder / "si-runs", RUN) if e.endswith("/evaluate"))
 
 
+@pytest.mark.slow
 def test_patience_ends_a_run_well(start):
     """It says why, writes the report of what is done, and exits with 0; the same command again
     does nothing; more patience goes on; none ends it."""
@@ -75,8 +78,35 @@ def test_the_report_of_a_run_that_became_more_patient(start):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_killed_anywhere_it_ends_at_the_same_iteration(start):
+    """Killed behind every commit, a run with patience ends like an undisturbed one."""
+    folder, command = start
+    calm = folder / "calm"
+    shutil.copytree(folder / "si-runs", calm)
+    si_ctl(*command, "--patience", "1", "--store", str(calm), cwd=folder)
+    died: set[str] = set()
+
+    def once(point: str) -> bool:
+        new = point.startswith("after") and point not in died
+        died.add(point)
+        return new
+
+    deaths = Deaths(folder / "si-runs", once)
+    words = (*command, "--patience", "1", "--set", "place.trackers=[]")
+    alive = False
+    while not alive:
+        deaths.dead = False
+        with contextlib.suppress(Killed), deaths.possible():
+            ended = si_ctl(*words, cwd=folder, check=False)
+        alive = not deaths.dead
+    assert ended.returncode == 0 and len(died) > 20, ended.stderr
+    assert artefacts(folder / "si-runs", RUN) == artefacts(calm, RUN)
+    assert status(folder)["stopped"]["iterations"] == 1
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1500)
+def test_killed_by_the_kernel_it_ends_at_the_same_iteration(start):
     """Killed behind every seventh commit, a run with patience ends like an undisturbed one."""
     folder, command = start
     calm = folder / "calm"
@@ -88,7 +118,7 @@ def test_killed_anywhere_it_ends_at_the_same_iteration(start):
     for _ in range(60):
         for name in ("controller", "points"):
             (counter / name).unlink(missing_ok=True)
-        ended = si_ctl(
+        ended = si_ctl_process(
             *(*command, "--patience", "1", "--workers", "2"),
             cwd=folder,
             check=False,
@@ -104,6 +134,7 @@ def test_killed_anywhere_it_ends_at_the_same_iteration(start):
     assert status(folder)["stopped"]["iterations"] == 1
 
 
+@pytest.mark.slow
 def test_a_limit_stops_with_a_code_and_a_higher_one_goes_on(start):
     """--max-cost ends the run within a stage with exit code 6 and says so; the same command stops
     at the same place; without the limit the run ends as if nothing had been."""
@@ -143,6 +174,7 @@ def test_a_limit_leaves_the_report_of_whole_iterations(start):
     assert status(folder)["stopped"]["next"] == "it02/explore"
 
 
+@pytest.mark.slow
 def test_a_run_within_its_budget_is_not_touched(start):
     """Limits that are not reached change no artefact."""
     folder, command = start

@@ -43,6 +43,7 @@ def terminal(folder, *words):
     return process.wait(), said.decode()
 
 
+@pytest.mark.slow
 def test_a_run_is_watched_until_it_is_over(place):
     """In a terminal the tree goes on with the run, and ends with it; a watcher keeps no run from
     its work. Afterwards, without a terminal, each stage is a line."""

@@ -1,5 +1,6 @@
 """`data import` commits all or nothing, goes on where it was killed, and feeds a run."""
 
+import contextlib
 import json
 import re
 from pathlib import Path
@@ -15,7 +16,15 @@ from si.store.artifact import Artifact
 from si.store.folder import FolderStore
 from si.store.open import open_store
 from tests.conftest import BUCKET
-from tests.loop.running import artefacts, environment, records, si_ctl, wreck
+from tests.loop.killing import Deaths, Killed
+from tests.loop.running import (
+    artefacts,
+    environment,
+    records,
+    si_ctl,
+    si_ctl_process,
+    wreck,
+)
 from tests.loop.tiny import tiny_recipe
 from tests.unit.layouts import hub_parquet, json_lines, picture, rows
 
@@ -136,9 +145,34 @@ def test_a_bucket_gets_what_a_folder_gets(s3_server, tmp_path):
     assert inspect(bucket, ours.manifest.spec.address)["wrong_ids"] == 0
 
 
-@pytest.mark.slow
+def test_killed_import_goes_on(tmp_path):
+    """Killed once at every point at which a file appears, an import goes on: the data set is the
+    one of an undisturbed import, no shard is doubled, and no record is torn."""
+    hub_parquet(tmp_path / "s", SPLITS)
+    _, calm = bring(tmp_path / "calm", tmp_path / "s")
+    died: set[str] = set()
+
+    def once(point: str) -> bool:
+        new = point not in died
+        died.add(point)
+        return new
+
+    deaths = Deaths(tmp_path / "si-runs", once)
+    done = None
+    while done is None or deaths.dead:
+        assert not wreck(tmp_path / "si-runs")
+        deaths.dead = False
+        with contextlib.suppress(Killed), deaths.possible():
+            done = si_ctl("data", "import", "s", "--name", "mine", cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(died) > 15
+    same_import(tmp_path, calm, done)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("n", [5, 7])
-def test_killed_import_goes_on(n, tmp_path):
+def test_import_killed_by_the_kernel_goes_on(n, tmp_path):
     """SIGKILL at every n-th file that appears, again and again: the data set is the one of an
     undisturbed import, no shard is doubled, and no record is torn."""
     hub_parquet(tmp_path / "s", SPLITS)
@@ -148,7 +182,7 @@ def test_killed_import_goes_on(n, tmp_path):
     deaths = 0
     while True:
         (counter / "points").unlink(missing_ok=True)
-        done = si_ctl(
+        done = si_ctl_process(
             *("data", "import", "s", "--name", "mine"),
             cwd=tmp_path,
             check=False,
@@ -161,12 +195,16 @@ def test_killed_import_goes_on(n, tmp_path):
         deaths += 1
         assert deaths < 20
     assert deaths >= 2
+    same_import(tmp_path, calm, done)
+
+
+def same_import(folder, calm, done):
     assert done.stdout.strip() == calm.manifest.spec.address
-    store = FolderStore(tmp_path / "si-runs")
+    store = FolderStore(folder / "si-runs")
     killed = Artifact.open(store, calm.manifest.ref)
     assert killed.manifest.content == calm.manifest.content
-    assert records(tmp_path / "si-runs") == records(tmp_path / "calm" / "si-runs")
-    assert not wreck(tmp_path / "si-runs")
+    assert records(folder / "si-runs") == records(folder / "calm" / "si-runs")
+    assert not wreck(folder / "si-runs")
 
 
 def test_imported_data_run_the_loop(tmp_path):

@@ -182,6 +182,7 @@ def furthest(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> floa
     return max(float((one[n].float() - two[n].float()).abs().max()) for n in one)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
 def test_it_trains_the_same(tmp_path: Path, lora: dict[str, Any] | None) -> None:
     """Packed, with pictures kept, or both: weights after five steps are the unpacked training's
@@ -219,6 +220,7 @@ def test_every_family_trains_the_same(policies: dict[str, Path], tmp_path: Path,
         assert got.item() == pytest.approx(want.item(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_pictures_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many examples, steps and epochs its pictures have, the tower sees them once."""
     from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLModel

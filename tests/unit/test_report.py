@@ -55,6 +55,7 @@ def _report(store: FolderStore, refs: Any, scratch: Path, iterations: int = 2) -
     return report(Job(store, report_spec(refs, "gr+rp", iterations), scratch))(0).files
 
 
+@pytest.mark.slow
 def test_same_inputs_same_bytes(
     store: FolderStore, runs: Any, files: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -46,6 +46,7 @@ def rows(store: FolderStore, refs: Any, role: str, file: str) -> list[dict[str, 
     return Artifact.open(store, refs[role]).tables(file).to_pylist()
 
 
+@pytest.mark.slow
 def test_everything_is_shown_where_there_is_room(
     store: FolderStore, refs: Any, tmp_path: Path
 ) -> None:

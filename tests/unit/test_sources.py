@@ -14,14 +14,14 @@ from si.run import WISH
 from si.stages import STAGES
 from si.store.artifact import Artifact
 from si.store.folder import FolderStore
-from tests.loop.running import artefacts, si_ctl
+from tests.loop.running import artefacts, si_ctl_process
 from tests.loop.scripted import write_policy
 from tests.unit import kin_chat
 from tests.unit.hub import COMMIT, serving
 from tests.unit.layouts import hub_parquet, picture
 
-# Each command is a process, and the machine may be busy.
-pytestmark = pytest.mark.timeout(900)
+# Each command is a process: the hub's library reads its settings when it is imported.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 NOWHERE = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
 
@@ -88,7 +88,7 @@ def test_a_run_brings_what_its_recipe_names(hub, tmp_path):
     of the store, and a resumed one, need no hub any more."""
     settings, _ = hub
     made = recipe(tmp_path)
-    si_ctl("iterate", "--recipe", made, "--strategy", "rp", cwd=tmp_path, **settings)
+    si_ctl_process("iterate", "--recipe", made, "--strategy", "rp", cwd=tmp_path, **settings)
     ran = artefacts(tmp_path / "si-runs", "geo-rp-k4-s0")
     assert ran["it00/policy"][0].startswith("policies/policy-7b-")
     assert ran["it00/data"][0].startswith("data/geo-")
@@ -100,7 +100,7 @@ def test_a_run_brings_what_its_recipe_names(hub, tmp_path):
     assert {blob.name for blob in brought.blobs()} == {"config.json", "model.safetensors"}
     away = NOWHERE | {"HF_HOME": str(tmp_path / "empty")}
     for strategy in ("rp", "vanilla"):
-        si_ctl("iterate", "--recipe", made, "--strategy", strategy, cwd=tmp_path, **away)
+        si_ctl_process("iterate", "--recipe", made, "--strategy", strategy, cwd=tmp_path, **away)
     again = artefacts(tmp_path / "si-runs", "geo-vanilla-k4-s0")
     assert again["it00/policy"] == ran["it00/policy"] and again["it00/data"] == ran["it00/data"]
 
@@ -118,7 +118,9 @@ def test_fetched_for_a_run_without_a_hub(hub, tmp_path):
         with pytest.raises(RecipeError, match="the hub cannot be reached") as raised:
             find()
         assert "si-ctl fetch" in raised.value.ways_out[0]
-    told = json.loads(si_ctl("fetch", "--recipe", made, "--json", cwd=tmp_path, **settings).stdout)
+    told = json.loads(
+        si_ctl_process("fetch", "--recipe", made, "--json", cwd=tmp_path, **settings).stdout
+    )
     assert dataset(store, wish, None).spec.address == told["data"]
     assert policy(store, asked.model.source, None).spec.address == told["policy"]
     # And by address, as a recipe may name them too.
@@ -128,13 +130,13 @@ def test_fetched_for_a_run_without_a_hub(hub, tmp_path):
 def test_a_plan_of_what_is_not_there_yet(tmp_path):
     """--dry-run needs no hub: it says what is not there yet, and what follows from that."""
     made = recipe(tmp_path)
-    done = si_ctl("iterate", "--recipe", made, "--dry-run", cwd=tmp_path, **NOWHERE)
+    done = si_ctl_process("iterate", "--recipe", made, "--dry-run", cwd=tmp_path, **NOWHERE)
     assert "Not there yet: data: hub:me/geo is brought from the hub" in done.stdout
     assert f"Not there yet: policy 0: me/Policy-7B@{COMMIT} is brought" in done.stdout
     assert "it01/train" in done.stdout and "?" in done.stdout
     assert not (tmp_path / "si-runs").exists()
     absent = ("--set", "model.source=./nothing", "--set", "data.source=data/x-0123456789ab")
-    done = si_ctl("iterate", "--recipe", made, "--dry-run", *absent, cwd=tmp_path)
+    done = si_ctl_process("iterate", "--recipe", made, "--dry-run", *absent, cwd=tmp_path)
     assert (
         "'./nothing' is neither a folder on this machine" in done.stdout
         and "it01/train" in done.stdout
@@ -146,7 +148,7 @@ def test_a_checkpoint_with_code_of_its_own_is_converted(hub, tmp_path):
     not even fetched."""
     settings, asked = hub
     wish = ("--set", "model.source=me/InternVL2_5-4B", "--json")
-    told = json.loads(si_ctl("fetch", *wish, cwd=tmp_path, **settings).stdout)
+    told = json.loads(si_ctl_process("fetch", *wish, cwd=tmp_path, **settings).stdout)
     brought = Artifact.open(FolderStore(tmp_path / "si-runs"), told["policy"])
     assert brought.json("config.json")["model_type"] == "internvl"
     names = {blob.name for blob in brought.blobs()}
@@ -158,7 +160,7 @@ def test_what_cannot_be_converted_is_refused_by_its_config(hub, tmp_path):
     """An InternVL of another kind is named before its weights are fetched."""
     settings, asked = hub
     wish = ("--set", "model.source=me/InternVL2_5-2B")
-    done = si_ctl("fetch", *wish, cwd=tmp_path, check=False, **settings)
+    done = si_ctl_process("fetch", *wish, cwd=tmp_path, check=False, **settings)
     assert done.returncode == 3 and "is 'internlm2'" in done.stderr, done.stderr
     assert not [path for path in asked if "InternVL2_5-2B" in path and "safetensors" in path]
 
@@ -174,7 +176,7 @@ def test_what_cannot_be_converted_is_refused_by_its_config(hub, tmp_path):
 def test_what_is_not_there_is_named(hub, tmp_path, wish, code, words):
     """A name that the hub does not have, or that is none, ends with a word on what to write."""
     settings, _ = hub
-    done = si_ctl("fetch", "--set", wish, cwd=tmp_path, check=False, **settings)
+    done = si_ctl_process("fetch", "--set", wish, cwd=tmp_path, check=False, **settings)
     assert done.returncode == code and words in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
 
@@ -194,7 +196,7 @@ def test_a_hub_that_does_not_answer(tmp_path):
     """Where the hub cannot be reached, a run ends with exit code 4 and other ways."""
     away = NOWHERE | {"HF_HOME": str(tmp_path / "empty")}
     wish = ("--set", "model.source=Qwen/Qwen2-VL-7B-Instruct")
-    done = si_ctl("iterate", *wish, cwd=tmp_path, check=False, **away)
+    done = si_ctl_process("iterate", *wish, cwd=tmp_path, check=False, **away)
     assert done.returncode == 4, done.stderr
     assert "cannot be reached" in done.stderr and "hf download Qwen" in done.stderr
 

@@ -2,10 +2,12 @@
 
 Every file becomes visible in a folder store by one rename or one hard link. TEST_KILL is
 `<folder>:<victim>:<n>`: every n-th of these points, counted over all processes, kills; with
-n = 0 they are only counted. Victim `all` dies right behind a link, and the controller with it:
-records are committed by links, so with n = 1 a run that is begun again and again dies behind
-each of its commits once. Victim `self` is the process at the point alone; there, points before a
-link and behind a rename count as well.
+n = 0 they are only counted, and with a negative n the one of that number alone kills.
+
+Victim `all` dies right behind a link, and the controller with it: records are committed by links,
+so with n = 1 a run that is begun again and again dies behind each of its commits once. Victim
+`boss` is the controller alone. Victim `self` is the process at the point alone; there, points
+before a link and behind a rename count as well.
 """
 
 import fcntl
@@ -35,10 +37,12 @@ def point(what: str, path: pathlib.Path) -> None:
         number = len(file.readlines()) + 1
         file.write(f"{what} {path}\n")
         file.flush()
-    if int(N) and number % int(N) == 0:
-        if VICTIM == "all" and at_work(CONTROLLER):
+    n = int(N)
+    if number == -n if n < 0 else n and number % n == 0:
+        if VICTIM != "self" and at_work(CONTROLLER):
             os.kill(CONTROLLER, signal.SIGKILL)
-        os.kill(os.getpid(), signal.SIGKILL)
+        if VICTIM != "boss":
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def patch() -> None:
