@@ -11,6 +11,7 @@ from mlflow.tracking import MlflowClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.proto.wandb_internal_pb2 import Record
 
+from si.entry import Entry
 from si.runs.record import load_recipe
 from si.runs.status import ended, status
 from si.runs.trackers.mlflow import MLflow
@@ -126,6 +127,7 @@ def points_of_mlflow(uri):
     return run, points
 
 
+@pytest.mark.slow
 def test_mlflow_reads_it_back(place, expected, tmp_path):
     """MLflow's client finds one run with the recipe and every figure once, told twice or not."""
     uri = f"sqlite:///{tmp_path}/mlflow.db"
@@ -345,7 +347,7 @@ def test_the_loop_waits_for_no_tracker(place):
     with Tracking(Tracked(RUN, RUN, "k", {}), store, {"slow": Slow}, told.append) as tracking:
         for _ in range(3):
             event = {"event": "done", "entry": "it01/train"}
-            tracking.hear(event, {"it01/train": manifest})
+            tracking.hear(event, {Entry(1, "train"): manifest})
         assert told == []
         go_on.set()
     assert told == ["it01/train"] * 3 + ["end"]
