@@ -29,7 +29,7 @@ def test_data_set_of_the_hub(hub, tmp_path):
     address = done.stdout.strip()
     assert address.startswith("data/sums-")
     assert "12 queries: train 8, dev 0, test 4" in done.stderr
-    assert "No dev: a run needs all three" in done.stderr
+    assert "No dev queries: a run needs all three" in done.stderr
     (note, _) = (tmp_path / "si-runs" / address / "provenance").iterdir()
     assert json.loads(note.read_bytes())["source"] == f"hf:me/sums@{COMMIT}"
     again = si_ctl_process(
