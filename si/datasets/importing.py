@@ -84,7 +84,11 @@ def import_data(
         if plan.bad and not skip_bad:
             raise _bad_rows(source, plan.bad, notes)
         if not plan.shards:
-            raise DataError(f"{source.origin} has no usable rows", f"{len(plan.bad)} rows are bad")
+            raise DataError(
+                f"{source.origin} has no usable rows",
+                f"{len(plan.bad)} rows are bad",
+                "See why: run the same command without --skip-bad.",
+            )
         spec = Spec(
             "import",
             name,
