@@ -1,4 +1,4 @@
-"""What `--dry-run` shows: the loop walked without computing, over a store that keeps nothing."""
+"""`--dry-run`: the loop without computation, over a store that keeps nothing."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ UNKNOWN = "?"
 
 
 class Overlay:
-    """A store over another one: reads fall through, writes stay in memory."""
+    """A store on top of another one: reads fall through, writes stay in memory."""
 
     def __init__(self, below: Store):
         self.below = below
@@ -58,7 +58,7 @@ class Overlay:
 
 
 class Unmade(Manifest):
-    """The manifest of a stage that has not run: its content and figures are not known."""
+    """The manifest of a stage that has not run: its content and figures are unknown."""
 
     content = UNKNOWN
     rows = 1
@@ -70,8 +70,8 @@ class Unmade(Manifest):
 
 @dataclass(frozen=True)
 class Step:
-    """One stage of the plan; `address` is None where it follows from what is not computed yet, and
-    `shards` 0 where it follows from data that are not there yet."""
+    """One stage of the plan; `address` is None if it depends on something not computed yet, and
+    `shards` is 0 if it depends on data that are not in the store yet."""
 
     entry: str
     address: str | None
@@ -80,7 +80,7 @@ class Step:
 
 
 class NotYet:
-    """`ports.Hub` of a plan: nothing is brought, and what it would be is not known."""
+    """`ports.Hub` of a plan: it fetches nothing, and the content stays unknown."""
 
     def policy(self, store: Store, name: str) -> Manifest:
         return Unmade(Spec("fetch", named(name), {}, {}, {}), ())
@@ -91,10 +91,10 @@ class NotYet:
 
 @dataclass
 class Plan(Run):
-    """A run that only says what it would do.
+    """A run that only lists what it would do.
 
     Attributes:
-        missing: what is not there yet, and will be brought or has to be.
+        missing: what is not in the store yet and must be fetched or created.
     """
 
     steps: list[Step] = field(default_factory=list)
@@ -115,7 +115,7 @@ class Plan(Run):
             self.missing.append(f"{what}: {error.headline}")
             return Unmade(Spec(stage, named(source), {}, {}, {}), ())
         if made.content == UNKNOWN:
-            self.missing.append(f"{what}: {source} is brought from the hub when the run begins")
+            self.missing.append(f"{what}: {source} is fetched from the hub when the run starts")
         return made
 
     def _check_data(self) -> None:

@@ -1,8 +1,7 @@
-"""A policy out of the store, as the Hugging Face folder that everybody's tools load.
+"""Export a policy from the store as a standard Hugging Face folder.
 
-Every file is checked by size and SHA-256 while it comes. All is made in a folder beside the
-wanted one, whose name says that it is a part, and renamed at the end: what lies under the wanted
-name is whole.
+Every file is checked by size and SHA-256 during the copy. The export writes to a hidden folder
+beside the target and renames it at the end, so the target is complete or absent.
 """
 
 import fcntl
@@ -34,10 +33,10 @@ Merge = Callable[[Path, Path, Path], None]  # policy 0, adapter, an empty folder
 
 @dataclass(frozen=True)
 class Policy:
-    """A policy of a run, chosen.
+    """The policy of a run to export.
 
     Attributes:
-        iteration: which one it is of; 0 is policy 0.
+        iteration: its iteration; 0 is policy 0.
         why: how it was chosen, in words.
         base: policy 0.
     """
@@ -58,24 +57,24 @@ class Policy:
 
 
 def choose(store: Store, run: str, wanted: str = "best") -> Policy:
-    """A run's policy: of an iteration by number, of the `best` on dev, or of the `last`.
+    """A run's policy by iteration: a number, `best` on dev, or `last`.
 
     Raises:
         RunMissing: if the run has no such iteration yet.
-        RecipeError: if `wanted` is none of these, or no iteration was scored on dev.
+        RecipeError: if `wanted` is invalid, or no iteration was scored on dev.
     """
     refs = report_inputs(store, run)
     if "scores-0" not in refs:
         raise RunMissing(
             f"The run {run} has no scored policy yet",
             f"in {store.url}",
-            "Go on with it: the same `si-ctl iterate` command resumes.",
+            "Continue it first: the same `si-ctl iterate` command resumes.",
         )
     summary = collect(store, refs)
     if wanted == "best":
         if summary.best is None:
             raise RecipeError(
-                f"The run {run} was not scored on dev, so none of its policies is the best",
+                f"The run {run} was not scored on dev, so it has no best policy",
                 "evaluate.splits has no dev",
                 "Name an iteration: --iteration last, or its number",
             )
@@ -85,7 +84,7 @@ def choose(store: Store, run: str, wanted: str = "best") -> Policy:
     elif wanted.isdecimal():
         t, why = int(wanted), "chosen by number"
     else:
-        raise RecipeError(f"--iteration {wanted!r} is no number, and neither best nor last")
+        raise RecipeError(f"--iteration {wanted!r} is not a number, best or last")
     found = entries(store, run)
     entry = f"it{t:02d}/train" if t else "it00/policy"
     if t > summary.last or entry not in found:
@@ -116,27 +115,29 @@ def export(
     merge: Merge | None = None,
     force: bool = False,
 ) -> str:
-    """Write the policy to the folder `out`, with a model card; what it is: model, adapter, merged.
+    """Write the policy to the folder `out`, with a model card.
+
+    Returns what was written: `model`, `adapter` or `merged`.
 
     Args:
-        base: what the base model is called, in the card and in the adapter's config: a name of
-            the hub, also with @revision, or a folder. By default what it was brought from the hub
-            as, if it was.
-        merge: makes one model of policy 0 and an adapter; None leaves an adapter one.
-        force: replace what an export has left in `out`.
+        base: the base model's name for the model card and the adapter's config: a name on the
+            hub, optionally with @revision, or a folder. Default: the name that it was fetched from
+            the hub with, if any.
+        merge: merges an adapter into policy 0; None keeps the adapter.
+        force: replace an earlier export in `out`.
 
     Raises:
-        OutputError: if `out` is there and not empty, or cannot be written.
+        OutputError: if `out` exists and is not empty, or cannot be written.
         StoreUnavailable: if there is too little room.
         RecipeError: if there is nothing to merge.
         ArtifactDamaged: if a file is not what was committed.
     """
     if merge and not policy.is_adapter:
         raise RecipeError(
-            f"The policy of iteration {policy.iteration} is a whole model: there is nothing to "
+            f"The policy of iteration {policy.iteration} is a complete model: there is nothing to "
             "merge",
             policy.made.spec.address,
-            "Leave --merge out.",
+            "Remove --merge.",
         )
     _free(out, force)
     kind = "merged" if merge else "adapter" if policy.is_adapter else "model"
@@ -157,7 +158,7 @@ def export(
         (made / "README.md").write_text(text, encoding="utf-8")
         usual = (made / "README.md").stat().st_mode
         for path in made.rglob("*"):
-            if path.is_file():  # safetensors lets nobody but its writer read
+            if path.is_file():  # safetensors makes files readable only by their owner
                 path.chmod(usual)
         _sync(made)
         if out.exists() and any(out.iterdir()):  # --force
@@ -167,7 +168,7 @@ def export(
 
 
 def brought_as(store: Store, policy_0: Manifest) -> str | None:
-    """`owner/name@commit` of a policy that was brought from the hub."""
+    """`owner/name@commit` of a policy that was fetched from the hub."""
     source = str(made_by(store, policy_0).get("source", ""))
     return source.removeprefix("hf:") if source.startswith("hf:") else None
 
@@ -178,8 +179,8 @@ def _download(store: Store, manifest: Manifest, folder: Path) -> None:
 
 
 def _name_base(path: Path, base: str | None) -> None:
-    """Have the adapter's config name its base, which in the store it does not: the artefact's
-    inputs do."""
+    """Write the base model's name into the adapter's config. In the store the artefact's inputs
+    name it instead."""
     name, _, revision = (base or "").partition("@")
     config = json.loads(path.read_text())
     config |= {"base_model_name_or_path": name or None, "revision": revision or None}
@@ -227,13 +228,13 @@ def _free(out: Path, force: bool) -> None:
     if names and not (force and ours):
         ways = ["Name another folder: --out FOLDER"]
         ways += ["Or replace it: --force"] if ours else []
-        why = "it holds no model, so --force does not replace it" if force else ""
+        why = "it does not contain a model, so --force does not replace it" if force else ""
         raise OutputError(f"The folder {out} is not empty", why, tuple(ways))
 
 
 @contextmanager
 def _part(out: Path) -> Iterator[Path]:
-    """A folder beside `out` for what is not whole yet; what killed exports left there goes."""
+    """A temporary folder beside `out`; removes those that killed exports left behind."""
     stem = f".{out.resolve().name}.part-"
     for old in out.parent.glob(f"{stem}*"):
         with suppress(OSError), _locked(old):
@@ -249,7 +250,7 @@ def _part(out: Path) -> Iterator[Path]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold a folder as its process does; OSError if another one holds it."""
+    """Lock a folder for this process; OSError if another process holds it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -263,14 +264,14 @@ def _room(folder: Path, manifests: list[Manifest]) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise StoreUnavailable(
-            f"There is too little room beside {folder.parent} for the policy",
+            f"There is too little disk space beside {folder.parent} for the policy",
             f"needed {needed:,} bytes, free {free:,}",
-            "Make room, or name a folder on another disk.",
+            "Free some space, or name a folder on another disk.",
         )
 
 
 def _sync(folder: Path) -> None:
-    """Have all files on the disk before the folder gets its name."""
+    """Flush all files to disk before the folder gets its final name."""
     for path in (folder, *folder.rglob("*")):
         descriptor = os.open(path, os.O_RDONLY)
         try:

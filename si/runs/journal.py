@@ -1,7 +1,7 @@
-"""How far a run is, as it happens: the controller's journal, and stages in a few words.
+"""The controller's journal: a run's progress as it happens, with each stage in a few words.
 
-The journal is what a run's object on a cluster says of the run: small, whole at any
-moment, written anew after every change.
+The journal is stored in the run's object on a cluster. It is small, complete at any moment, and
+rewritten after every change.
 """
 
 import time
@@ -14,18 +14,18 @@ from si.events import Event
 from si.runs.limits import LIMITS
 from si.stages import STAGES
 
-LAST_FAILURES = 10  # kept per stage; the count goes on
+LAST_FAILURES = 10  # kept per stage; the count continues
 
 
 class Journal:
-    """A run's state, kept by hearing the loop's events.
+    """A run's state, updated by the loop's events.
 
     Attributes:
         state: `phase` (running, done, stopped at a limit, failed), `generation`, `starts` (of the
             controller), `stopped` (why it ended early: a `Stop`, or None), `stages` in
-            the order of their beginning; of a stage `entry`, `state` (running or done), `shards`,
-            `committed`, `words`, `seconds`, `attempts` (Jobs made), `failures` (the last ones: pod,
-            why, when), `failed` (their number), `problem` (what it waits for, or None).
+            the order of their start; for a stage `entry`, `state` (running or done), `shards`,
+            `committed`, `words`, `seconds`, `attempts` (Jobs created), `failures` (the last ones:
+            pod, why, when), `failed` (their number), `problem` (what it waits for, or None).
     """
 
     def __init__(self, state: dict[str, Any], save: Callable[[dict[str, Any]], None]):
@@ -33,14 +33,14 @@ class Journal:
         self.save = save
 
     def start(self, **facts: Any) -> None:
-        """A controller begins, or begins again; `facts` go into the state."""
+        """Record that a controller starts or restarts; `facts` go into the state."""
         self.state |= facts
         self.state |= {"phase": "running", "starts": self.state["starts"] + 1}
         self.state |= {"error": None, "stopped": None}
         self.save(self.state)
 
     def end(self, error: SiError | None = None, **facts: Any) -> None:
-        """The loop has ended: well, by a limit of the user's, or with an error."""
+        """Record that the loop has ended: successfully, at a limit, or with an error."""
         limited = (facts.get("stopped") or {}).get("rule") in LIMITS
         self.state |= facts | {"phase": "failed" if error else "stopped" if limited else "done"}
         if error:
@@ -48,7 +48,7 @@ class Journal:
         self.save(self.state)
 
     def hear(self, event: Event) -> None:
-        """Take in one event of `si.run.Run` or of a cluster."""
+        """Record one event of `si.run.Run` or of a cluster."""
         stage = self._stage(event["entry"])
         match event["event"]:
             case "begin":

@@ -1,8 +1,8 @@
-"""When a run ends before its last iteration, and why: decisions that give their reason.
+"""When a run ends before its last iteration, and why: decisions that return their reason.
 
-Patience looks at committed scores alone, so that a run that was killed and resumed ends where an
+Patience looks at committed scores alone, so a run that was killed and resumed ends where an
 undisturbed one does. A budget looks at what has been spent. Neither is part of any stage key: a
-stopped run's artefacts, its report included, are those of a run of that length.
+stopped run's artefacts, including its report, are those of a run of that length.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from si.store.keys import canonical, read_record, sealed
 from si.store.port import Store
 
 PATIENCE = "patience"
-LIMITS = ("max_gpu_hours", "max_cost")  # these cut a run short, patience ends it well
+LIMITS = ("max_gpu_hours", "max_cost")  # these interrupt a run; patience ends it successfully
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Stop:
 
     Attributes:
         rule: patience, max_gpu_hours or max_cost.
-        limit: what the user set it to.
-        iterations: how many are whole.
-        next: the entry that would have been done next, or that was at work.
+        limit: its value.
+        iterations: number of completed iterations.
+        next: the entry that would have been next, or that was in progress.
         committed: how many of its shards are committed.
         words: the reason, in a sentence.
     """
@@ -45,18 +45,18 @@ class Stop:
 
 
 class LimitReached(SiError):
-    """The run has spent what it may."""
+    """The run has reached its budget."""
 
     exit_code = STOPPED
 
     def __init__(self, stop: Stop):
-        done = f"{stop.iterations} iteration{'s' if stop.iterations != 1 else ''} whole"
+        done = f"{stop.iterations} iteration{'s' if stop.iterations != 1 else ''} completed"
         super().__init__(
             stop.words,
-            f"{done}, stopped at {stop.next}; what is committed stays",
+            f"{done}, stopped at {stop.next}; committed artefacts stay",
             (
-                f"Go on with a higher limit: the same command with a higher {flag(stop.rule)}.",
-                "See what took how much: si-ctl status",
+                f"Continue with a higher limit: the same command with a higher {flag(stop.rule)}.",
+                "See what each stage spent: si-ctl status",
             ),
         )
         self.stop = stop
@@ -68,11 +68,11 @@ def flag(rule: str) -> str:
 
 
 def out_of_patience(accuracies: Sequence[float], patience: int) -> str | None:
-    """Why to end after these iterations, or None to go on.
+    """Why to end after these iterations, or None to continue.
 
     Args:
         accuracies: on dev, of policy 0 and of every iteration so far.
-        patience: so many iterations in a row may bring no gain over the best before them.
+        patience: number of iterations in a row without a gain over the best before them.
     """
     best = max(range(len(accuracies)), key=lambda t: (accuracies[t], -t))
     if len(accuracies) - 1 - best < patience:
@@ -84,7 +84,7 @@ def out_of_patience(accuracies: Sequence[float], patience: int) -> str | None:
 
 @dataclass(frozen=True)
 class Budget:
-    """What a run may spend, as the place says; None is no limit."""
+    """What a run may spend, from the place; None means unlimited."""
 
     max_gpu_hours: float | None = None
     max_cost: float | None = None
@@ -104,15 +104,15 @@ class Budget:
         return self.max_gpu_hours is not None or self.max_cost is not None
 
     def reached(self, spent: Spent) -> tuple[str, float, str] | None:
-        """(rule, limit, reason) if that much is spent, or None to go on."""
+        """(rule, limit, reason) if a limit is reached, or None to continue."""
         cost = spent.money(self.per_gpu_hour, self.per_cpu_hour)
         for rule, limit, value, unit in (
             (LIMITS[0], self.max_gpu_hours, spent.gpu_hours, " GPU hours"),
             (LIMITS[1], self.max_cost, cost, ""),
         ):
             if limit is not None and value >= limit:
-                said = f"{value:.4g}{unit} spent: {flag(rule)} {limit:g} is reached"
-                return rule, limit, said
+                reason = f"{value:.4g}{unit} spent: {flag(rule)} {limit:g} is reached"
+                return rule, limit, reason
         return None
 
 
@@ -123,12 +123,12 @@ NO_LIMIT = Budget()
 
 
 def record(store: Store, folder: str, stop: Stop) -> None:
-    """Keep it in the run's folder, for `status` and `report`; the same stop once."""
+    """Store a stop in the run's folder, for `status` and `report`; the same stop only once."""
     name = f"{stop.next.replace('/', '-')}-{stop.committed}-{stop.rule}-{stop.limit:g}"
     settle(store, f"{folder}/stops/{name}.json", canonical(sealed(stop.to_json())))
 
 
 def recorded(store: Store, folder: str) -> Iterator[Stop]:
-    """Where the run has ended early, in no order; it may have gone on since."""
+    """The stops of a run, in no order; it may have continued since."""
     for address in store.list(f"{folder}/stops"):
         yield read_record(store, address, lambda raw: Stop(**raw))

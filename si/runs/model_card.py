@@ -1,7 +1,7 @@
-"""The model card of an exported policy: what it is, where it comes from, what it scored.
+"""The model card of an exported policy: what it is, where it comes from, and its scores.
 
 Front matter as the Hugging Face hub reads it, then Markdown. Names, addresses and settings are
-anybody's: none of them can end a table, begin a heading or a link, or open a tag.
+untrusted: none of them can end a table, start a heading or a link, or open a tag.
 """
 
 import json
@@ -24,15 +24,15 @@ PAPER = "https://arxiv.org/abs/2510.26474"
 
 
 class About(NamedTuple):
-    """What a card says of a policy.
+    """What a model card states about a policy.
 
     Attributes:
-        iteration: which one it is of, 0 being policy 0, and `why` it was chosen.
+        iteration: its iteration (0 is policy 0), and `why` it was chosen.
         kind: `model`, `adapter` or `merged`.
-        base: what policy 0 is called: a name of the hub, perhaps with @revision, which then goes
-            into the front matter; or anything else.
+        base: the name of policy 0: a name on the hub, optionally with @revision, which then goes
+            into the front matter; or any other text.
         policy, policy_0, data: address and content digest.
-        facts: what the trainer said; empty for policy 0.
+        facts: the trainer's facts; empty for policy 0.
         settings: the recipe.
         made_with: library -> version.
     """
@@ -59,9 +59,9 @@ def card(about: About, run: RunSummary) -> str:
         _lead(about, run),
         "## Scores",
         _scores(it, run.iterations[0]),
-        "One greedy response a query, verified against the reference answer; in brackets Wilson's "
-        "95 % interval. Levels are pass rates under policy 0: L1 the easiest (head), L5 and U the "
-        "hardest (tail).",
+        "One greedy response per query, verified against the reference answer; in brackets "
+        "Wilson's 95 % interval. Levels are pass rates under policy 0: L1 is the easiest (head), "
+        "L5 and U are the hardest (tail).",
     ]
     if it.metrics is not None:
         parts += ["## What it was trained on", _shares(it), _spent(about)]
@@ -72,7 +72,7 @@ def card(about: About, run: RunSummary) -> str:
         _loading(about),
         "## Licence",
         "si-ctl does not know the licences of policy 0 and of the data, so the front matter says "
-        "`unknown`. Look them up before you share this.",
+        "`unknown`. Look them up before you share this model.",
         "## Recipe",
         _block(json.dumps(about.settings, indent=2, sort_keys=True)),
     ]
@@ -115,19 +115,19 @@ def _result(about: About, split: str, part: Mapping[str, Any]) -> EvalResult:
 
 
 def _on_hub(base: str) -> tuple[str, str]:
-    """A base's name and revision on the hub; empty for one that is not there."""
+    """A base's name and revision on the hub; empty if the name is not one on the hub."""
     name, _, revision = base.partition("@")
     return (name, revision) if HUB_NAME.fullmatch(name) else ("", "")
 
 
 def _lead(about: About, run: RunSummary) -> str:
     kind = {
-        "model": "A whole model",
+        "model": "A complete model",
         "adapter": "A LoRA adapter for policy 0",
         "merged": "A LoRA adapter merged into policy 0",
     }[about.kind]
     if about.iteration == 0:
-        return f"Policy 0 of a run of self-improvement, unchanged ({markdown(about.why)})."
+        return f"Policy 0 of a self-improvement run, unchanged ({markdown(about.why)})."
     return (
         f"{kind}: the policy of iteration {about.iteration} ({markdown(about.why)}) of {run.last}, "
         f"trained on its own verified answers with the strategy {markdown(run.strategy)}, "
@@ -149,7 +149,7 @@ def _scores(it: Iteration, zero: Iteration) -> str:
                 *(f"{level['correct']} of {level['n']}" if level else "–" for level in levels),
             ]
         )
-    return _table(["split", "queries", "right", "accuracy", "policy 0", *LEVELS], rows)
+    return _table(["split", "queries", "correct", "accuracy", "policy 0", *LEVELS], rows)
 
 
 def _shares(it: Iteration) -> str:
@@ -210,7 +210,7 @@ def _loading(about: About) -> str:
 
 
 def _block(text: str) -> str:
-    """Code, by indentation: no text in it can end it but an empty line, which does not matter."""
+    """An indented code block: only an empty line could end it, which does no harm."""
     return "\n".join(f"    {line}".rstrip() for line in text.split("\n"))
 
 

@@ -10,7 +10,7 @@ from si.store.port import Store
 
 
 def run_folder(name: str, generation: int) -> str:
-    """Where a generation's entries lie; the first one's directly in the run's folder."""
+    """The folder of a generation's entries; the first generation uses the run's folder."""
     return f"runs/{name}" if generation == 1 else f"runs/{name}/g{generation:02d}"
 
 
@@ -23,7 +23,7 @@ def generations(store: Store, name: str) -> list[int]:
 
 
 def load_recipe(store: Store, name: str, generation: int) -> Recipe:
-    """The recipe that a generation was begun with."""
+    """The recipe that a generation started with."""
     address = record_address(name, generation)
     return Recipe.model_validate(read_record(store, address, lambda raw: raw["recipe"]))
 
@@ -36,7 +36,7 @@ def begin(store: Store, name: str, recipe: Recipe, fresh: bool = False) -> int:
     """The generation to work on: the newest, if its recipe is this one, or a new one.
 
     Raises:
-        RunChanged: if the recipe differs from the one that the run was begun with.
+        RunChanged: if the recipe differs from the one that the run started with.
     """
     from si.config.recipe import differences
 
@@ -54,14 +54,13 @@ def begin(store: Store, name: str, recipe: Recipe, fresh: bool = False) -> int:
 
 
 def changed_recipe(name: str, changed: list[str]) -> RunChanged:
-    """The error of a run that was begun with another recipe; `changed` as `differences` says."""
+    """The error of a run that started with another recipe; `changed` is from `differences`."""
     return RunChanged(
-        f"The run {name} was begun with another recipe",
+        f"The run {name} was started with another recipe",
         "\n".join(changed),
         (
-            "Give the changed recipe a run name of its own (it shares all artefacts that "
-            "are the same): --run NAME",
-            f"Begin a new generation of {name}, computed anew, deleting nothing: --fresh",
-            "Or take the change back: the same command as before resumes the run.",
+            "Give the changed recipe its own run name (it shares all equal artefacts): --run NAME",
+            f"Start a new generation of {name}, computed again, deleting nothing: --fresh",
+            "Or revert the change: the same command as before resumes the run.",
         ),
     )

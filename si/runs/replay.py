@@ -1,8 +1,8 @@
-"""Replay: another strategy on what a run has sampled and verified, beside what it trained on.
+"""Replay: another strategy on a run's stored samples, beside what the run trained on.
 
-The stages' own functions are called on the run's committed artefacts, and what they make is
-looked at, never committed. Nothing is sampled: for draws that the run did not sample itself, it
-is not known what they would have brought, and nothing is said of it.
+The stages' own functions run on the run's committed artefacts; their output is shown, never
+committed. Nothing is sampled, so the outcome of draws that the run did not sample is unknown and
+not shown.
 """
 
 import json
@@ -39,7 +39,7 @@ class Replay:
 
     `iterations` hold `iteration`, `trained` and `replayed` (facts and metrics of the rebalance
     stage), `rounds` (how many rounds of samples the replayed strategy saw) and `draws`
-    (what it would ask for and the run did not sample: facts, `share_by_level`; or None).
+    (what it would ask for but the run did not sample: facts, `share_by_level`; or None).
     """
 
     run: str
@@ -58,19 +58,19 @@ class Replay:
 
     @property
     def words(self) -> list[str]:
-        """What one should know when reading the tables."""
-        said = []
+        """Notes for reading the tables."""
+        notes = []
         if any(it["draws"] for it in self.iterations):
-            said.append(
-                f"The run did not sample {self.strategy}'s second round, so what its draws would "
-                "have brought is not known: its examples are those of the first round alone."
+            notes.append(
+                f"The run did not sample {self.strategy}'s second round, so the outcome of its "
+                "draws is unknown: its examples come from the first round alone."
             )
         if len(self.iterations) > 1:
-            said.append(
-                f"From iteration 2 on the samples are those of a policy trained with {self.own}; "
-                f"one trained with {self.strategy} would have sampled others."
+            notes.append(
+                f"From iteration 2 on, the samples come from a policy trained with {self.own}; a "
+                f"policy trained with {self.strategy} would have sampled differently."
             )
-        return said
+        return notes
 
     @property
     def tables(self) -> list[Table]:
@@ -93,10 +93,10 @@ class Replay:
                 )
         found = [
             Table(
-                f"Examples of {self.run}, and what {self.strategy} makes of its samples",
+                f"Examples of {self.run}, and of {self.strategy} on its samples",
                 ["it.", "strategy", "examples", "queries", "head", "tail", *LEVELS, "Gini"],
                 rows,
-                "Levels are those that the run was counted by.",
+                "Levels are those of the run.",
             )
         ]
         asked = [it for it in self.iterations if it["draws"]]
@@ -123,19 +123,19 @@ class Replay:
 
 
 def replay(store: Store, run: str, strategy: str, scratch: Path) -> Replay:
-    """Another strategy on a run's stored verdicts, in every iteration that was re-balanced.
+    """Another strategy on a run's stored verdicts, in every re-balanced iteration.
 
-    A strategy whose resampling rule is the run's own sees both rounds, as the run did. Any other
-    sees the first round, and its draws are shown.
+    A strategy with the run's own resampling rule sees both rounds, as the run did. Any other sees
+    the first round, and its draws are shown.
 
     Args:
         run: the run's name.
-        strategy: as a recipe names it.
-        scratch: an empty folder for what the stages write.
+        strategy: a name as in a recipe.
+        scratch: an empty folder for the stages' files.
 
     Raises:
         RecipeError: for an unknown strategy.
-        DataError: if no iteration of the run is re-balanced yet.
+        DataError: if no iteration of the run has been re-balanced yet.
     """
     try:
         strategy = Recipe(strategy=strategy).strategy
@@ -175,9 +175,9 @@ def replay(store: Store, run: str, strategy: str, scratch: Path) -> Replay:
         )
     if not found:
         raise DataError(
-            f"No iteration of {run} is re-balanced yet",
+            f"No iteration of {run} has been re-balanced yet",
             f"in {store.url}",
-            "Go on with it: the same `si-ctl iterate` command resumes.",
+            "Continue it first: the same `si-ctl iterate` command resumes.",
         )
     return Replay(run, recipe.strategy, strategy, found)
 
@@ -190,7 +190,7 @@ def _draws(
     rule: str,
     scratch: Path,
 ) -> dict[str, Any]:
-    """What the resample stage would ask for in this iteration, by level and source."""
+    """The draws that the resample stage would ask for in this iteration, by level and source."""
     t = spec.params["iteration"]
     inputs = {
         "data": spec.inputs["data"],

@@ -1,4 +1,4 @@
-"""How far a run is, read from the store alone."""
+"""The status of a run, read from the store alone."""
 
 import re
 import time
@@ -27,7 +27,7 @@ def find_run(store: Store, wanted: str) -> str:
     """A run by its name, or by a strategy that only one run has.
 
     Raises:
-        RunMissing: with the names there are.
+        RunMissing: if there is no such run; lists the existing names.
     """
     names = runs(store)
     if wanted in names:
@@ -36,11 +36,11 @@ def find_run(store: Store, wanted: str) -> str:
     if len(same) == 1:
         return same[0]
     raise RunMissing(
-        f"{len(same)} runs have the strategy {wanted}: name one"
+        f"{len(same)} runs have the strategy {wanted}: name one of them"
         if same
         else f"No run is called {wanted!r}",
         "runs in " + store.url + ": " + (", ".join(same or names) or "none"),
-        "Begin one: si-ctl iterate" if not names else "See them all: si-ctl status",
+        "Start one: si-ctl iterate" if not names else "List all runs: si-ctl status",
     )
 
 
@@ -57,10 +57,10 @@ def of_strategy(store: Store, strategy: str) -> list[str]:
 
 
 def entries(store: Store, name: str, known: dict[str, str] | None = None) -> dict[str, str]:
-    """Entry -> address of every stage that the run's newest generation has begun, in order.
+    """Entry -> address of every stage that the run's newest generation has started, in order.
 
     Args:
-        known: what was read before, and what is read now; pointers never change.
+        known: a cache of pointers, which never change; extended by this call.
     """
     folder = run_folder(name, generations(store, name)[-1])
     known = {} if known is None else known
@@ -76,7 +76,7 @@ def entries(store: Store, name: str, known: dict[str, str] | None = None) -> dic
 
 
 def report_inputs(store: Store, name: str) -> dict[str, Ref]:
-    """What the report stage reads, by role, of everything that the run has finished."""
+    """The report stage's inputs by role, from everything that the run has finished."""
     refs: dict[str, Ref] = {}
     for entry, address in entries(store, name).items():
         where = Entry.parse(entry)
@@ -95,7 +95,7 @@ def report_inputs(store: Store, name: str) -> dict[str, Ref]:
 
 @dataclass
 class Known:
-    """What was read of a store and does not change, for who looks again and again."""
+    """Cache of immutable reads, for callers that poll."""
 
     ledger: Ledger
     pointers: dict[str, str] = field(default_factory=dict)
@@ -106,15 +106,15 @@ def status(store: Store, name: str, known: Known | None = None) -> dict[str, Any
     """The run as a tree: iterations, their stages, their shards.
 
     Args:
-        known: what was read before; kept up.
+        known: a cache, extended by this call.
 
     Returns:
         `run`, `generation`, `strategy`, `k`, `iterations` (list of `iteration`, `stages`),
-        `planned` (how many iterations it was begun with),
+        `planned` (the number of iterations in its recipe),
         `stopped` (why it ended early, as `si.runs.limits.Stop`, or None), `spent` (by all stages,
-        each artefact once); of a stage `entry`, `address`, `state` (done or open), `shards`,
+        each artefact once); for a stage `entry`, `address`, `state` (done or open), `shards`,
         `committed`, `attempts`, `seconds` and `spent` (by all its winning and losing attempts),
-        `facts`, and of one that is open `seconds_left`, if somebody is at work (None: not known).
+        `facts`, and for an open stage `seconds_left` if a worker is active (None if unknown).
     """
     found = generations(store, name)
     if not found:
@@ -154,7 +154,7 @@ def status(store: Store, name: str, known: Known | None = None) -> dict[str, Any
 
 
 def ended(tree: dict[str, Any]) -> bool:
-    """Whether a run, as `status` says, has a report on all the iterations that it was to have."""
+    """Whether a run, given its `status`, has a report on all planned iterations."""
     stages = [stage for iteration in tree["iterations"] for stage in iteration["stages"]]
     if not stages:
         return False
@@ -164,13 +164,13 @@ def ended(tree: dict[str, Any]) -> bool:
 
 
 def stopped_at(store: Store, folder: str, stages: dict[str, dict[str, Any]]) -> Stop | None:
-    """Where the run has ended before its last iteration, if it has not gone on since."""
+    """Where the run ended before its last iteration, unless it has continued since."""
 
     def stands(stop: Stop) -> bool:
         then = stages.get(stop.next, {"state": "open", "committed": stop.committed})
         return (then["state"], then["committed"]) == ("open", stop.committed)
 
-    # Of several at one place, the highest limit was the last to be tried.
+    # Of several stops at one place, the highest limit was tried last.
     order = [(stop.rule != PATIENCE, stop.limit, stop) for stop in recorded(store, folder)]
     order = [found for found in order if stands(found[-1])]
     return max(order, key=lambda found: found[:2])[-1] if order else None
@@ -198,8 +198,8 @@ def _stage(store: Store, ledger: Ledger, address: str) -> tuple[dict[str, Any], 
 def _left(
     entry: str, stages: Mapping[str, dict[str, Any]], ledger: Ledger, now: float
 ) -> float | None:
-    """Seconds until an open stage is done, if its workers are at work: by its own shards, or by
-    the same stage of the iteration before; None if neither says."""
+    """Seconds until an open stage is done, if its workers are active: estimated from its own
+    shards, or from the same stage of the previous iteration; None if neither helps."""
     stage = stages[entry]
     before = list(takewhile(lambda other: other is not stage, stages.values()))
     done = ledger.attempts(stage["address"])

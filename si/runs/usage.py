@@ -1,8 +1,8 @@
-"""What has been spent, from what every attempt says of itself.
+"""The resources that a run has used, from the provenance of every attempt.
 
-An attempt leaves its provenance before the race for its shard record, so losers and repetitions
-count as well; one that was killed on the way has left nothing, and what it took is not known.
-Times are no part of any artefact's content: what is read here goes to screens, never into one.
+An attempt writes its provenance before the race for its shard record, so losers and repetitions
+count as well. A killed attempt has left none, and its use is unknown. Times are not part of any
+artefact's content: these figures go to screens, never into an artefact.
 """
 
 import json
@@ -21,16 +21,16 @@ HOUR = 3600.0
 
 @dataclass(frozen=True)
 class Spent:
-    """What some work took.
+    """The resources that some work used.
 
     Attributes:
-        seconds: of all workers, added up.
-        gpu_seconds: the same, times the GPUs that each held.
-        wall: seconds in which at least one worker was at work.
-        attempts: how many shards were computed, repetitions included.
-        tokens: sampled, or trained on (responses' tokens, of one pass).
-        bytes: size of what was committed.
-        gpus: kinds of GPUs that were held.
+        seconds: sum over all workers.
+        gpu_seconds: the same, times the number of GPUs that each held.
+        wall: seconds in which at least one worker was active.
+        attempts: number of computed shards, including repetitions.
+        tokens: sampled, or trained on (response tokens of one epoch).
+        bytes: committed size.
+        gpus: kinds of GPUs used.
     """
 
     seconds: float = 0.0
@@ -47,7 +47,7 @@ class Spent:
         return self.gpu_seconds / HOUR
 
     def money(self, per_gpu_hour: float, per_cpu_hour: float = 0.0) -> float:
-        """What it cost; workers without a GPU are paid by the hour, whatever their cores."""
+        """The cost; a worker without a GPU has one price per hour, independent of its cores."""
         return (self.gpu_seconds * per_gpu_hour + self.cpu_seconds * per_cpu_hour) / HOUR
 
     def __add__(self, other: "Spent") -> "Spent":
@@ -79,13 +79,13 @@ NOTHING = Spent()
 
 @dataclass
 class Ledger:
-    """Spending in a store. Attempts do not change: what was read once is not read again."""
+    """Resource use in a store, with a cache: attempts never change once written."""
 
     store: Store
     read: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def attempts(self, address: str) -> list[dict[str, Any]]:
-        """What the attempts on an artefact's shards say of themselves, in the order of shards."""
+        """Provenance of all attempts on an artefact's shards, in the order of shards."""
         names = list(self.store.list(f"{address}/provenance"))
         for name in names:
             if name not in self.read:
@@ -93,7 +93,7 @@ class Ledger:
         return [self.read[name] for name in names]
 
     def work(self, address: str) -> Spent:
-        """What the workers on an artefact took, whole or not; without its tokens and bytes."""
+        """Use by the workers on an artefact, complete or not, without its tokens and bytes."""
         attempts = self.attempts(address)
         seconds = [float(attempt.get("seconds", 0.0)) for attempt in attempts]
         gpus = [int(attempt.get("gpus", 0)) for attempt in attempts]
@@ -107,13 +107,13 @@ class Ledger:
         )
 
     def artifact(self, manifest: Manifest) -> Spent:
-        """What a whole artefact took."""
+        """Use by a complete artefact, with its tokens and bytes."""
         tokens = manifest.facts.get("tokens", 0) if _on_model(manifest.spec.stage) else 0
         size = sum(blob.size for record in manifest.shards for blob in record.blobs)
         return self.work(manifest.spec.address) + Spent(tokens=tokens, bytes=size)
 
     def total(self, addresses: Iterable[str]) -> Spent:
-        """What the workers on several artefacts took; each counts once."""
+        """Use by the workers on several artefacts; each counts once."""
         return sum((self.work(address) for address in sorted(set(addresses))), NOTHING)
 
 
@@ -123,7 +123,7 @@ def _on_model(stage: str) -> bool:
 
 
 def made_by(store: Store, manifest: Manifest, shard: int = 0) -> dict[str, Any]:
-    """What the attempt that won a shard says of itself."""
+    """Provenance of the attempt that won a shard; empty if it is missing."""
     record = manifest.shards[shard]
     name = f"{record.shard:05d}-{record.attempt}.json"
     try:
@@ -133,7 +133,7 @@ def made_by(store: Store, manifest: Manifest, shard: int = 0) -> dict[str, Any]:
 
 
 def provenance(store: Store, address: str) -> dict[str, Any]:
-    """What an attempt says of itself; nothing if that is unreadable, since nothing hangs on it."""
+    """Provenance of an attempt; empty if it is unreadable, since nothing depends on it."""
     try:
         said: dict[str, Any] = json.loads(store.get(address))
     except ValueError:
@@ -147,7 +147,7 @@ def shard_of(address: str) -> int:
 
 
 def intervals(attempts: Iterable[Mapping[str, Any]]) -> Iterator[tuple[float, float]]:
-    """When each attempt was at work, in seconds since 1970; ends are known to the second."""
+    """Start and end of each attempt, in seconds since 1970; ends are accurate to the second."""
     for attempt in attempts:
         if "finished" in attempt:
             end = datetime.strptime(attempt["finished"], "%Y-%m-%dT%H:%M:%SZ")
@@ -156,7 +156,7 @@ def intervals(attempts: Iterable[Mapping[str, Any]]) -> Iterator[tuple[float, fl
 
 
 def union(spans: Iterable[tuple[float, float]]) -> float:
-    """Length of what at least one of the spans covers."""
+    """Length covered by at least one of the spans."""
     covered, reached = 0.0, float("-inf")
     for begin, end in sorted(spans):
         covered += max(0.0, end - max(begin, reached))

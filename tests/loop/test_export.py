@@ -108,7 +108,11 @@ def test_what_is_there_stays(place, tmp_path):
     home = tmp_path / "home"
     home.mkdir()
     (home / "letters.txt").write_text("dear")
-    refused(export(place, "--out", str(home), "--force", check=False), "holds no model", code=2)
+    refused(
+        export(place, "--out", str(home), "--force", check=False),
+        "does not contain a model",
+        code=2,
+    )
     refused(export(place, "--out", str(home / "letters.txt"), check=False), "not a folder", code=2)
     assert (home / "letters.txt").read_text() == "dear"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "out"]
@@ -118,7 +122,7 @@ def test_what_is_there_stays(place, tmp_path):
     "words,said",
     [
         (("--iteration", "7"), "has no finished iteration 7"),
-        (("--iteration", "first"), "'first' is no number"),
+        (("--iteration", "first"), "'first' is not a number"),
         (("--iteration", "1", "--merge"), "nothing to merge"),
     ],
 )

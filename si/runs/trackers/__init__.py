@@ -1,4 +1,4 @@
-"""Which tracker a place names, and whether it can be used."""
+"""The trackers that a place can name."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,10 +17,10 @@ TRACKERS = {
 
 
 def trackers(names: Sequence[str], folder: Path) -> dict[str, Callable[[], Tracker]]:
-    """What opens each of these trackers; nothing is imported before.
+    """Functions that open these trackers; they import the libraries only when called.
 
     Args:
-        folder: where a tracker may keep files.
+        folder: folder for a tracker's files.
 
     Raises:
         RecipeError: if a tracker's library is not installed.
@@ -28,7 +28,7 @@ def trackers(names: Sequence[str], folder: Path) -> dict[str, Callable[[], Track
     for name in names:
         if name in ("mlflow", "wandb"):
             packages.check(
-                f"The tracker {name} (place.trackers)", name, "Or leave it out of place.trackers."
+                f"The tracker {name} (place.trackers)", name, "Or remove it from place.trackers."
             )
     return {name: partial(_open, name, folder) for name in names}
 

@@ -1,4 +1,4 @@
-"""Runs in MLflow, at MLFLOW_TRACKING_URI, with the credentials of its own variables."""
+"""Runs in MLflow at MLFLOW_TRACKING_URI, with credentials from its own variables."""
 
 import json
 import os
@@ -16,14 +16,14 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-MOST = 1000  # metrics that one request takes
+MOST = 1000  # maximum metrics per request
 PARAMS = 100
-LONGEST = 500  # characters of a setting
-LOGGED = "si.logged."  # tag that says that a batch is whole
+LONGEST = 500  # maximum characters of a setting
+LOGGED = "si.logged."  # tag of a complete batch
 
 
 class MLflow:
-    """`ports.Tracker`: a run of MLflow for each of ours, found again by its tag `si.key`.
+    """`ports.Tracker`: an MLflow run for each of ours, found again by its tag `si.key`.
 
     The experiment is that of MLFLOW_EXPERIMENT_ID or MLFLOW_EXPERIMENT_NAME, `si-ctl` by default.
     """
@@ -64,7 +64,7 @@ class MLflow:
         if found is None:
             try:
                 return str(self.client.create_experiment(name))
-            except MlflowException:  # another run was faster
+            except MlflowException:  # another run created it first
                 found = self.client.get_experiment_by_name(name)
                 if found is None:
                     raise
@@ -76,7 +76,7 @@ class MLflow:
             for point in batch.points
             for name, value in point.values.items()
         ]
-        if self.old:  # a process that died may have kept a part of it
+        if self.old:  # a process that died may have logged a part of it
             names = {metric.key for metric in points}
             kept = {(name, m.step) for name in names for m in self._history(name)}
             points = [metric for metric in points if (metric.key, metric.step) not in kept]

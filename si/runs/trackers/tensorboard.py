@@ -1,12 +1,11 @@
 """Event files for TensorBoard, written without TensorBoard.
 
-Its own package brings a web server, and tensorboardX imports torch where that is installed. A
-file of scalars needs neither: it is a sequence of records (length, data, a masked CRC-32C of each),
-and a record's data are an `Event` message of TensorFlow's `event.proto` with a few fields.
+Its package contains a web server, and tensorboardX imports torch if that is installed. A file of
+scalars needs neither: it is a sequence of records (length, data, a masked CRC-32C of each), and a
+record's data are an `Event` message of TensorFlow's `event.proto` with a few fields.
 
-A file holds one batch and is there whole or not at all, so what is there need not be written
-again. TensorBoard reads a folder's files in the order of their names: they begin with the batch's
-number.
+A file holds one batch and is complete or absent, so an existing file is never written again.
+TensorBoard reads a folder's files in the order of their names, which start with the batch's number.
 """
 
 import re
@@ -27,8 +26,8 @@ class TensorBoard:
         self.root = folder / "tensorboard"
 
     def begin(self, run: Tracked) -> Container[str]:
-        """See `Tracker`. Where another store's run of that name has left its files, the folder's
-        name ends with the run's key."""
+        """See `Tracker`. If another store's run of the same name has files here, the folder's name
+        ends with the run's key."""
         self.folder = self.root / run.name
         key = self.folder / _KEY
         if key.exists() and key.read_text() != run.key:
@@ -52,7 +51,7 @@ class TensorBoard:
 
 
 def _point(point: Point) -> bytes:
-    # Names are split at the first slash into the groups that TensorBoard shows.
+    # TensorBoard groups names by the part before the first slash.
     return _event(point.time, point.step, values=dict(point.values))
 
 

@@ -1,4 +1,4 @@
-"""Runs in Weights & Biases: project, entity, key and mode are those of its own variables."""
+"""Runs in Weights & Biases; project, entity, key and mode come from its own variables."""
 
 import os
 import shutil
@@ -19,9 +19,9 @@ QUIET = {"silent": True, "console": "off", "x_disable_stats": True, "disable_git
 class WandB:
     """`ports.Tracker`: a run of W&B for each of ours, under our key as its id.
 
-    W&B counts a run's points; ours have the same numbers whenever they are told. Online, those that
-    W&B has counted are left out. Offline, nothing tells what it has: every session writes all of
-    them to a folder of its own, and the run's older ones go.
+    W&B numbers a run's points; ours keep their numbers however often they are logged. Online, points
+    that W&B has already counted are skipped. Offline it cannot be asked: every session writes all
+    points to a new folder, and the run's older folders are removed.
     """
 
     def __init__(self, folder: Path):
@@ -29,14 +29,14 @@ class WandB:
 
     def begin(self, run: Tracked) -> Container[str]:
         mode = wandb.setup(settings=wandb.Settings(**QUIET)).settings.mode
-        # Without a key, W&B would ask on the terminal.
+        # Without a key, W&B would prompt on the terminal.
         if mode == "online" and not wandb.login(prompt=False, verify=False):
             raise RecipeError(
                 "W&B has no key",
                 "place.trackers names wandb",
                 (
                     "Log in: wandb login, or set WANDB_API_KEY",
-                    "Or keep its files here, to sync them later: export WANDB_MODE=offline",
+                    "Or write files here and sync them later: export WANDB_MODE=offline",
                 ),
             )
         self.folder.mkdir(parents=True, exist_ok=True)
