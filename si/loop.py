@@ -35,7 +35,7 @@ def iterate(run: "Run") -> Manifest:
 
 
 def conclude(run: "Run") -> Manifest | None:
-    """`iterate`, and where a limit cuts it short the report of the iterations that are whole (None
+    """`iterate`, and where a limit cuts it short the report of the completed iterations (None
     if there is none). Why it ended early is in `run.stopped`, and in the store."""
     report = None
     try:

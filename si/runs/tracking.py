@@ -1,9 +1,8 @@
-"""A run's metrics, as trackers show them: TensorBoard, MLflow, W&B.
+"""Send a run's metrics to trackers: TensorBoard, MLflow, W&B.
 
-What is tracked is what finished stages say of themselves, in the order in which the run has them.
-So it can be said at any time, by the loop while it works and by `si-ctl track` afterwards, and a
-second time is no second point: a stage's metrics are one `Batch`, which has a name, a place in
-the order, and never changes.
+The metrics come from finished stages, in the order in which the run has them. So they can be sent
+at any time, by the loop while it works and by `si-ctl track` afterwards, and sending them twice
+adds no points: a stage's metrics are one `Batch` with a name and a position, and never change.
 """
 
 import re
@@ -29,7 +28,7 @@ STEP, ITERATION = "gradient step", "iteration"
 PATIENCE, HURRY = 30.0, 4.0  # seconds that a run's end waits for a tracker
 
 
-# --- what a stage has to say ---------------------------------------------------------------
+# --- from stages to batches ----------------------------------------------------------------
 
 
 class Reader:
@@ -40,7 +39,7 @@ class Reader:
         self.batches = self.points = self.steps = 0
 
     def read(self, entry: str, manifest: Manifest) -> Batch | None:
-        """What a stage has to say; None if nothing."""
+        """The metrics of a finished stage; None if it has none."""
         where = Entry.parse(entry)
         t, step, facts = where.t, where.step, manifest.facts
         artifact = Artifact(self.store, manifest)
@@ -78,7 +77,7 @@ class Reader:
             "train/tokens": speed.get("tokens"),
         }
         whole = {name: column for name, column in columns.items() if len(column or ()) == steps}
-        left = [0.0] * steps  # seconds from each step's end to the last one's
+        left = [0.0] * steps  # seconds from each step's end to the last step's end
         for i, seconds in reversed(list(enumerate(whole.get("train/seconds", ())))):
             if i:
                 left[i - 1] = left[i] + seconds
@@ -130,20 +129,20 @@ def _known(values: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _finished(said: Mapping[str, Any]) -> float:
-    """When an attempt was done, in seconds since 1970; 0 if it does not say."""
+    """When an attempt ended, in seconds since 1970; 0 if unknown."""
     return next((end for _, end in intervals([said])), 0.0)
 
 
-# --- while the loop works ------------------------------------------------------------------
+# --- while the loop runs -------------------------------------------------------------------
 
 Open = Callable[[], Tracker]  # imports the tracker's library, which may take seconds
 
 
 class Tracking:
-    """Tells trackers of a run's stages as they become done.
+    """Sends a run's stages to trackers as they finish.
 
-    Each has a thread of its own: none can stop the loop, or make it wait, but for at most
-    `PATIENCE` seconds at its end. One that fails is named once, and hears no more.
+    Each tracker has its own thread. None can stop the loop, or delay it by more than `PATIENCE`
+    seconds at its end. A tracker that fails is reported once and receives no more.
     """
 
     def __init__(
@@ -161,7 +160,7 @@ class Tracking:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Nothing more comes. Who leaves in a hurry does not wait long."""
+        """Wait for the trackers to finish; only briefly after an error."""
         for feed in self.feeds:
             feed.queue.put(None)
         patience = PATIENCE if kind is None else HURRY
@@ -175,7 +174,7 @@ class Tracking:
                 feed.warn(f"{feed.name} does not answer; {feed.later}")
 
     def hear(self, event: Event, stages: Mapping[Entry, Manifest]) -> None:
-        """Take in an event of `si.run.Run`, whose stages these are."""
+        """Handle an event of `si.run.Run`; `stages` are the run's."""
         if event["event"] == "done":
             for feed in self.feeds:
                 feed.queue.put((event["entry"], stages[Entry.parse(event["entry"])]))
@@ -188,7 +187,7 @@ class _Feed(Thread):
         super().__init__(name=name, daemon=True)
         self.opened, self.run_, self.reader, self.warn = opened, run, Reader(store), warn
         self.queue: SimpleQueue[tuple[str, Manifest] | None] = SimpleQueue()
-        self.later = f"the run goes on without it. Afterwards: si-ctl track {run.run} --to {name}"
+        self.later = f"the run continues without it. Afterwards: si-ctl track {run.run} --to {name}"
 
     def run(self) -> None:
         try:
@@ -199,19 +198,18 @@ class _Feed(Thread):
                 if batch and batch.name not in known:
                     tracker.log(batch)
             tracker.end()
-        except Exception as error:  # noqa: BLE001 (whatever it is, the loop goes on)
+        except Exception as error:  # noqa: BLE001 (whatever it is, the loop continues)
             self.warn(f"{self.name} failed ({why(error)[:200]}); {self.later}")
 
 
 def why(error: Exception) -> str:
-    """A tracker's error in a line, without what stands before the @ of an address: a password,
-    perhaps."""
+    """A tracker's error in one line, without the user and password of addresses."""
     said = error.headline if isinstance(error, SiError) else f"{type(error).__name__}: {error}"
     return without_user(" ".join(said.split()))
 
 
 def without_user(text: str) -> str:
-    """Addresses without their user and password."""
+    """The text with user and password removed from addresses."""
     return re.sub(r"(\w://)[^/\s@]+@", r"\1", text)
 
 
@@ -219,7 +217,7 @@ def without_user(text: str) -> str:
 
 
 class Backlog:
-    """Tells one tracker what a run has in its store, and later what it has by then."""
+    """Sends one tracker the finished stages of a run, and later those that have finished since."""
 
     def __init__(self, store: Store, run: str, tracked: Tracked, tracker: Tracker):
         self.store, self.run, self.tracker = store, run, tracker
@@ -230,11 +228,11 @@ class Backlog:
 
     @property
     def stages(self) -> int:
-        """How many stages have had something to say."""
+        """Number of stages with metrics so far."""
         return self.reader.batches
 
     def go_on(self) -> int:
-        """Tell what is new; of how many stages."""
+        """Send new stages; returns their number."""
         new = 0
         for entry, address in entries(self.store, self.run, self.pointers).items():
             manifest = None if entry in self.read else self._whole(address)

@@ -68,7 +68,7 @@ def test_draws_are_those_that_were_asked_for(place: Path, tmp_path: Path) -> Non
     assert {name: first["draws"][name] for name in facts} == facts
     assert sum(first["draws"]["share_by_level"][v] for v in LEVELS) == pytest.approx(1)
     assert first["replayed"]["facts"]["examples"] == first["trained"]["facts"]["examples"]
-    assert "is not known" in found.words[0]
+    assert "is unknown" in found.words[0]
     assert first["rounds"] == 1
 
 

@@ -1,4 +1,4 @@
-"""What a tracker is, and what it is given."""
+"""The protocol of a tracker, and the data it receives."""
 
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from si.store.port import Store
 
 
 class Point(NamedTuple):
-    """Values at one place of an axis.
+    """Values at one position of an axis.
 
     Attributes:
         axis: `gradient step`, counted over all iterations, or `iteration`.
-        step: where on it.
-        time: when the stage was done, in seconds since 1970.
+        step: the position.
+        time: when the stage finished, in seconds since 1970.
     """
 
     axis: str
@@ -30,8 +30,8 @@ class Batch:
 
     Attributes:
         name: the stage's entry (`it01/train`).
-        number: how many batches of the run come before.
-        first: how many points.
+        number: number of batches of the run before this one.
+        first: number of points before this batch.
     """
 
     name: str
@@ -42,13 +42,13 @@ class Batch:
 
 @dataclass(frozen=True)
 class Tracked:
-    """The run that is tracked.
+    """The run to track.
 
     Attributes:
         run: its name.
-        name: as trackers show it, with the generation from the second on.
-        key: 16 hex digits that are this run's, and no other's in any store.
-        about: what it computes, by dotted setting.
+        name: the name that trackers show; includes the generation from the second on.
+        key: 16 hex digits, unique to this run across all stores.
+        about: its recipe, by dotted setting.
     """
 
     run: str
@@ -72,21 +72,22 @@ def _flat(tree: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:
 
 
 class Tracker(Protocol):
-    """Keeps metrics of many runs, to be looked at side by side."""
+    """Keeps metrics of many runs for side-by-side comparison."""
 
     where: str
-    """Where they can be looked at, for people; known once a run has begun."""
+    """Where users find the metrics (a URL, path or command); set once a run has begun."""
 
     def begin(self, run: Tracked) -> Container[str]:
-        """Begin a run, or go on with it if its key is known; the names of the batches that it
-        has already, as far as the tracker knows them."""
+        """Begin a run, or continue it if its key is known.
+
+        Returns the names of the batches that the tracker already has, as far as it knows."""
         ...
 
     def log(self, batch: Batch) -> None:
-        """Keep a batch's points. They come in the run's order. What the tracker has of them, though
-        it did not know, stays as it is."""
+        """Store a batch's points. Batches come in the run's order. Points that the tracker already
+        has stay unchanged."""
         ...
 
     def end(self) -> None:
-        """Nothing more comes for now; returns when all is kept."""
+        """End the session: return once everything is stored."""
         ...

@@ -19,9 +19,9 @@ QUIET = {"silent": True, "console": "off", "x_disable_stats": True, "disable_git
 class WandB:
     """`ports.Tracker`: a run of W&B for each of ours, under our key as its id.
 
-    W&B numbers a run's points; ours keep their numbers however often they are logged. Online, points
-    that W&B has already counted are skipped. Offline it cannot be asked: every session writes all
-    points to a new folder, and the run's older folders are removed.
+    W&B numbers a run's points; ours keep their numbers however often they are logged. Online,
+    points that W&B has already counted are skipped. Offline it cannot be asked: every session
+    writes all points to a new folder, and the run's older folders are removed.
     """
 
     def __init__(self, folder: Path):
