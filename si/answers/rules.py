@@ -179,7 +179,7 @@ RULES = (
     Rule(
         "choice",
         "compare",
-        "An option's letter, text or number; a letter that the question lacks is no answer.",
+        "An option's letter, text or number; a letter that the question lacks is not an answer.",
         "Answer: a cat",
         "B",
         more=_ANIMALS,

@@ -179,7 +179,7 @@ class LocalCluster:
         """
         size = self.place.tensor_parallel or os.environ.get(TENSOR_PARALLEL) or 1
         if not str(size).isdecimal() or int(size) < 1:
-            raise RecipeError(f"{TENSOR_PARALLEL}={size} is no number of GPUs")
+            raise RecipeError(f"{TENSOR_PARALLEL}={size} is not a number of GPUs")
         if not self.gpus:
             return []
         return gpus.groups(self.gpus, 1 if engine == "transformers" else int(size))

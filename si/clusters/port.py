@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
 
 class Cluster(Protocol):
-    """Runs a stage's script somewhere, as wide as the Place says, until its shards are in."""
+    """Runs a stage's workers, as many as the place says, until its shards are committed."""
 
     def run(self, entry: str, spec: "Spec", on_event: Callable[[Event], None]) -> None:
         """Work on `spec`, the run's stage `entry` (`it01/explore`), until its workers end.
 
         Raises `StageFailed` with the workers' exit code. Returning does not mean
-        that the stage is whole: the manifest alone says so.
+        that the stage is complete: only the manifest shows that.
         """
         ...

@@ -61,9 +61,9 @@ class Job(Generic[S, P]):
         return role in self.spec.inputs
 
     def input(self, role: str) -> Artifact:
-        """The input of that role, opened and held against its recorded content digest."""
+        """The input of that role, opened and compared with its recorded content digest."""
         if role not in self.spec.inputs:
-            raise SiError(f"Stage {self.spec.stage} reads {role!r}, which is none of its inputs")
+            raise SiError(f"Stage {self.spec.stage} reads {role!r}, which is not one of its inputs")
         if role not in self._open:
             self._open[role] = Artifact.open(self.store, self.spec.inputs[role])
         return self._open[role]

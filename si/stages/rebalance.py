@@ -1,8 +1,7 @@
 """Rebalance: training examples from the successes of both rounds, as the strategy reshapes them.
 
-Rollouts are read once, shard by shard. The right ones go to buckets on disk by ranges of query
-ids, so that a bucket can be sorted in memory and the examples come out sorted, however many
-there are.
+Rollouts are read once, shard by shard. Successes go to buckets on disk by ranges of query ids, so
+that each bucket can be sorted in memory and the examples come out sorted, however many there are.
 """
 
 from bisect import bisect_left

@@ -122,10 +122,10 @@ PAUSE = "SICTL_TRAIN_CHECKPOINT_MINUTES"
 
 
 def pause(environment: Mapping[str, str] = os.environ) -> float:
-    """Seconds between two checkpoints, as the place says; half an hour by default.
+    """Seconds between two checkpoints, from the environment; half an hour by default.
 
     Raises:
-        RecipeError: if it is no number of minutes.
+        RecipeError: if it is not a number of minutes.
     """
     text = environment.get(PAUSE) or "30"
     try:
@@ -133,13 +133,13 @@ def pause(environment: Mapping[str, str] = os.environ) -> float:
     except ValueError:
         minutes = -1
     if not 0 <= minutes < math.inf:
-        raise RecipeError(f"{PAUSE}={text} is no number of minutes", "", "Give 0 or more.")
+        raise RecipeError(f"{PAUSE}={text} is not a number of minutes", "", "Set 0 or more.")
     return 60 * minutes
 
 
 def machine(environment: Mapping[str, str] = os.environ) -> tuple[tuple[int, int], str]:
-    """Which of the machines that train together this is, of how many, and what this attempt of
-    theirs is called: as the place says (docs/engines.md), or torchrun."""
+    """This machine's index among those that train together, their number, and the name of their
+    attempt: from the environment (docs/engines.md), or from torchrun."""
     names = ("SICTL_TRAIN_NODE", "SICTL_TRAIN_NODES", "SICTL_TRAIN_MASTER")
     if not environment.get(names[1]):
         names = ("GROUP_RANK", "GROUP_WORLD_SIZE", "TORCHELASTIC_RUN_ID")

@@ -1,9 +1,9 @@
-"""What every stage script does: read the spec, do the missing shards, commit each, finish.
+"""The work of every stage script: read the spec, compute missing shards, commit each, finish.
 
     python jobs/verify.py --address pool/verify/it01-r1-0123456789ab --worker 0 --workers 4
 
 The place (bucket, endpoint) comes from the environment, `SI_PLACE__STORE` and so on.
-Exit codes: 0 done, 3 unusable (do not retry), 4 retry, 5 this shard cannot be done.
+Exit codes: 0 done, 3 unusable (do not retry), 4 retry, 5 this shard cannot be completed.
 """
 
 import argparse
@@ -43,12 +43,12 @@ def script(stage: str) -> Path:
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
-    """A process that is number 1, as in a pod, ignores SIGTERM unless it is told otherwise."""
+    """Exit on SIGTERM, which process number 1, as in a pod, ignores by default."""
     sys.exit(RETRY)
 
 
 def shards_of(spec: Spec, worker: int, workers: int) -> Iterator[tuple[int, bool]]:
-    """This worker's share, then the others' shards in an order of its own, as (shard, own)."""
+    """This worker's shards, then the others' in its own random order, as (shard, own)."""
     own = range(worker, spec.shards, workers)
     rest = sorted(set(range(spec.shards)) - set(own), key=lambda s: keyed_seed("help", worker, s))
     yield from ((shard, True) for shard in own)
@@ -58,10 +58,10 @@ def shards_of(spec: Spec, worker: int, workers: int) -> Iterator[tuple[int, bool
 def do_shards(
     store: Store, job: Job[Any, Any], function: StageFunction, worker: int, workers: int
 ) -> None:
-    """Do what is missing of this worker's share, then help with shards that nobody has claimed.
+    """Compute this worker's missing shards, then unclaimed shards of other workers.
 
-    A claim is advice: it keeps two workers from the same shard, and nothing breaks
-    when it lies or is lost.
+    A claim is advisory: it keeps two workers from the same shard, and nothing breaks if it is
+    wrong or lost.
     """
     spec = job.spec
     todo = _open_shards(store, spec, worker, workers)

@@ -133,7 +133,7 @@ def test_the_variable_groups_too(
     told = place_environment(Place(tensor_parallel=4))
     assert told["SICTL_VLLM_TENSOR_PARALLEL_SIZE"] == "4"
     monkeypatch.setenv("SICTL_VLLM_TENSOR_PARALLEL_SIZE", "two")
-    with pytest.raises(RecipeError, match="two is no number"):
+    with pytest.raises(RecipeError, match="two is not a number"):
         cluster(tmp_path).describe("vllm")
 
 

@@ -43,7 +43,7 @@ def run_name(place: Place, run: str) -> str:
 
 
 def job_name(place: Place, run: str, generation: int, entry: str, attempt: int) -> str:
-    """Name of a stage's Job, the same whoever makes it."""
+    """Name of a stage's Job; every controller derives the same one."""
     salt = f"g{generation}-" if generation > 1 else ""
     return short(
         place.kubernetes.release, run, f"{salt}{entry.replace('/', '-')}-{attempt}".lower()
