@@ -331,7 +331,7 @@ _CELSIUS = re.compile(r"(?:°|degrees?)\s*(celsius|fahrenheit|C\b|F\b)", re.IGNO
 
 @lru_cache(maxsize=20_000)
 def read(text: str, upright: bool = True) -> Unit | None:
-    """The unit that a text names; `NONE` for a word that names none, None if it is no unit.
+    """The unit that a text names; `NONE` for a word that names none, None if it is not a unit.
 
     Args:
         upright: whether one letter may be a unit (`\\text{m}`, `5 m`), not a variable.

@@ -181,7 +181,7 @@ def _apply(one: Value, other: Value, rule: Callable[[Any, Any], Any]) -> Value:
 
 
 def power(base: Value, exponent: Value) -> Value:
-    """`base` to the power of `exponent`, exact where both are whole or a root is."""
+    """`base` to the power of `exponent`, exact if both are integers or the root is rational."""
     if isinstance(exponent, Fraction) and exponent.denominator == 1:
         n = int(exponent)
         if not base and n <= 0:

@@ -14,15 +14,15 @@ from si.rollouts.table import Bad
 
 @dataclass
 class Judged:
-    """What the answers of a file came to.
+    """The verdicts on a file's answers, counted.
 
     Attributes:
-        columns: field -> column, or path into one, where it was read.
-        rows: those that were judged; responses: the same, unless rows hold several.
-        methods, kinds, found, rules, reasons: how verdicts were reached, the answers' kinds, what
-            found them, what decided and why they are incorrect -> how many of them.
+        columns: field -> the column, or path into one, that it was read from.
+        rows: number of judged rows; responses: the same, unless rows hold several.
+        methods, kinds, found, rules, reasons: counts by how verdicts were reached, by the answers'
+            kinds, by what found them, by what decided, and by why they are incorrect.
         timeouts: how often math-verify reached its limit of processor time.
-        opinions: what else is said of the verdicts.
+        opinions: further checks of the verdicts.
         bad: rows that could not be judged.
         against: (the file's own reward, our verdict) -> how many responses.
     """

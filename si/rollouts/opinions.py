@@ -1,5 +1,5 @@
-"""What else can be said of a file's verdicts: how they compare with a person's or math-verify's,
-which rejected responses hold their reference all the same, and how one verdict came about."""
+"""Checks of a file's verdicts: agreement with human verdicts or math-verify, rejected responses
+that contain their reference, and the explanation of one verdict."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from si.answers import REASONS, Case, MathPool, Verdict, understand
 from si.answers.extract import body
 from si.answers.text import fold
 
-TAIL = 300  # characters of a response's end that are shown
+TAIL = 300  # characters of a response's end to show
 
 
 @dataclass

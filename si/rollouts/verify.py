@@ -1,6 +1,6 @@
-"""Any file of responses and references, judged as the verify stage judges.
+"""Judge a file of responses and references as the verify stage does.
 
-Rows are read, judged and written a piece at a time. Columns are recognised by their names, as
+Rows are read, judged and written in batches. Columns are recognised by their names, as
 `diagnose` does, or named by the user.
 """
 
@@ -68,18 +68,18 @@ def judge_file(
         mapping: field -> column or path: response (or messages, whose last one it is), answer
             (one, or a list of accepted ones); answer_kind, choices, finish_reason, reward, id,
             question and truth if there are any.
-        out: a file of the same kind to write, whole or not at all: all rows and columns, and
-            the columns of `VERDICT`.
+        out: a file of the same kind to write, completely or not at all: all rows and columns,
+            and the columns of `VERDICT`.
         judge: `answers`, or `package.module:function` as a recipe's `verify.judge`.
         policy: profile, tolerance, units and rules; by default those of a recipe.
-        opinions: collects what else is to be said of the verdicts.
+        opinions: collects further checks of the verdicts.
         timeout: processor seconds that math-verify may take for one answer.
         skip_bad: leave out rows without a response or a reference instead of refusing; in `out`
             their verdicts are null.
-        on_event: receives how many rows are `done` of the `total`, if that can be known.
+        on_event: receives how many rows are `done` of the `total`, if that is known.
 
     Raises:
-        DataError: if the columns do not tell what is what, rows are bad, or `out` does not fit.
+        DataError: if columns are not recognised, rows are bad, or `out` does not fit.
     """
     if not path.is_file():
         raise DataError(f"There is no file {path}", f"looked in {path.absolute().parent}")
@@ -279,7 +279,7 @@ class _Work:
         references = _references(get("answer"), choices)
         kind = get("answer_kind")
         if kind not in (None, "", *KINDS):
-            raise BadRow("answer_kind", f"is none of {', '.join(KINDS)}: {str(kind)[:40]!r}")
+            raise BadRow("answer_kind", f"is not one of {', '.join(KINDS)}: {str(kind)[:40]!r}")
         kind = kind or None
         try:
             for reference in references:
@@ -322,7 +322,7 @@ class _Work:
                 yield {**row, **_columns(found, _several(look_up(row, self._response)))}
 
     def _truths(self, row: Row, count: int) -> list[bool | None]:
-        """What a person says of a row's responses; None where nothing is said."""
+        """The human verdicts on a row's responses; None where there is none."""
         if "truth" not in self.made.columns or not count:
             return [None] * count
         value = look_up(row, self.made.columns["truth"])
