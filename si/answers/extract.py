@@ -18,6 +18,7 @@ from si.answers.prose import final
 from si.answers.text import RUN, RUNS, WINDOW, braced, clean, unmark
 
 MARKS = 100  # marks looked at, from the last
+SHORT = 3000  # characters of a response in which long runs do no harm
 LINE = 4096  # characters of an answer's line at most
 
 
@@ -58,6 +59,8 @@ def whole(response: str) -> str:
     text = clean(response[-WINDOW:])
     if "<" in text:
         text = _HTML.sub("", text)
+    if len(text) < SHORT:
+        return text
     return RUNS.sub(lambda match: match[0][:RUN], text)
 
 
@@ -125,12 +128,26 @@ _MARK = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE | re.MULTILINE,
 )
-_ANY_MARK = re.compile(
-    r"answer|boxed|fbox|option|choice|####|答案|选|begin_of_box|conclusion|letter|statement"
-    r"|alternative|selection"
-    r"|choose|select|pick| with |correct|right|best",
-    re.IGNORECASE,
+# Every mark has one of these in it; marks are looked for around them alone, which is what makes
+# finding them quick in a long response.
+_TRIGGERS = (
+    *("answer", "boxed", "fbox", "option", "choice", "letter", "statement", "selection"),
+    *(
+        "alternative",
+        "####",
+        "答案",
+        "选",
+        "begin_of_box",
+        "conclusion",
+        "choose",
+        "select",
+        "pick",
+    ),
+    *("is correct", "is the correct", "is right", "is the right", "is the best", "is best"),
+    *("is the most", "is most", "be correct", "be the correct", "be the right", "be the best"),
+    *("go with", "is the true", "is the final", "is true", "is appropriate", "is valid"),
 )
+_BEFORE, _BEHIND = 120, 200  # characters around a trigger in which its mark lies
 # What follows a mark and is a remark about an answer, or the prompt's own words.
 _REMARK = re.compile(
     r"""(?:also\s|indeed\s|then\s|thus\s|therefore\s|clearly\s)*(?:
@@ -163,12 +180,32 @@ class Mark(NamedTuple):
 
 def marks(text: str, off: frozenset[str] = frozenset()) -> Iterator[Mark]:
     """All marks of a text, in order."""
-    if _ANY_MARK.search(text) is None:
-        return
-    for match in _MARK.finditer(text):
-        rule = match.lastgroup or ""
-        if rule not in off:
-            yield Mark(rule, match.start(), match.end())
+    for start, end in _regions(text):
+        for match in _MARK.finditer(text, start, end):
+            rule = match.lastgroup or ""
+            if rule not in off:
+                yield Mark(rule, match.start(), match.end())
+
+
+def _regions(text: str) -> list[tuple[int, int]]:
+    """Where marks can lie, in order and without overlap."""
+    low = text.lower()
+    if len(low) != len(text):  # a letter whose lower case is two
+        return [(0, len(text))]
+    found = []
+    for trigger in _TRIGGERS:
+        at = low.find(trigger)
+        while at >= 0:
+            found.append(at)
+            at = low.find(trigger, at + _BEHIND // 2)
+    made: list[tuple[int, int]] = []
+    for at in sorted(found):
+        start, end = max(0, at - _BEFORE), at + _BEHIND + _BEHIND // 2
+        if made and start <= made[-1][1]:
+            made[-1] = (made[-1][0], end)
+        else:
+            made.append((start, end))
+    return made
 
 
 def find(
