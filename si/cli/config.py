@@ -6,9 +6,11 @@ from typing import Annotated
 import typer
 import yaml
 
+from si.answers.prompts import ADVICE, asks_for_form
 from si.cli.console import say
 from si.cli.options import JsonOption, RecipeOption, SetOption, recipe_file, resolve
 from si.config.loading import schema as recipe_schema
+from si.config.recipe import Recipe
 
 group = typer.Typer(no_args_is_help=True, help="Show and check recipes and settings.")
 
@@ -40,6 +42,15 @@ def check(
     for each in [*(names or ()), *([recipe] if recipe else ())] or [None]:
         computed, _ = resolve(each, settings, {})
         say(f"{recipe_file(each) or 'the defaults'}: OK; run name {computed.run_name}")
+        if _asks_for_nothing(computed):
+            say(f"  {ADVICE}")
+
+
+def _asks_for_nothing(recipe: Recipe) -> bool:
+    """Whether the responses may be unreadable: the embedded model learned its form in training."""
+    rules = recipe.verify.judge == "answers" and recipe.verify.profile == "strict"
+    own = recipe.data.source != "synth:embedded"
+    return own and rules and not asks_for_form(recipe.sampling.prompt_template)
 
 
 @group.command()

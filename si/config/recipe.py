@@ -147,9 +147,22 @@ class Verify(Section):
     convert: Annotated[bool, LATER] = False
     """Compare units of one dimension by their value: 1 m equals 100 cm."""
     off: Annotated[tuple[str, ...], LATER] = ()
-    """Rules that are switched off, by their names in docs/judging.md."""
+    """Rules that find an answer and are switched off, by their names in docs/judging.md."""
     math_timeout: float = Field(5.0, gt=0)
     """Time limit in seconds for math-verify to compare one pair of answers."""
+
+    @field_validator("off")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        from si.answers.rules import RULES
+
+        known = {rule.name for rule in RULES if rule.part == "find"} | {"thinking"}
+        unknown = sorted(set(names) - known)
+        if unknown:
+            raise ValueError(
+                f"no rule that finds is called {unknown[0]}; {', '.join(sorted(known))}"
+            )
+        return names
 
 
 class Lora(Section):

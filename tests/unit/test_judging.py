@@ -5,13 +5,18 @@ import multiprocessing
 from pathlib import Path
 
 import pytest
+import yaml
+from typer.testing import CliRunner
 
 from si.answers import RULES, Case, Judge, Rule
+from si.answers.prompts import asks_for_form
 from si.answers.rewards import answer_reward, compute_score, process_results
 from si.answers.rules import page
 from si.answers.unread import unread
+from si.cli import app
 
 DOCS = Path(__file__).parents[2] / "docs"
+RECIPES = Path(__file__).parents[2] / "jobs" / "recipes"
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
@@ -64,6 +69,23 @@ def test_rewards_work_in_processes_and_threads(start: str) -> None:
         assert workers.map(_score, texts) == [1.0, 1.0, 0.0]
     with concurrent.futures.ThreadPoolExecutor(4) as threads:
         assert list(threads.map(_score, texts * 8)) == [1.0, 1.0, 0.0] * 8
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_prompts_ask_for_a_form_that_is_read(path: Path) -> None:
+    """What a shipped recipe's prompt asks for is what the strict profile reads."""
+    prompt = yaml.safe_load(path.read_text()).get("sampling", {}).get("prompt_template")
+    assert path.stem == "embedded" or asks_for_form(prompt)
+
+
+def test_config_check_warns_of_a_prompt_that_asks_for_no_form() -> None:
+    """With data of your own and a bare question as prompt, the check says what to change."""
+    words = ["config", "check", "--set", "data.source=data/mine-0123456789ab"]
+    said = CliRunner().invoke(app, words)
+    assert said.exit_code == 0 and "asks for no form" in said.output
+    form = "sampling.prompt_template={question} End with Answer: X"
+    said = CliRunner().invoke(app, [*words, "--set", form])
+    assert said.exit_code == 0 and "asks for no form" not in said.output
 
 
 def test_a_shard_that_cannot_be_read_is_named() -> None:
