@@ -36,6 +36,7 @@ VERBS = {
     "replay": Verb("Runs", "Show what another strategy would do with a run's samples."),
     "export": Verb("Runs", "Export a run's policy as a Hugging Face folder with a model card."),
     "track": Verb("Runs", "Send a run's metrics to TensorBoard, MLflow or W&B."),
+    "rm": Verb("Runs", "Remove runs from the store; their artefacts stay."),
     "diagnose": Verb("Rollouts", "Show how imbalanced a set of rollouts is."),
     "rebalance": Verb("Rollouts", "Turn rollouts into balanced training rows, or into draws."),
     "verify": Verb("Rollouts", "Judge responses against reference answers."),
@@ -51,10 +52,15 @@ def load(name: str) -> Any:
     """The command of a verb: its module's function of that name, or its `group` of commands."""
     module = import_module(f"si.cli.{name}")
     if group := getattr(module, "group", None):
-        return typer.main.get_group(group)
-    app = typer.Typer(add_completion=False)
-    app.command(name)(getattr(module, name))
-    return typer.main.get_command(app)
+        command = typer.main.get_group(group)
+    else:
+        app = typer.Typer(add_completion=False)
+        app.command(name)(getattr(module, name))
+        command = typer.main.get_command(app)
+    for each in (command, *getattr(command, "commands", {}).values()):
+        # One line a paragraph: a docstring's line breaks do not fit every terminal.
+        each.help = "\n\n".join(" ".join(part.split()) for part in each.help.split("\n\n"))
+    return command
 
 
 class Verbs(TyperGroup):

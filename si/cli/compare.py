@@ -22,7 +22,7 @@ def compare(
     runs: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN...",
+            metavar="RUN",
             help="Two or more runs, by name or by strategy; a strategy stands for all its seeds.",
         ),
     ],

@@ -17,7 +17,7 @@ group = typer.Typer(no_args_is_help=True, help="Show and check recipes and setti
 
 @group.command()
 def show(
-    name: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="As --recipe.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="RECIPE", help="As --recipe.")] = None,
     recipe: RecipeOption = None,
     settings: SetOption = None,
     as_json: JsonOption = False,
@@ -33,7 +33,7 @@ def show(
 @group.command()
 def check(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[RECIPE]...", help="As --recipe; several.")
+        list[str] | None, typer.Argument(metavar="RECIPE", help="As --recipe, one or several.")
     ] = None,
     recipe: RecipeOption = None,
     settings: SetOption = None,

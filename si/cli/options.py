@@ -94,12 +94,12 @@ OutputOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 RunArgument = Annotated[
-    str, typer.Argument(help="A run's name, or a strategy that only one run has.")
+    str, typer.Argument(metavar="RUN", help="A run's name, or a strategy that only one run has.")
 ]
 FilesArgument = Annotated[
     list[str],
     typer.Argument(
-        metavar="FILE...",
+        metavar="FILE",
         help="Rollouts as JSON lines, JSON or Parquet, folders of them, or the name of a run.",
     ),
 ]
