@@ -18,6 +18,7 @@ from si.datasets.importing import SHOWN, Imported, Source, import_data
 from si.datasets.sources import synth as synthesize
 from si.datasets.sources import synth_spec
 from si.datasets.splits import SHARES, Splits
+from si.errors import DataError
 from si.machine.files import errors
 from si.records import SPLITS
 from si.report.dataset import inspect as inspected
@@ -214,11 +215,29 @@ def data_sets(store: Store) -> list[Manifest]:
     return [made for spec in specs if (made := load_manifest(store, spec))]
 
 
+def find_data(store: Store, wanted: str) -> str:
+    """The address of a data set in the store, by its address or by a name that only one has.
+
+    Raises:
+        DataError: with the addresses that exist.
+    """
+    wanted = synth_spec(wanted).address if wanted.startswith("synth:") else wanted.strip("/")
+    found = {made.spec.address: made.spec.name for made in data_sets(store)}
+    same = [wanted] if wanted in found else [a for a, name in found.items() if name == wanted]
+    if len(same) == 1:
+        return same[0]
+    raise DataError(
+        f"{len(same)} data sets are called {wanted}" if same else f"No data set {wanted}",
+        f"data sets in {store.url}: {', '.join(same or found) or 'none'}",
+        ("List them: si-ctl data list", "Create the embedded one: si-ctl data synth"),
+    )
+
+
 @group.command()
 def inspect(
     address: Annotated[
         str | None,
-        typer.Argument(help="A data set's address.  \\[default: the embedded data set]"),
+        typer.Argument(help="A data set's address or name.  \\[default: the embedded data set]"),
     ] = None,
     sheet: Annotated[
         Path | None, typer.Option(help="Contact sheet to write: FILE.html or FILE.png.")
@@ -232,7 +251,7 @@ def inspect(
     Exits with 3 if two splits share a query.
     """
     where = open_place(store)
-    address = (address or synth_spec(EMBEDDED).address).strip("/")
+    address = find_data(where, address or EMBEDDED)
     with Counting() as screen:
         facts = inspected(where, address, sheet, screen.hear, force)
     if as_json:

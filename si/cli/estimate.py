@@ -127,7 +127,7 @@ def _run(recipe: Recipe, steps: list[Step], place: Place) -> dict[str, Any]:
 def given(texts: list[str] | None) -> dict[str, Any]:
     """Parse `["pass_rate=0.4,response=300"]` into a dictionary."""
     parts = [part for text in texts or () for part in text.split(",") if part.strip()]
-    return dict(assignment(part) for part in parts)
+    return dict(assignment(part, "--assume") for part in parts)
 
 
 def variants(recipe: Recipe, text: str) -> list[Recipe]:

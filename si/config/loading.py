@@ -115,11 +115,23 @@ def nest(dotted: str, value: Any) -> dict[str, Any]:
     return typing.cast(dict[str, Any], value)
 
 
-def assignment(text: str) -> tuple[str, Any]:
-    """Parse `train.lr=1e-4` into a dotted name and a value."""
+def assignment(text: str, option: str = "--set") -> tuple[str, Any]:
+    """Parse `train.lr=1e-4` into a dotted name and a value; `null` is None.
+
+    Args:
+        option: the option that `text` was given to, for the error.
+
+    Raises:
+        RecipeError: if there is no name or no value.
+    """
     name, sign, value = text.partition("=")
-    if not sign or not name:
-        raise RecipeError(f"--set {text!r} is not NAME=VALUE", "", "Example: --set train.lr=1e-4")
+    if not sign or not name.strip():
+        raise RecipeError(
+            f"{option} {text!r} is not NAME=VALUE", "", "Example: --set train.lr=1e-4"
+        )
+    if not value.strip():
+        ways = (f"For null: {option} {name}=null", f"For an empty text: {option} \"{name}=''\"")
+        raise RecipeError(f"{option} {text!r} has no value", "", ways)
     return name.strip(), _scalar(value)
 
 
@@ -157,8 +169,8 @@ def _validate(
             if issue["type"] == "extra_forbidden":
                 # A recipe file may also contain the keys of `place`.
                 known = [*keys(Recipe), *(f"place.{key}" for key in keys(Place))]
-                near = difflib.get_close_matches(name, known, 1, 0.5)
-                hint = f"; did you mean {near[0]}?" if near else ""
+                near = _nearest(name, known)
+                hint = f"; did you mean {near}?" if near else ""
                 lines.append(f"unknown key {name}{where}{hint}")
             else:
                 message = issue["msg"].removeprefix("Value error, ")
@@ -168,6 +180,19 @@ def _validate(
             "\n".join(lines[1:]),
             tuple(ways),
         ) from None
+
+
+def _nearest(name: str, known: list[str]) -> str | None:
+    """The known key that an unknown one most likely means: `lr` or `train.learning_rate` ->
+    `train.lr`."""
+    section, _, last = name.rpartition(".")
+    initials = "".join(word[:1] for word in last.split("_"))
+    for wanted in (last, initials):
+        same = [key for key in known if key.rpartition(".")[2] == wanted]
+        near = [key for key in same if key.startswith(f"{section}.")] or same
+        if len(near) == 1 and len(wanted) > 1:
+            return near[0]
+    return next(iter(difflib.get_close_matches(name, known, 1, 0.5)), None)
 
 
 def keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:

@@ -1,6 +1,8 @@
-"""Commands that write: completely or not at all, never over a file by accident, no tracebacks."""
+"""Commands end to end, in this process: what they write, refuse, list and remove."""
 
+import json
 import resource
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,14 +12,19 @@ import pytest
 from PIL import Image
 
 from si.cli import main
+from si.clusters.local import exclusive
 from si.config.loading import load
 from si.datasets.sources import fetch
+from si.errors import OutputError, RunMissing
 from si.loop import conclude
 from si.machine.files import output
 from si.run import Run
 from si.runs.record import begin
+from si.runs.status import entries, find_run, runs
 from si.store.folder import FolderStore
+from si.store.keys import Spec
 from tests.loop.inline import InlineCluster
+from tests.loop.running import records
 from tests.loop.scripted import write_policy
 from tests.loop.tiny import tiny_data, tiny_recipe
 from tests.unit.rollout_files import lines, verl
@@ -199,10 +206,169 @@ def test_an_error_while_writing_leaves_nothing(tmp_path: Path) -> None:
 
 def test_a_file_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
     """Without --force a file that another process wrote in the meantime stays."""
-    from si.errors import OutputError
-
     path = tmp_path / "x.txt"
     with pytest.raises(OutputError, match="exists"), output(path) as file:
         path.write_text("theirs")
         file.write(b"ours")
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"x.txt": "theirs"}
+
+
+# --- a store with several runs -------------------------------------------------------------------
+
+
+@pytest.fixture
+def copied(place: Place, tmp_path: Path) -> Path:
+    """A copy of the store, which a test may change."""
+    return Path(shutil.copytree(place.store, tmp_path / "copied"))
+
+
+def printed(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What a command that succeeds prints."""
+    capsys.readouterr()
+    try:
+        main(words)
+    except SystemExit as end:
+        assert not end.code
+    return capsys.readouterr().out
+
+
+def test_an_empty_run_does_not_take_a_strategys_name(
+    copied: Path, place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that failed before its first iteration leaves its strategy's name to the other one."""
+    store = FolderStore(copied)
+    recipe, _ = load(place.recipe, {"strategy": "vanilla", "k": 2}, environment={})
+    begin(store, "failed", recipe)
+    for words in (["status", "vanilla"], ["report", "vanilla"], ["compare", "vanilla", "rp"]):
+        assert ONE in printed([*words, "--store", str(copied)], capsys)
+    assert find_run(store, "failed") == "failed"
+    generation = begin(store, "second", recipe)
+    conclude(Run("second", recipe, store, InlineCluster(store), generation))
+    with pytest.raises(RunMissing, match="2 runs have the strategy vanilla"):
+        find_run(store, "vanilla")
+
+
+def test_data_sets_are_listed_and_found_by_name(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`data list` has every address with its splits, and `inspect` takes a name as well."""
+    store = ["--store", str(place.store)]
+    (found,) = json.loads(printed(["data", "list", "--json", *store], capsys))
+    assert found["address"] == place.data
+    assert found["splits"] == {"train": 24, "dev": 8, "test": 8}
+    assert place.data in printed(["data", "list", *store], capsys)
+    by_name = printed(["data", "inspect", "sums", "--json", *store], capsys)
+    assert json.loads(by_name)["address"] == place.data
+    code, error = run(["data", "inspect", "geometry", *store], capsys)
+    assert code == 3 and "No data set geometry" in error and place.data in error
+
+
+def test_logs_of_a_run_on_this_machine(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without --stage the last stage with logs is shown, one worker after the other; control
+    characters are not."""
+    store = FolderStore(copied)
+    at = entries(store, ONE)
+    folder = copied / "logs" / ONE
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for entry, worker, text in (
+        ("it01/explore", 0, "first\n"),
+        ("it01/evaluate", 0, "second\n"),
+        ("it01/evaluate", 10, "fourth \x1b[31m\n"),
+        ("it01/evaluate", 2, "third\nhalf a li"),
+    ):
+        spec = Spec.load(store, at[entry])
+        name = f"{spec.stage}-{spec.name}-{spec.key[:12]}-w{worker}.log"
+        (folder / name).write_text(text)
+    words = ["logs", ONE, "--store", str(copied)]
+    lines_ = [line.rpartition(" | ")[2] for line in printed(words, capsys).splitlines()]
+    assert lines_ == ["second", "third", "fourth �[31m"]
+    assert printed([*words, "--stage", "it01/explore"], capsys) == "first\n"
+    assert printed([*words, "--follow"], capsys).count("\n") == 3  # nobody works on it: it ends
+    code, error = run([*words, "--stage", "it01/train"], capsys)
+    assert code == 3 and "stages with logs: it01/explore, it01/evaluate" in error
+
+
+class Idle:
+    """A cluster that is asked for nothing."""
+
+    def run(self, entry: str, spec: Spec, on_event: object) -> None:
+        raise AssertionError(f"{entry} was computed again")
+
+
+def test_rm_removes_a_run_and_keeps_artefacts(
+    copied: Path, place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run's records go, its artefacts stay; those that no other run uses are named. The same
+    recipe restores the run without computing anything."""
+    store = FolderStore(copied)
+    at = entries(store, ONE)
+    before = set(at.values())
+    shared = set(entries(store, OTHER).values())
+    records_before = records(copied)
+    (removed,) = json.loads(printed(["rm", ONE, "--json", "--store", str(copied)], capsys))
+    assert runs(store) == [OTHER] and not list(store.list(f"runs/{ONE}"))
+    unused = {each["address"] for each in removed["unused"]}
+    # The rest is reached from the other run: equal contents lead to one artefact.
+    assert {at["it01/report"]} <= unused <= before - shared
+    assert all(each["bytes"] > 0 for each in removed["unused"])
+    assert records(copied) == records_before
+    recipe, _ = load(place.recipe, {"strategy": "vanilla", "iterations": 1}, environment={})
+    generation = begin(store, ONE, recipe)
+    conclude(Run(ONE, recipe, store, Idle(), generation))
+    assert set(entries(store, ONE).values()) == before
+
+
+def test_without_what_rm_names_other_runs_are_complete(
+    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Artefacts that `rm` names can be deleted: the other run is still reported and exported."""
+    store = ["--store", str(copied)]
+    (removed,) = json.loads(printed(["rm", ONE, "--json", *store], capsys))
+    for each in removed["unused"]:
+        shutil.rmtree(copied / each["address"])
+    for words in (["status", OTHER], ["report", OTHER], ["diagnose", OTHER, "--json"]):
+        assert printed([*words, *store], capsys)
+    printed(["export", OTHER, *store, "--out", str(tmp_path / "policy")], capsys)
+
+
+def test_rm_of_an_unknown_or_busy_run_removes_nothing(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Names are checked before anything goes; a strategy is not a name; a run at work stays."""
+    store = FolderStore(copied)
+    for names in ([ONE, "nope"], ["vanilla"]):
+        code, error = run(["rm", *names, "--store", str(copied)], capsys)
+        assert code == 3 and "No run is called" in error
+    with exclusive(store.url, ONE):
+        code, error = run(["rm", ONE, "--store", str(copied)], capsys)
+    assert code == 4 and ONE in error
+    assert runs(store) == [OTHER, ONE]
+
+
+def test_set_takes_null_and_refuses_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--set x=null` sets null, `--set x=` is an error, and errors name what was typed."""
+    words = ["config", "show", "--recipe", "qwen2-vl-7b-k8", "--json"]
+    assert json.loads(printed(words, capsys))["train"]["lora"]
+    changed = json.loads(printed([*words, "--set", "train.lora=null"], capsys))
+    assert changed["train"]["lora"] is None
+    for text, said in (
+        ("data.source=", "has no value"),
+        ("train.lr=abc", "train.lr (from --set)"),
+        ("lr=1", "did you mean train.lr?"),
+        ("train.learning_rate=1", "did you mean train.lr?"),
+    ):
+        code, error = run(["config", "check", "--set", text], capsys)
+        assert code == 3 and said in error, error
+    code, error = run(["estimate", "--assume", "pass_rate="], capsys)
+    assert code == 3 and "--assume 'pass_rate=' has no value" in error
+
+
+def test_config_takes_recipes_as_every_command_does(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--recipe NAME` and `NAME` mean the same; check takes several."""
+    option = printed(["config", "show", "--recipe", "embedded"], capsys)
+    assert option == printed(["config", "show", "embedded"], capsys)
+    several = printed(["config", "check", "embedded", "qwen2-vl-7b-k8"], capsys)
+    assert [line.endswith("s0") for line in several.splitlines()] == [True, True]
+    code, error = run(["config", "show", "embedded", "--recipe", "embedded"], capsys)
+    assert code == 2 and "give the recipe once" in error
