@@ -51,6 +51,7 @@ VERBS = {
 def load(name: str) -> Any:
     """The command of a verb: its module's function of that name, or its `group` of commands."""
     module = import_module(f"si.cli.{name}")
+    command: Any
     if group := getattr(module, "group", None):
         command = typer.main.get_group(group)
     else:

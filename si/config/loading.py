@@ -116,7 +116,7 @@ def nest(dotted: str, value: Any) -> dict[str, Any]:
 
 
 def assignment(text: str, option: str = "--set") -> tuple[str, Any]:
-    """Parse `train.lr=1e-4` into a dotted name and a value; `null` is None.
+    """Parse `train.lr=1e-4` into a dotted name and a value (`null` gives None).
 
     Args:
         option: the option that `text` was given to, for the error.

@@ -65,6 +65,6 @@ def test_it_is_planned_offline(name: str, tmp_path: Path, monkeypatch: pytest.Mo
     assert done.exit_code == 0, done.output
     for stage in ("it01/explore", "it05/resample", "it05/train", "it05/report"):
         assert stage in done.output
-    assert "Not there yet: data: hub:hiyouga/geometry3k" in done.output
-    assert "Not there yet: policy 0: " in done.output
+    assert "Missing: data: hub:hiyouga/geometry3k" in done.output
+    assert "Missing: policy 0: " in done.output
     assert not list(tmp_path.iterdir())
