@@ -1,4 +1,4 @@
-"""What a cluster is: something that runs a stage's workers."""
+"""The interface of a cluster, which runs a stage's workers."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
@@ -10,12 +10,14 @@ if TYPE_CHECKING:
 
 
 class Cluster(Protocol):
-    """Runs a stage's workers, as many as the place says, until its shards are committed."""
+    """Runs a stage's script in as many processes or pods as the place says."""
 
     def run(self, entry: str, spec: "Spec", on_event: Callable[[Event], None]) -> None:
-        """Work on `spec`, the run's stage `entry` (`it01/explore`), until its workers end.
+        """Run the workers of `spec`, the run's stage `entry` (`it01/explore`), until they end.
 
-        Raises `StageFailed` with the workers' exit code. Returning does not mean
-        that the stage is complete: only the manifest shows that.
+        Returning does not mean that the stage is complete: only the manifest decides that.
+
+        Raises:
+            StageFailed: with the workers' exit code.
         """
         ...

@@ -1,4 +1,4 @@
-"""What every worker needs, imported once in the fork server."""
+"""Imports that every worker needs, done once in the fork server."""
 
 import pyarrow.compute
 import pyarrow.parquet

@@ -104,13 +104,18 @@ def test_the_driver_counts_and_names(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_each_engine_has_gpus_of_its_own(four: None, tmp_path: Path) -> None:
     """An exploring worker per group, no GPU in two of them; no more workers than groups, shards or
     `workers`."""
-    assert masks(cluster(tmp_path).crew(spec("explore"))) == ["0", "1", "2", "3"]
+    assert masks(cluster(tmp_path).worker_environments(spec("explore"))) == ["0", "1", "2", "3"]
     pairs = cluster(tmp_path, tensor_parallel=2)
-    assert masks(pairs.crew(spec("explore"))) == ["0,1", "2,3"]
-    assert masks(pairs.crew(spec("explore", shards=1))) == ["0,1"]
-    assert masks(pairs.crew(spec("explore", "transformers"))) == ["0", "1", "2", "3"]
-    assert masks(cluster(tmp_path, workers=1).crew(spec("explore"))) == ["0"]
-    assert masks(cluster(tmp_path, workers=9).crew(spec("explore"))) == ["0", "1", "2", "3"]
+    assert masks(pairs.worker_environments(spec("explore"))) == ["0,1", "2,3"]
+    assert masks(pairs.worker_environments(spec("explore", shards=1))) == ["0,1"]
+    assert masks(pairs.worker_environments(spec("explore", "transformers"))) == ["0", "1", "2", "3"]
+    assert masks(cluster(tmp_path, workers=1).worker_environments(spec("explore"))) == ["0"]
+    assert masks(cluster(tmp_path, workers=9).worker_environments(spec("explore"))) == [
+        "0",
+        "1",
+        "2",
+        "3",
+    ]
 
 
 def test_what_is_left_over_is_said(four: None, tmp_path: Path) -> None:
@@ -128,8 +133,8 @@ def test_the_variable_groups_too(
     """SICTL_VLLM_TENSOR_PARALLEL_SIZE makes groups where the place does not, and the place's
     number is what engines read."""
     monkeypatch.setenv("SICTL_VLLM_TENSOR_PARALLEL_SIZE", "2")
-    assert len(cluster(tmp_path).crew(spec("explore"))) == 2
-    assert len(cluster(tmp_path, tensor_parallel=4).crew(spec("explore"))) == 1
+    assert len(cluster(tmp_path).worker_environments(spec("explore"))) == 2
+    assert len(cluster(tmp_path, tensor_parallel=4).worker_environments(spec("explore"))) == 1
     told = place_environment(Place(tensor_parallel=4))
     assert told["SICTL_VLLM_TENSOR_PARALLEL_SIZE"] == "4"
     monkeypatch.setenv("SICTL_VLLM_TENSOR_PARALLEL_SIZE", "two")
@@ -143,15 +148,17 @@ def test_other_stages_are_as_wide_as_the_cores(
     """Stages without an engine have a worker per core whatever the GPUs; a training is shown all
     that the place allows."""
     monkeypatch.setattr("os.cpu_count", lambda: 6)
-    assert masks(cluster(tmp_path).crew(spec("verify"))) == [None] * 6
-    assert masks(cluster(tmp_path, gpus=2).crew(spec("train", shards=1))) == ["0,1"]
-    assert masks(cluster(tmp_path, gpus=0).crew(spec("train", shards=1))) == [""]
+    assert masks(cluster(tmp_path).worker_environments(spec("verify"))) == [None] * 6
+    assert masks(cluster(tmp_path, gpus=2).worker_environments(spec("train", shards=1))) == ["0,1"]
+    assert masks(cluster(tmp_path, gpus=0).worker_environments(spec("train", shards=1))) == [""]
 
 
 def test_without_gpus_vllm_is_one_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU vLLM has one worker unless more are asked for; transformers has one per core."""
     monkeypatch.setattr(gpus, "count", lambda: 0)
     monkeypatch.setattr("os.cpu_count", lambda: 6)
-    assert masks(cluster(tmp_path).crew(spec("explore"))) == [None]
-    assert masks(cluster(tmp_path, workers=3).crew(spec("explore"))) == [None] * 3
-    assert masks(cluster(tmp_path).crew(spec("explore", "transformers"))) == [None] * 6
+    assert masks(cluster(tmp_path).worker_environments(spec("explore"))) == [None]
+    assert masks(cluster(tmp_path, workers=3).worker_environments(spec("explore"))) == [None] * 3
+    assert (
+        masks(cluster(tmp_path).worker_environments(spec("explore", "transformers"))) == [None] * 6
+    )

@@ -1,7 +1,7 @@
-"""What is submitted to a cluster: the files of `k8s/`, filled with what the run and the Place say.
+"""The objects to create on a cluster: the templates in `k8s/`, filled from the run and the place.
 
-Pure functions over plain dicts, the form that YAML has and the API takes. Jobs are
-created, never applied: all that a Job's pods do follows from its stage key.
+Pure functions over plain dicts, in the form of YAML and of the API. Jobs are created, never
+applied: everything that a Job's pods do follows from its stage key.
 """
 
 import hashlib
@@ -24,13 +24,13 @@ Manifest = dict[str, Any]
 KEY = "si-ctl/stage-key"
 RUN, ITERATION, STAGE, ATTEMPT = "si-ctl/run", "si-ctl/iteration", "si-ctl/stage", "si-ctl/attempt"
 QUEUE = "kueue.x-k8s.io/queue-name"
-LONGEST = 52  # of a Job's name: its pods add an index and a suffix
+LONGEST = 52  # the longest name of a Job: its pods add an index and a suffix
 MEETING_PORT = 29400  # where the pods of one training meet
-FETCH = "it00/fetch"  # entry of the Job that reaches the model hub
+FETCH = "it00/fetch"  # entry of the Job with access to the model hub
 
 
 def short(release: str, run: str, rest: str, longest: int = LONGEST) -> str:
-    """`<release>-<run>-<rest>`; a run's name that does not fit gives way to its digest."""
+    """`<release>-<run>-<rest>`; a run's name that is too long ends in its digest."""
     room = longest - len(release) - len(rest) - 2
     if len(run) > room:
         run = f"{run[: room - 6].rstrip('-')}-{hashlib.sha256(run.encode()).hexdigest()[:5]}"
@@ -38,12 +38,12 @@ def short(release: str, run: str, rest: str, longest: int = LONGEST) -> str:
 
 
 def run_name(place: Place, run: str) -> str:
-    """Name of the run's object."""
+    """The name of the run's ConfigMap."""
     return f"{place.kubernetes.release}-run-{run}"
 
 
 def job_name(place: Place, run: str, generation: int, entry: str, attempt: int) -> str:
-    """Name of a stage's Job; every controller derives the same one."""
+    """The name of a stage's Job. It is deterministic, so that controllers agree on it."""
     salt = f"g{generation}-" if generation > 1 else ""
     return short(
         place.kubernetes.release, run, f"{salt}{entry.replace('/', '-')}-{attempt}".lower()
@@ -51,17 +51,17 @@ def job_name(place: Place, run: str, generation: int, entry: str, attempt: int) 
 
 
 def pods_of(place: Place, stage: str) -> Pods:
-    """How the pods of a stage run: those of exploration, of training, or without a GPU."""
+    """The settings of a stage's pods: those of exploration, of training, or without a GPU."""
     kubernetes = place.kubernetes
     pods: Pods = getattr(kubernetes, STAGES[stage].image)
     return pods
 
 
 def run_object(place: Place, run: str, recipe: Recipe, fresh: str = "") -> Manifest:
-    """The run's object: what is to be computed and where. It owns everything of the run.
+    """The run's ConfigMap, with recipe and place. It owns all objects of the run.
 
     Args:
-        fresh: a token that names the wish for a new generation, empty for none.
+        fresh: a token that requests a new generation; empty for none.
     """
     return {
         "apiVersion": "v1",
@@ -86,13 +86,13 @@ def run_object(place: Place, run: str, recipe: Recipe, fresh: str = "") -> Manif
 
 
 def controller_job(place: Place, run: str, attempt: int, owner: Mapping[str, Any]) -> Manifest:
-    """The controller's Job; `owner` is the run's object as the cluster has it."""
+    """The controller's Job; `owner` is the run's ConfigMap as read from the cluster."""
     job = _template("controller")
     name = short(place.kubernetes.release, run, f"controller-{attempt}")
     _fill(job, place, place.kubernetes.verify, name, run, {ATTEMPT: str(attempt)}, owner)
     container = job["spec"]["template"]["spec"]["containers"][0]
     container["args"] = [run]
-    # Its work is waiting: what verification asks for would be wasted on it.
+    # It mostly waits: the resources of verification would be wasted on it.
     job["spec"]["template"]["spec"]["serviceAccountName"] = place.kubernetes.controller_account
     return job
 
@@ -106,12 +106,12 @@ def stage_job(
     owner: Mapping[str, Any],
     attempt: int = 1,
 ) -> Manifest:
-    """A stage's Job: an indexed pod for each worker, all of one stage key.
+    """A stage's Job: an indexed pod for each worker, all for one stage key.
 
     Args:
         entry: the stage's entry in the run, `it01/explore`.
-        owner: the run's object as the cluster has it.
-        attempt: 1, or more where earlier Jobs of this stage have failed.
+        owner: the run's ConfigMap as read from the cluster.
+        attempt: 1, or more if earlier Jobs of this stage have failed.
     """
     pods = pods_of(place, spec.stage)
     job = _template(spec.stage)
@@ -145,15 +145,15 @@ def fetch_job(
     owner: Mapping[str, Any],
     attempt: int = 1,
 ) -> Manifest:
-    """The Job that brings from the model hub what a run needs of it, and alone may reach it.
+    """The Job that fetches a run's model and data from the hub, the only one with access to it.
 
-    It runs where exploration does, in the same image (converting a checkpoint takes its libraries),
-    without asking for a GPU.
+    It has the nodes and the image of exploration (converting a checkpoint needs its libraries), but
+    requests no GPU.
 
     Args:
-        wish: recipe fields by dotted name.
-        owner: the run's object as the cluster has it.
-        attempt: 1, or more where earlier such Jobs have failed.
+        wish: the recipe's settings that name model and data, by dotted name.
+        owner: the run's ConfigMap as read from the cluster.
+        attempt: 1, or more if earlier Jobs of this kind have failed.
     """
     kubernetes = place.kubernetes
     job, pods = _template("fetch"), kubernetes.explore
@@ -161,7 +161,7 @@ def fetch_job(
     job["spec"]["backoffLimit"] = place.retries
     template = job["spec"]["template"]["spec"]
     container = template["containers"][0]
-    # JSON is YAML, which is what --set reads; `$(` would be Kubernetes' to fill in.
+    # --set reads YAML, which includes JSON. Kubernetes would expand `$(`.
     given = [f"--set={k}={json.dumps(v)}".replace("$(", "$$(") for k, v in sorted(wish.items())]
     container["args"] = ["fetch", *given]
     if kubernetes.hub_secret:
@@ -184,15 +184,15 @@ def _variables(given: Mapping[str, str]) -> list[dict[str, str]]:
 
 
 def trains_together(place: Place, spec: Spec) -> bool:
-    """Whether a stage is a training of several pods, which begin, end and fail as one."""
+    """Whether a stage is a training of several pods, which start, end and fail together."""
     return spec.stage == "train" and place.kubernetes.train.workers > 1
 
 
 def _together(job: Manifest, place: Place) -> None:
-    """Make a Job one of pods that do its only shard together and find each other by name.
+    """Let a Job's pods compute its only shard together, and find each other by name.
 
-    When one of them fails, the others wait for it in vain. So the whole Job fails then, and the
-    controller makes the next: pods that Kubernetes starts again one by one would never meet.
+    If one of them fails, the others wait for it in vain. So the entire Job then fails, and the
+    controller creates the next one: pods that Kubernetes restarts one by one would never meet.
     """
     name, release = job["metadata"]["name"], place.kubernetes.release
     pods = place.kubernetes.train.workers
@@ -223,8 +223,8 @@ def _fill_entry(
     key: str,
     owner: Mapping[str, Any],
 ) -> None:
-    """What every Job that works on an entry of a run has: `key` says on what, the environment where
-    the store is."""
+    """Fill in what all Jobs for an entry of a run have: the stage key, and in the environment the
+    store."""
     where = Entry.parse(entry)
     labels = {ITERATION: f"{where.t:02d}", STAGE: where.step, ATTEMPT: str(attempt)}
     name = job_name(place, run, generation, entry, attempt)
@@ -244,7 +244,7 @@ def _fill(
     labels: Mapping[str, str],
     owner: Mapping[str, Any],
 ) -> None:
-    """What every Job of a run has of the Place."""
+    """Fill in what all Jobs of a run have from the place."""
     kubernetes = place.kubernetes
     labels = {"app.kubernetes.io/instance": kubernetes.release, RUN: run, **labels}
     job["metadata"]["name"] = name
@@ -288,6 +288,6 @@ def _template(stage: str) -> Manifest:
 
 
 def state_of(run: Mapping[str, Any]) -> dict[str, Any]:
-    """What the controller last wrote into a run's object."""
+    """The state that the controller last wrote to the run's ConfigMap."""
     state: dict[str, Any] = json.loads(run["data"].get("state") or "{}")
     return state
