@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
 
@@ -14,7 +14,7 @@ RESHAPING = ("tc", "rp")
 STRATEGIES = ("vanilla", "tc", "rp", "ar", "gr", "ar+tc", "ar+rp", "gr+tc", "gr+rp")
 
 
-AnswerKind = Literal[
+AnswerKind: TypeAlias = Literal[
     *("choice", "choices", "number", "expression", "set", "interval", "tuple", "equation"),
     *("boolean", "text"),
 ]
