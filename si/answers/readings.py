@@ -228,6 +228,11 @@ def asked(text: str) -> str:
     return _QUESTION.sub("", text) if "?" in text else text
 
 
+_NONE = re.compile(
+    r"\W*(?:(?:therefore|thus|so|hence),?\s+)?there (?:are|is) (?:no|none)\b", re.IGNORECASE
+)
+
+
 def any_formula(text: str) -> tuple[str, str] | None:
     """(what, rule): the last sentence's number or formula; None if no sentence has one."""
     if RETRACTED.search(text[-200:]):
@@ -238,7 +243,7 @@ def any_formula(text: str) -> tuple[str, str] | None:
         formula = _last_formula(sentence)
         if formula:
             return formula, "last_formula"
-        value = _last_number(sentence)
+        value = _last_number(sentence) or ("0" if _NONE.match(sentence) else None)
         if value:
             return value, "last_number"
     return None
@@ -331,6 +336,9 @@ def _with_unit(text: str, value: re.Match[str]) -> str | None:
     return value[0] + (" " + behind[1] if behind and known and known.powers else "")
 
 
+_SO = re.compile(r",\s*(?:so|therefore|hence|thus)\s+(?=[A-Za-z])")
+
+
 def any_choice(text: str, options: Options | None) -> tuple[Named, str] | None:
     """(what, sentence): the option that the last sentences name, by letter, text or number."""
     text = asked(text)
@@ -341,11 +349,14 @@ def any_choice(text: str, options: Options | None) -> tuple[Named, str] | None:
         text = "\n".join(kept)
     last = sentences(text)
     for sentence in reversed(last[-3:]):
-        if HEDGED.search(sentence) and not _AFFIRMED.search(sentence):
+        *_, clause = _SO.split(sentence)
+        if HEDGED.search(clause) and not _AFFIRMED.search(clause):
             return None
-        found = _by_sentence(sentence, options)
-        if found:
-            return found, sentence
+        whole = () if HEDGED.search(sentence) and clause != sentence else (sentence,)
+        for part in (*whole, clause, _COMPARED.sub("", variants(clause)[-1])):
+            found = _by_sentence(part, options)
+            if found:
+                return found, sentence
     if options is None:
         return None
     first = _by_truth(text, options)
