@@ -292,12 +292,12 @@ _LAST_CLAUSE = re.compile(
     r"|\s*[(（].*$|\s+[-–—]\s.*$|[。；].*$",
     re.IGNORECASE | re.DOTALL,
 )
-_SENTENCE = re.compile(r"(?<=[^A-Z\s])[.!?]\s+(?=[A-Z(\\$*\"“])")
+SENTENCE = re.compile(r"(?<=[^A-Z\s])[.!?]\s+(?=[A-Z(\\$*\"“])")
 
 
 def variants(text: str) -> list[str]:
     """An answer's readings: as it stands, its first sentence, that without its reason."""
-    first = _SENTENCE.split(text, maxsplit=1)[0]
+    first = SENTENCE.split(text, maxsplit=1)[0]
     short = _LAST_CLAUSE.sub("", first)
     made = [text, first, short]
     made += [leadless(each) for each in made]

@@ -94,7 +94,9 @@ _BE = (
 _FOR = r"(?:\s+(?:to|for|of|in|among|from|here|below|above)(?![a-zA-Z])[^.\n:=?!]{0,70}?)"
 _NOTE = r"(?:\s{0,2}\([^()\n]{1,40}\))"
 _WHICH = r"(?:option|choice|letter|statement|selection|alternative)s?"
-_RIGHT = r"(?:correct|right|best|final|true|proper|appropriate|accurate|suitable|valid)"
+_RIGHT = (
+    r"(?:correct|right|best|final|true|proper|appropriate|accurate|suitable|valid|selected|chosen)"
+)
 _LETTER = r"[*_`\"'(\[]{0,4}(?-i:[A-Z])[*_`\"')\]]{0,4}"
 _MARK = re.compile(
     rf"""
@@ -104,8 +106,9 @@ _MARK = re.compile(
   | (?P<json>["'](?:final[_ ]?)?answer["']\s{{0,3}}:)
   | (?P<hash>^\#{{4}}[ \t]{{0,3}}(?=\S))
   | (?P<heading>^[\#*_ \t]{{0,8}}(?:final|the|correct)?[ ]?answer[*_ \t]{{0,6}}$)
-  | (?P<answer>\banswers?{_M}
-      (?:{_NOTE}?{_M}\s{{0,4}}(?:[:：=](?![=])|->|→|⇒)
+  | (?P<answer>\bans\.?\s{{0,2}}[:：=]|^[ \t*]{{0,4}}ans\.\s{{1,3}}(?=\S)
+    |\banswers?{_M}
+      (?:{_NOTE}?{_M}\s{{0,4}}(?:[:：=](?![=])|->|→|⇒|(?<=\s)[-–—](?=\s))
         |(?:{_NOTE}|{_FOR})?{_M}\s{{1,4}}(?:therefore\s|thus\s|then\s)?{_BE}(?![a-zA-Z])(?:\s{{0,3}}[:：])?
         |{_FOR}{_M}\s{{0,3}}[:：]))
   | (?P<option>\b{_RIGHT}\s{{1,3}}{_WHICH}{_M}
@@ -131,7 +134,20 @@ _MARK = re.compile(
 # Every mark has one of these in it; marks are looked for around them alone, which is what makes
 # finding them quick in a long response.
 _TRIGGERS = (
-    *("answer", "boxed", "fbox", "option", "choice", "letter", "statement", "selection"),
+    *(
+        "answer",
+        "ans:",
+        "ans.",
+        "ans =",
+        "ans :",
+        "boxed",
+        "fbox",
+        "option",
+        "choice",
+        "letter",
+        "statement",
+        "selection",
+    ),
     *(
         "alternative",
         "####",
@@ -258,6 +274,7 @@ _HEDGED = re.compile(
     r"|one\s+might|might\s+think|at\s+first)\b",
     re.IGNORECASE,
 )
+_STOP = re.compile(r"[.!?\n]")
 _NOT = re.compile(r"(?:(?:clearly|definitely|certainly)\s+)?not\s+(?=\S)", re.IGNORECASE)
 _SUPPOSED = re.compile(r"\b(?:if|were|had)\b", re.IGNORECASE)
 
@@ -268,6 +285,9 @@ def hedged(text: str, mark: Mark) -> bool:
     before = text[max(start, mark.start - 160) : mark.start]
     if mark.rule in ("named", "option", "answer", "json"):
         if _HEDGED.search(before):
+            return True
+        stop = _STOP.search(text, mark.end)
+        if mark.rule == "named" and stop and stop[0] == "?":
             return True
         said = text[mark.start : mark.end].lower()
         behind = text[mark.end : mark.end + 80].split("\n")[0]

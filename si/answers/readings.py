@@ -4,7 +4,16 @@ import re
 from typing import NamedTuple
 
 from si.answers import units
-from si.answers.choices import NOTHING, RETRACTED, SEVERAL, Named, Options, named, variants
+from si.answers.choices import (
+    NOTHING,
+    RETRACTED,
+    SENTENCE,
+    SEVERAL,
+    Named,
+    Options,
+    named,
+    variants,
+)
 from si.answers.grammar import read
 from si.answers.numerals import numeral
 from si.answers.prose import concluded, final, last_line, predicate, sentences
@@ -42,12 +51,26 @@ def mathematics(content: str) -> Read:
         try:
             return Read(each, read(each))
         except Unreadable:
-            number = numeral(words(each))
-            if number is not None:
-                return Read(each, ("num", number, None))
+            counted = _counted(words(each))
+            if counted is not None:
+                return Read(each, counted)
         except TooBig:
             big = True
     return Read(trim(tried[0]) if tried else "", None, big)
+
+
+def _counted(text: str) -> Node | None:
+    """Number words, alone or with what they count: `seven triangles`."""
+    number = numeral(text)
+    if number is not None:
+        return ("num", number, None)
+    found = text.split()
+    for count in range(min(4, len(found) - 1), 0, -1):
+        number = numeral(" ".join(found[:count]))
+        if number is not None:
+            unit = units.read(" ".join(found[count:]), False)
+            return ("qty", ("num", number, None), unit) if unit and unit != units.NONE else None
+    return None
 
 
 def _math_readings(content: str) -> list[str]:
@@ -70,7 +93,7 @@ def _math_readings(content: str) -> list[str]:
     lettered = _LETTER.match(text) or _LABEL.match(text)
     if lettered:
         made.append(text[lettered.end() :])
-    said = predicate(variants(text)[1] if len(variants(text)) > 1 else text)
+    said = predicate(SENTENCE.split(text, maxsplit=1)[0])
     if said and not _NEGATED.search(text):
         made += [said, *variants(said)]
     return [each for each in dict.fromkeys(one.strip() for one in made) if each][:14]

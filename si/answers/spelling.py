@@ -109,7 +109,7 @@ _WORDS = {
 _WORD = re.compile(r"(?<![a-zA-Z\\])(" + "|".join(_WORDS) + r")(?![a-zA-Z])", re.IGNORECASE)
 _ABOUT = re.compile(
     r"^\s*(?:(?:approximately|approx\.?|about|roughly|around|exactly|only|just|equal to|equals?"
-    r"|a total of|is|therefore|thus|simply|clearly)"
+    r"|a total of|is|therefore|thus|simply|clearly|(?:in\s+)?(?:the\s+)?year|in(?=\s+\d{4}\W*$))"
     r"(?![a-zA-Z])\s*|[~≈=:]\s*|\\approx\s*|\\text\{\s*(?:approximately|about)\s*\}\s*)+",
     re.IGNORECASE,
 )
@@ -142,6 +142,8 @@ def spell(text: str) -> str:
     text = unwrap(_LETTER.sub(r"\1\\text{ \2}", unmark(text))).strip()
     if len(text) > LONGEST:
         raise TooBig("too long")
+    if "~" in text:
+        text = re.sub(r"(?<=\w)~(?=\w)", " ", text)
     if not text.isascii():
         text = _unicode(text)
     if "^" in text:
