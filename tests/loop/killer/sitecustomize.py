@@ -6,7 +6,8 @@ n = 0 they are only counted, and with a negative n the one of that number alone 
 
 Victim `all` dies right behind a link, and the controller with it: records are committed by links,
 so with n = 1 a run that is begun again and again dies behind each of its commits once. Victim
-`boss` is the controller alone. Victim `self` is the process at the point alone; there, points
+`boss` is the controller alone. Victim `worker` is a worker alone; the controller's points are not
+counted then. Victim `self` is the process at the point alone; there, points
 before a link and behind a rename count as well.
 """
 
@@ -31,6 +32,8 @@ def at_work(process: int) -> bool:
 
 
 def point(what: str, path: pathlib.Path) -> None:
+    if VICTIM == "worker" and os.getpid() == CONTROLLER:
+        return
     with open(f"{FOLDER}/points", "a+") as file:  # noqa: PTH123 - Path is what is patched
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
@@ -39,7 +42,7 @@ def point(what: str, path: pathlib.Path) -> None:
         file.flush()
     n = int(N)
     if number == -n if n < 0 else n and number % n == 0:
-        if VICTIM != "self" and at_work(CONTROLLER):
+        if VICTIM in ("all", "boss") and at_work(CONTROLLER):
             os.kill(CONTROLLER, signal.SIGKILL)
         if VICTIM != "boss":
             os.kill(os.getpid(), signal.SIGKILL)
