@@ -793,7 +793,7 @@ def test_folders_are_named_by_path_or_url(tmp_path: Path, monkeypatch: pytest.Mo
         ("s3:///prefix", "names no bucket"),
         ("file://elsewhere/srv", "is not on this machine"),
         ("file:runs", "is not on this machine"),
-        (" ", "no name"),
+        (" ", "is empty"),
     ],
 )
 def test_other_schemes_are_refused_by_name(name: str, words: str) -> None:
