@@ -23,6 +23,7 @@ from si.answers import units
 from si.answers.expressions import expression
 from si.answers.spelling import LONGEST, TooBig, Unreadable, spell
 from si.answers.tokens import CONSTANTS, DEEPEST, FUNCTIONS, Node
+from si.answers.unit_table import NAMES
 from si.answers.units import Unit
 
 _RELATIONS = {
@@ -318,7 +319,7 @@ def _quantity(text: str) -> Node:
     unit: Unit | None = None
     if money:
         sign = money[2].lstrip("\\").rstrip(".")
-        unit = Unit(((units.NAMES.get(sign, units.NAMES.get(sign.lower(), "$")), 1),))
+        unit = Unit(((NAMES.get(sign, NAMES.get(sign.lower(), "$")), 1),))
         text = money[1] + text[money.end() :]
     for match in _TAIL.finditer(text):
         at = match.start()

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
-from si.answers import readings
+from si.answers import lenient, readings
 from si.answers.case import DEFAULT, Case, Policy, Reference, Tolerance, Verdict, case
 from si.answers.choices import RETRACTED, named, options, several, variants
 from si.answers.extract import Found, body, find
@@ -145,9 +145,9 @@ class Judge:
         self, one: Case, reference: Reference, found: Found, text: str | None
     ) -> tuple[Verdict, tuple[str, str] | None]:
         kind = reference.kind
-        lenient = self.policy.profile == "lenient" and one.finish_reason != "length"
+        more = self.policy.profile == "lenient" and one.finish_reason != "length"
         if found.text is None:
-            if lenient:
+            if more:
                 made = self._lenient(one, reference, body(one.response) or "")
                 if made:
                     return made, None
@@ -158,7 +158,7 @@ class Judge:
             cut = found.text[:LONGEST]
             return Verdict(False, cut, None, kind, found.where, "none", "too_long"), None
         said = self._compared(one, reference, found)
-        if lenient and said.reason in ("no_answer", "not_comparable") and not said.ask:
+        if more and said.reason in ("no_answer", "not_comparable") and not said.ask:
             made = self._lenient(one, reference, found.text) or (
                 self._lenient(one, reference, body(one.response) or "")
                 if kind in ("choice", "choices")
@@ -175,7 +175,7 @@ class Judge:
         if kind in ("choice", "choices"):
             if "named_option" in self.policy.off:
                 return None
-            found = readings.any_choice(text, options(one.choices))
+            found = lenient.any_choice(text, options(one.choices))
             if found is None:
                 return None
             normal = ", ".join(found[0].letters)
@@ -186,7 +186,7 @@ class Judge:
                 correct, trim(found[1])[:LONGEST], normal, kind, "named_option", rule, reason
             )
         if kind in MATHEMATICS:
-            value = readings.any_formula(text)
+            value = lenient.any_formula(text)
         elif kind == "boolean":
             value = (text, "first_word") if truth(text) is not None else None
         else:

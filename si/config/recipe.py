@@ -15,8 +15,16 @@ STRATEGIES = ("vanilla", "tc", "rp", "ar", "gr", "ar+tc", "ar+rp", "gr+tc", "gr+
 
 
 AnswerKind: TypeAlias = Literal[
-    *("choice", "choices", "number", "expression", "set", "interval", "tuple", "equation"),
-    *("boolean", "text"),
+    "choice",
+    "choices",
+    "number",
+    "expression",
+    "set",
+    "interval",
+    "tuple",
+    "equation",
+    "boolean",
+    "text",
 ]
 
 
