@@ -30,8 +30,6 @@ from si.events import Event
 from si.runs.journal import describe
 from si.untrusted import one_line, several_lines
 
-printable = one_line  # the name that si.cli.verify imports
-
 
 def say(text: str = "", err: bool = False) -> None:
     """Print text without the control characters that a terminal would obey."""

@@ -10,69 +10,94 @@ import typer
 from si.answers import MathPool, Policy, Tolerance
 from si.cli.console import Counting, say
 from si.cli.options import ForceOption, JsonOption, MapOption, SkipBadOption, mapping
-from si.errors import RecipeError
+from si.errors import DataError, OutputError, RecipeError
+from si.machine.files import check, check_folder
 from si.report.tables import percent, percents
+from si.rollouts.chunks import file_suffix
 from si.rollouts.judged import Judged
 from si.rollouts.opinions import Opinions
 from si.rollouts.verify import judge_file
 
+ProfileOption = Annotated[
+    str,
+    typer.Option(
+        help="strict: only answers after a mark. lenient: also the last number or option named."
+    ),
+]
+ChoicesOption = Annotated[
+    str | None, typer.Option(help="Column of the options' texts; found by name if there.")
+]
+AbsoluteOption = Annotated[float, typer.Option(min=0, help="Tolerance: largest difference.")]
+RelativeOption = Annotated[
+    float, typer.Option(min=0, help="Tolerance as a share of the reference: 0.05 is 5 %.")
+]
+DecimalsOption = Annotated[
+    int | None, typer.Option(min=0, help="Compare after rounding to so many decimals.")
+]
+UnitsOption = Annotated[
+    str,
+    typer.Option(help="strict: units must agree where both have one. ignore: they need not."),
+]
+ConvertOption = Annotated[
+    bool,
+    typer.Option("--convert", help="Compare units of one dimension by value: 1 m, 100 cm."),
+]
+TruthOption = Annotated[
+    str | None,
+    typer.Option(help="Column of human verdicts: print agreement by kind and by rule."),
+]
+CompareOption = Annotated[str | None, typer.Option(help="Ask for a second opinion: math-verify.")]
+SampleOption = Annotated[
+    tuple[int, str],
+    typer.Option(
+        help="Show so many rejected responses whose last line has the reference, or so many "
+        "accepted ones whose last line does not: 20 rejected."
+    ),
+]
+ExplainOption = Annotated[
+    str | None, typer.Option(help="Show how the response with this id was judged.")
+]
+JudgeOption = Annotated[
+    str, typer.Option(help="answers, or a custom verifier: package.module:function.")
+]
+TimeoutOption = Annotated[
+    float, typer.Option(min=0.1, help="Processor seconds for comparing one answer.")
+]
+
+
+ResponsesArgument = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="FILE",
+        help="Responses with references (JSON lines, JSON or Parquet), or folders of them.",
+    ),
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="File to write, with all rows and their verdicts; for several files a folder."
+    ),
+]
+
 
 def verify(
-    file: Annotated[
-        Path, typer.Argument(help="Responses and reference answers: JSON lines, JSON or Parquet.")
-    ],
+    files: ResponsesArgument,
     columns: MapOption = None,
-    profile: Annotated[
-        str,
-        typer.Option(
-            help="strict: only answers after a mark. lenient: also the last number or option named."
-        ),
-    ] = "strict",
-    choices: Annotated[
-        str | None, typer.Option(help="Column of the options' texts; found by name if there.")
-    ] = None,
-    absolute: Annotated[float, typer.Option(min=0, help="Tolerance: largest difference.")] = 0.0,
-    relative: Annotated[
-        float, typer.Option(min=0, help="Tolerance as a share of the reference: 0.05 is 5 %.")
-    ] = 0.0,
-    decimals: Annotated[
-        int | None, typer.Option(min=0, help="Compare after rounding to so many decimals.")
-    ] = None,
-    units: Annotated[
-        str,
-        typer.Option(help="strict: units must agree where both have one. ignore: they need not."),
-    ] = "strict",
-    convert: Annotated[
-        bool,
-        typer.Option("--convert", help="Compare units of one dimension by value: 1 m, 100 cm."),
-    ] = False,
-    truth: Annotated[
-        str | None,
-        typer.Option(help="Column of human verdicts: print agreement by kind and by rule."),
-    ] = None,
-    compare: Annotated[
-        str | None, typer.Option(help="Ask for a second opinion: math-verify.")
-    ] = None,
-    sample: Annotated[
-        tuple[int, str],
-        typer.Option(
-            help="Show so many rejected responses whose last line has the reference, or so many "
-            "accepted ones whose last line does not: 20 rejected."
-        ),
-    ] = (0, "rejected"),
-    explain: Annotated[
-        str | None, typer.Option(help="Show how the response with this id was judged.")
-    ] = None,
-    judge: Annotated[
-        str, typer.Option(help="answers, or a custom verifier: package.module:function.")
-    ] = "answers",
-    timeout: Annotated[
-        float, typer.Option(min=0.1, help="Processor seconds for comparing one answer.")
-    ] = 5.0,
+    profile: ProfileOption = "strict",
+    choices: ChoicesOption = None,
+    absolute: AbsoluteOption = 0.0,
+    relative: RelativeOption = 0.0,
+    decimals: DecimalsOption = None,
+    units: UnitsOption = "strict",
+    convert: ConvertOption = False,
+    truth: TruthOption = None,
+    compare: CompareOption = None,
+    sample: SampleOption = (0, "rejected"),
+    explain: ExplainOption = None,
+    judge: JudgeOption = "answers",
+    timeout: TimeoutOption = 5.0,
     skip_bad: SkipBadOption = False,
-    out: Annotated[
-        Path | None, typer.Option(help="File to write, with all rows and their verdicts.")
-    ] = None,
+    out: OutOption = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -87,31 +112,74 @@ def verify(
     _known("sample", sample[1], ("rejected", "accepted"))
     tolerance = Tolerance(absolute, relative, decimals)
     policy = Policy(_literal(profile), tolerance, _literal(units), convert)
-    given = mapping(columns) | {
-        name: column for name, column in (("choices", choices), ("truth", truth)) if column
-    }
+    named = {"choices": choices, "truth": truth}
+    given = mapping(columns) | {name: column for name, column in named.items() if column}
     plain = MathPool(timeout, plain=True) if compare else None
-    opinions = Opinions(sample[0], _literal(sample[1]), explain, plain)
-    with Counting() as counting:
-        judged = judge_file(
-            file,
-            given,
-            out,
-            judge=judge,
-            policy=policy,
-            opinions=opinions,
-            timeout=timeout,
-            skip_bad=skip_bad,
-            force=force,
-            on_event=counting.hear,
-        )
+    results: list[tuple[Judged, Path | None]] = []
+    for file, target in _targets(files, out, force):
+        opinions = Opinions(sample[0], _literal(sample[1]), explain, plain)
+        with Counting() as counting:
+            judged = judge_file(
+                file,
+                given,
+                target,
+                judge=judge,
+                policy=policy,
+                opinions=opinions,
+                timeout=timeout,
+                skip_bad=skip_bad,
+                force=force,
+                on_event=counting.hear,
+            )
+        results.append((judged, target))
     if plain is not None:
         plain.close()
+    _show(results, as_json)
+
+
+def _targets(files: list[Path], out: Path | None, force: bool) -> list[tuple[Path, Path | None]]:
+    """Each file to judge, those in folders included, and where to write its verdicts.
+
+    Raises:
+        DataError: if a folder has no such file.
+        OutputError: if `out` cannot take the verdicts of all files.
+    """
+    found: list[Path] = []
+    for path in files:
+        inside = sorted(p for p in path.rglob("*") if file_suffix(p)) if path.is_dir() else [path]
+        if not inside:
+            raise DataError(f"No JSON lines, JSON or Parquet files in {path}")
+        found += inside
+    if out is None:
+        return [(path, None) for path in found]
+    if len(found) == 1 and not files[0].is_dir():
+        return [(found[0], out)]
+    names = [path.name for path in found]
+    if len(set(names)) < len(names):
+        raise OutputError(
+            "Two of the files have the same name", f"wanted: one file each in {out}", "Omit --out."
+        )
+    check_folder(out)
+    for name in names:
+        check(out / name, force)
+    return [(path, out / path.name) for path in found]
+
+
+def _show(results: list[tuple[Judged, Path | None]], as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(judged.to_json(), indent=2))
+        figures = [judged.to_json() for judged, _ in results]
+        typer.echo(json.dumps(figures[0] if len(figures) == 1 else figures, indent=2))
         return
-    for line in (*_lines(judged, out), *_opinions(judged)):
-        say(line)
+    for judged, target in results:
+        if len(results) > 1:
+            say(f"{judged.file}:")
+        for line in (*_lines(judged, target), *_opinions(judged)):
+            say(line)
+    if len(results) > 1:
+        right = sum(judged.right for judged, _ in results)
+        responses = sum(judged.responses for judged, _ in results)
+        share = percent(right / responses if responses else 0.0)
+        say(f"All {len(results)} files: {right:,} of {responses:,} correct: {share}")
 
 
 def _known(name: str, value: str | None, known: tuple[str | None, ...]) -> None:

@@ -364,6 +364,24 @@ def test_set_takes_null_and_refuses_nothing(capsys: pytest.CaptureFixture[str]) 
     assert code == 3 and "--assume 'pass_rate=' has no value" in error
 
 
+def test_verify_takes_several_files_and_folders(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each file gets its figures, and with --out its verdicts in that folder; a total follows."""
+    out = tmp_path / "judged"
+    words = ["verify", str(place.rollouts), "--out", str(out)]
+    code, error = run(words, capsys)
+    assert code == 2 and "does not exist" in error
+    out.mkdir()
+    said = printed(words, capsys)
+    assert "All 2 files: " in said and "2.jsonl:" in said
+    assert sorted(path.name for path in out.iterdir()) == ["1.jsonl", "2.jsonl"]
+    code, error = run(words, capsys)
+    assert code == 2 and "exists already" in error
+    files = [str(place.rollouts / name) for name in ("1.jsonl", "2.jsonl")]
+    assert len(json.loads(printed(["verify", *files, "--json"], capsys))) == 2
+
+
 def test_config_takes_recipes_as_every_command_does(capsys: pytest.CaptureFixture[str]) -> None:
     """`--recipe NAME` and `NAME` mean the same; check takes several."""
     option = printed(["config", "show", "--recipe", "embedded"], capsys)
