@@ -221,73 +221,88 @@ def _asked(strategy: Strategy, first: Sequence[float], k: int) -> list[float]:
 
 
 def _steps(recipe: Recipe, assumed: Assumptions) -> Iterator[Step]:
-    k, response, n = recipe.k, assumed.response, assumed.queries
-    one = expected(recipe, assumed)
-    rules = rule_of(recipe.strategy, "resample"), rule_of(recipe.strategy, "reshape")
-    fixed = recipe.data.schedule == "fixed"
+    """The stages of a run in the order of the loop, without their times."""
+    return _Loop(recipe, assumed).steps()
 
-    def sampled(
-        entry: str, identity: tuple[Any, ...], queries: float, samples: float, tokens: float
-    ) -> Iterator[Step]:
-        """Exploration and verification of its samples."""
-        name = Entry.parse(entry).step
-        per_shard = recipe.explore.shard_queries * (4 if name == "evaluate-explore" else 1)
-        shards = max(1, ceil(queries / per_shard))
-        size = tokens * assumed.token_bytes
-        key = (entry, *identity)
-        yield Step(entry, "explore", key, queries, shards, samples, tokens, bytes=size)
-        judged = entry.replace("explore", "verify")
-        size = samples * assumed.verdict_bytes
-        yield Step(judged, "verify", (judged, *identity), queries, shards, samples, bytes=size)
 
-    def levels(t: int, queries: float, *identity: Any) -> Iterator[Step]:
-        if assumed.levels_known and recipe.levels.k:
-            return
-        per_query = recipe.levels.k or k
-        samples = queries * per_query
-        if recipe.levels.k or not t:
-            entry = f"it{t:02d}/levels-explore"
-            yield from sampled(entry, identity, queries, samples, samples * response)
-        yield Step(f"it{t:02d}/levels", "levels", (t, "levels", *identity), queries)
+class _Loop:
+    """The loop in figures. A step's key says which stages several runs share: they have equal keys
+    until their policies or rules differ."""
 
-    def scored(t: int, *identity: Any) -> Iterator[Step]:
-        held = assumed.held_out
-        entry = f"it{t:02d}/evaluate-explore"
-        yield from sampled(entry, identity, held, held, held * assumed.response_scored)
-        yield Step(f"it{t:02d}/evaluate", "evaluate", (t, "evaluate", *identity), held)
+    def __init__(self, recipe: Recipe, assumed: Assumptions):
+        self.recipe, self.assumed = recipe, assumed
+        self.one = expected(recipe, assumed)
+        self.resampling = rule_of(recipe.strategy, "resample")
+        self.reshaping = rule_of(recipe.strategy, "reshape")
 
-    yield Step("it00/data", "data", ("data",), bytes=assumed.data_bytes)
-    yield Step("it00/policy", "policy", ("policy",), bytes=assumed.base_bytes)
-    yield from levels(0, assumed.held_out, recipe.levels.k or k)
-    yield from scored(0)
-    for t in range(1, recipe.iterations + 1):
-        it = f"it{t:02d}"
-        # Two runs share stages until their policies or rules differ.
+    def steps(self) -> Iterator[Step]:
+        recipe, assumed = self.recipe, self.assumed
+        yield Step(str(Entry(0, "data")), "data", ("data",), bytes=assumed.data_bytes)
+        yield Step(str(Entry(0, "policy")), "policy", ("policy",), bytes=assumed.base_bytes)
+        yield from self.levels(0, assumed.held_out)
+        yield from self.evaluation(0)
+        for t in range(1, recipe.iterations + 1):
+            yield from self.iteration(t)
+        last = str(Entry(recipe.iterations, "report"))
+        yield Step(last, "report", ("report", recipe.k, recipe.strategy))
+
+    def iteration(self, t: int) -> Iterator[Step]:
+        recipe, assumed, one = self.recipe, self.assumed, self.one
+        n, k, response = assumed.queries, recipe.k, assumed.response
         start = (k,) if t == 1 else (k, recipe.strategy)
-        yield from sampled(f"{it}/explore", start, n, n * k, n * k * response)
-        if t == 1 or (recipe.levels.k and not fixed):
-            yield from levels(t, n, recipe.levels.k or k)
-        asks = (*start, rules[0])
-        if rules[0] != "vanilla":
-            yield Step(f"{it}/resample", "resample", (t, "resample", *asks), n)
-            plain = one.second - one.guided
-            said = plain + one.guided * assumed.continued
-            tokens = n * said * assumed.response_second
-            yield from sampled(f"{it}/explore-2", asks, n, n * one.second, tokens)
-        keeps = (*asks, rules[1])
+        yield from self.sampled(Entry(t, "explore"), start, n, n * k, n * k * response)
+        if t == 1 or (recipe.levels.k and recipe.data.schedule != "fixed"):
+            yield from self.levels(t, n)
+        asks = (*start, self.resampling)
+        if self.resampling != "vanilla":
+            yield Step(str(Entry(t, "resample")), "resample", (t, "resample", *asks), n)
+            sampled_share = one.second - one.guided + one.guided * assumed.continued
+            tokens = n * sampled_share * assumed.response_second
+            yield from self.sampled(Entry(t, "explore-2"), asks, n, n * one.second, tokens)
+        keeps = (*asks, self.reshaping)
         examples = n * one.examples
-        size = examples * response * assumed.token_bytes
         yield Step(
-            f"{it}/rebalance",
+            str(Entry(t, "rebalance")),
             "rebalance",
             (t, "rebalance", *keeps),
             n,
             examples=examples,
-            bytes=size,
+            bytes=examples * response * assumed.token_bytes,
         )
         yield _training(recipe, assumed, t, examples, keeps)
-        yield from scored(t, *keeps)
-    yield Step(f"it{recipe.iterations:02d}/report", "report", ("report", k, recipe.strategy))
+        yield from self.evaluation(t, *keeps)
+
+    def sampled(
+        self, entry: Entry, identity: tuple[Any, ...], queries: float, samples: float, tokens: float
+    ) -> Iterator[Step]:
+        """Exploration and verification of its samples."""
+        per_shard = self.recipe.explore.shard_queries
+        shards = max(1, ceil(queries / (per_shard * (4 if entry.step.startswith("eval") else 1))))
+        explore, verify = str(entry), str(Entry(entry.t, entry.step.replace("explore", "verify")))
+        size = tokens * self.assumed.token_bytes
+        key = (explore, *identity)
+        yield Step(explore, "explore", key, queries, shards, samples, tokens, bytes=size)
+        size = samples * self.assumed.verdict_bytes
+        yield Step(verify, "verify", (verify, *identity), queries, shards, samples, bytes=size)
+
+    def levels(self, t: int, queries: float) -> Iterator[Step]:
+        """Measured levels of queries; nothing where the data set has them."""
+        measured = self.recipe.levels.k
+        if self.assumed.levels_known and measured:
+            return
+        per_query = measured or self.recipe.k
+        samples = queries * per_query
+        if measured or not t:
+            tokens = samples * self.assumed.response
+            entry = Entry(t, "levels-explore")
+            yield from self.sampled(entry, (per_query,), queries, samples, tokens)
+        yield Step(str(Entry(t, "levels")), "levels", (t, "levels", per_query), queries)
+
+    def evaluation(self, t: int, *identity: Any) -> Iterator[Step]:
+        held = self.assumed.held_out
+        tokens = held * self.assumed.response_scored
+        yield from self.sampled(Entry(t, "evaluate-explore"), identity, held, held, tokens)
+        yield Step(str(Entry(t, "evaluate")), "evaluate", (t, "evaluate", *identity), held)
 
 
 def _training(
@@ -304,7 +319,7 @@ def _training(
             steps, seen = given[t - 1], float(given[t - 1] * train.batch)
     tokens = seen * (assumed.prompt + assumed.pictures + assumed.response)
     return Step(
-        f"it{t:02d}/train",
+        str(Entry(t, "train")),
         "train",
         (t, "train", *identity),
         tokens=tokens,

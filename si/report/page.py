@@ -18,7 +18,8 @@ from si.report.findings import changed, counted
 from si.report.intervals import wilson
 from si.report.lineage import Node
 from si.report.run_tables import tables, words
-from si.report.samples import Responses, few, pack
+from si.report.sample_block import few, pack
+from si.report.samples import Responses
 from si.report.summary import RunSummary
 from si.report.tables import Table, percent, percents, point_range, points
 from si.report.templates import render, source

@@ -8,11 +8,7 @@ are read one at a time.
 The block is compressed JSON in base64, so its content cannot break out of the page's markup.
 """
 
-import base64
 import hashlib
-import io
-import json
-import warnings
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,16 +22,15 @@ import pyarrow.parquet as pq
 
 from si.datasets.dataset import IMAGES_FILE, QUERIES_FILE, Dataset
 from si.errors import DataError
-from si.randomness import keyed_rng, keyed_seed
-from si.records import KEY, LEVELS
+from si.randomness import keyed_seed
+from si.records import KEY
+from si.report.sample_images import embed
 from si.store.artifact import Artifact
 from si.store.keys import Ref, Spec
 from si.store.port import Store
 
 LONGEST = 3000  # maximum characters of a response or question
 SHORT = 300  # maximum characters of an answer
-PIXELS = 320  # longest side of a shown image
-HEAVY = 30_000  # maximum bytes of a PNG; larger images become JPEG
 IMAGES = 4  # maximum images per query
 READ = 256 << 20  # bytes of images from whose queries the choice is made
 THREADS = 8  # shards read in parallel, since a bucket may answer slowly
@@ -424,75 +419,3 @@ def _response(query: int, row: Mapping[str, Any]) -> Response:
         given,
         row["copies"],
     )
-
-
-class Picture(NamedTuple):
-    """An image as a page holds it: a data URI, and its width in pixels."""
-
-    uri: str
-    width: int
-
-
-def embed(image: bytes) -> Picture | None:
-    """An image as a data URI, decoded and re-encoded; None if it is not a PNG or JPEG.
-
-    The bytes come from an untrusted data set, so only the pixels are kept.
-    """
-    from PIL import Image
-
-    broken = (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Warning)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            opened = Image.open(io.BytesIO(image), formats=("PNG", "JPEG"))
-            photo = opened.format == "JPEG"
-            opened.thumbnail((PIXELS, PIXELS))
-            picture = opened.convert("RGB")
-    except broken:
-        return None
-    file, kind = io.BytesIO(), "png"
-    if not photo:
-        picture.save(file, "PNG", compress_level=6)
-    if photo or file.tell() > HEAVY:
-        file, kind = io.BytesIO(), "jpeg"
-        picture.save(file, "JPEG", quality=78)
-    uri = f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
-    return Picture(uri, picture.width)
-
-
-# --- for the page --------------------------------------------------------------------------
-
-
-def few(found: Responses, t: int, seed: int) -> list[tuple[Query, Response]]:
-    """One correct and one incorrect response of iteration t per level, and two guided ones."""
-    groups: dict[tuple[str, bool], list[Response]] = defaultdict(list)
-    for response in found.responses:
-        if response.t == t and response.how != GREEDY:
-            level = found.queries[response.query].level
-            group = GUIDED if response.how == GUIDED else level
-            groups[group, response.correct].append(response)
-    picked = []
-    for group in (*LEVELS, GUIDED):
-        for correct in (True, False):
-            some = groups[group, correct]
-            if some:
-                rng = keyed_rng("report", seed, t, group, int(correct))
-                response = some[int(rng.random() * len(some))]
-                picked.append((found.queries[response.query], response))
-    return picked
-
-
-def pack(found: Responses) -> str:
-    """The block: an object with the columns of `queries` and `responses`, and the list `images`."""
-    block = {
-        "levels": LEVELS,
-        "images": found.images,
-        "queries": _columns(Query, found.queries),
-        "responses": _columns(Response, found.responses),
-    }
-    text = json.dumps(block, separators=(",", ":"))
-    return base64.b64encode(zlib.compress(text.encode())).decode()
-
-
-def _columns(kind: Any, rows: Sequence[Any]) -> dict[str, list[Any]]:
-    return {name: [row[i] for row in rows] for i, name in enumerate(kind._fields)}

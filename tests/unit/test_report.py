@@ -21,7 +21,7 @@ from si.report.compare import Named, compare, page
 from si.report.findings import Change, changed, matthew, progress, rebalanced
 from si.report.intervals import wilson
 from si.report.page import Section, extended
-from si.report.samples import PIXELS, embed
+from si.report.sample_images import PIXELS, embed
 from si.report.summary import Iteration, RunSummary, collect
 from si.report.tables import Table, percent, percents, points
 from si.stages.job import Job

@@ -14,7 +14,8 @@ from PIL import Image
 
 import si.report.samples
 from si.records import KEY
-from si.report.samples import GREEDY, GUIDED, Responses, gather, pack
+from si.report.sample_block import pack
+from si.report.samples import GREEDY, GUIDED, Responses, gather
 from si.store.artifact import Artifact
 from si.store.folder import FolderStore
 from si.store.keys import Ref
