@@ -214,7 +214,7 @@ def test_a_processor_without_a_template_is_named(made: dict[str, Path], tmp_path
     [
         ("<IMG_CONTEXT>", "<image>", "has no place for an image"),
         ("<IMG_CONTEXT>", "<IMG_CONTEXT><IMG_CONTEXT>", "has no place for an image"),
-        ("{% for m", "{{ raise_exception('no') }}{% for m", "does not take a question"),
+        ("{% for m", "{{ raise_exception('no') }}{% for m", "failed on a question"),
     ],
 )
 def test_a_template_of_another_age_is_named(

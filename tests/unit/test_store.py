@@ -607,8 +607,8 @@ def test_no_credentials_is_named(s3_server: str, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("variable", "words"),
     [
-        ("AWS_SECRET_ACCESS_KEY", "secret key does not belong"),
-        ("AWS_ACCESS_KEY_ID", "does not know this access key"),
+        ("AWS_SECRET_ACCESS_KEY", "secret key does not match"),
+        ("AWS_ACCESS_KEY_ID", "is unknown to the server"),
     ],
 )
 def test_wrong_credentials_are_named(
