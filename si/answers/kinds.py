@@ -196,6 +196,8 @@ def understand(reference: str, kind: str | None, choices: tuple[str, ...] = ()) 
         used = kind
     if kind in ("expression", *MATHEMATICS) and used in ("choice", "choices") and not choices:
         used = kind
+    if used == "boolean" and truth(trim(words(text))) is None:
+        used = inferred
     letters: tuple[str, ...] = ()
     if used in ("choice", "choices"):
         found = several(text, known) if used == "choices" else named(text, known)
