@@ -17,7 +17,8 @@ from si.answers import understand as understood
 from si.answers.case import plain
 from si.answers.custom import judge_custom
 from si.answers.unread import UNREAD
-from si.datasets.row_fields import BadRow, options_of
+from si.datasets.row_fields import options_of
+from si.datasets.row_images import BadRow
 from si.errors import DataError
 from si.events import Event
 from si.machine.files import check

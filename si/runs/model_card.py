@@ -84,6 +84,7 @@ def _front(about: About, it: Iteration) -> str:
     `model-index`."""
     name, _ = _on_hub(about.base)
     relation = "adapter" if about.kind == "adapter" else "finetune"
+    base: dict[str, Any] = {"base_model": name, "base_model_relation": relation} if name else {}
     data = ModelCardData(
         license="unknown",
         library_name="peft" if about.kind == "adapter" else "transformers",
@@ -91,7 +92,7 @@ def _front(about: About, it: Iteration) -> str:
         tags=["si-ctl", "self-improvement"],
         model_name=one_line(about.run),
         eval_results=[_result(about, split, part) for split, part in it.scores.items()],
-        **({"base_model": name, "base_model_relation": relation} if name else {}),
+        **base,
     )
     return str(data.to_yaml()) + "\n"
 
