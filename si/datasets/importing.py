@@ -89,14 +89,8 @@ def import_data(
                 f"{len(plan.bad)} rows are bad",
                 "See why: run the same command without --skip-bad.",
             )
-        spec = Spec(
-            "import",
-            name,
-            settings={},
-            params={"rows": plan.digest, "family": name},
-            inputs={},
-            shards=len(plan.shards),
-        )
+        params = {"rows": plan.digest, "family": name}
+        spec = Spec("import", name, {}, params, inputs={}, shards=len(plan.shards))
         manifest = load(store, spec)
         kept = manifest is not None
         if manifest is None:

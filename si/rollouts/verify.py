@@ -82,19 +82,9 @@ def judge_file(
     Raises:
         DataError: if columns are not recognised, rows are bad, or `out` does not fit.
     """
-    if not path.is_file():
-        raise DataError(f"There is no file {path}", f"looked in {path.absolute().parent}")
-    kind = file_suffix(path)
-    if not kind:
-        raise DataError(f"{path} is neither JSON lines, JSON nor Parquet, by its name")
+    kind = _kind_of(path)
     if out is not None:
-        if (out.suffix == ".parquet") != (kind == ".parquet") or out.suffix not in _WRITTEN:
-            raise DataError(
-                f"{out} cannot be written from {path.name}",
-                "",
-                f"Name a file as {'x.parquet' if kind == '.parquet' else 'x.jsonl'}: --out",
-            )
-        check(out, force)
+        _check_out(out, path, kind, force)
     names, rows = first_rows(str(path), path)
     columns = understand(names, rows, mapping or {}, str(path))
     made = Judged(str(path), columns, opinions=opinions or Opinions())
@@ -115,6 +105,27 @@ def judge_file(
 
 
 _WRITTEN = (".jsonl", ".json", ".parquet")
+
+
+def _kind_of(path: Path) -> str:
+    """The file's suffix, if it is one that can be judged."""
+    if not path.is_file():
+        raise DataError(f"There is no file {path}", f"looked in {path.absolute().parent}")
+    kind = file_suffix(path)
+    if not kind:
+        raise DataError(f"{path} is neither JSON lines, JSON nor Parquet, by its name")
+    return kind
+
+
+def _check_out(out: Path, path: Path, kind: str, force: bool) -> None:
+    """Refuse an output file of another kind than the input's, or that cannot be written."""
+    if (out.suffix == ".parquet") != (kind == ".parquet") or out.suffix not in _WRITTEN:
+        raise DataError(
+            f"{out} cannot be written from {path.name}",
+            "",
+            f"Name a file as {'x.parquet' if kind == '.parquet' else 'x.jsonl'}: --out",
+        )
+    check(out, force)
 
 
 def understand(

@@ -131,8 +131,8 @@ def test_a_plan_of_what_is_not_there_yet(tmp_path):
     """--dry-run needs no hub: it says what is not there yet, and what follows from that."""
     made = recipe(tmp_path)
     done = si_ctl_process("iterate", "--recipe", made, "--dry-run", cwd=tmp_path, **NOWHERE)
-    assert "Missing: data: hub:me/geo is brought from the hub" in done.stdout
-    assert f"Missing: policy 0: me/Policy-7B@{COMMIT} is brought" in done.stdout
+    assert "Missing: data: hub:me/geo is fetched from the hub" in done.stdout
+    assert f"Missing: policy 0: me/Policy-7B@{COMMIT} is fetched" in done.stdout
     assert "it01/train" in done.stdout and "?" in done.stdout
     assert not (tmp_path / "si-runs").exists()
     absent = ("--set", "model.source=./nothing", "--set", "data.source=data/x-0123456789ab")

@@ -239,7 +239,7 @@ def test_another_end_needs_another_controller():
     first = begin(api, place, recipe, "a", False)[1]
     assert begin(api, place, recipe, "a", False)[1] == first
     higher = place.model_copy(update={"max_cost": 9})
-    with pytest.raises(RunBusy, match="at work") as busy:
+    with pytest.raises(RunBusy, match="working on") as busy:
         begin(api, higher, recipe, "a", False)
     assert "--patience 1, --max-cost 5" in str(busy.value)
     assert end(api, "stopped") == first
