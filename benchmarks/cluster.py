@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 
-from si.clusters.kubernetes.client import Cluster
+from si.clusters.kubernetes.client import Client
 from si.clusters.kubernetes.jobs import KubernetesCluster
 from si.clusters.kubernetes.manifests import stage_job
 from si.clusters.kubernetes.runs import find_run, place_from_outside
@@ -30,7 +30,7 @@ ROUNDS = 7
 
 def main() -> None:
     namespace, run = sys.argv[1:]
-    cluster = Cluster(namespace)
+    cluster = Client(namespace)
     owner = find_run(cluster, run, None)
     place = Place.model_validate_json(owner["data"]["place"])
     store = open_store(place_from_outside(namespace, None))

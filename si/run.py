@@ -182,6 +182,15 @@ class Run(Runner):
                 done = self.stages.get(Entry(t, step))
                 if done is not None:
                     inputs[f"{role}-{t}"] = done.ref
+        return self.report_on(inputs, last)
+
+    def report_on(self, inputs: dict[str, Ref], last: int) -> Manifest:
+        """The page about artefacts by role, whichever version of si-ctl made them.
+
+        Args:
+            inputs: as `si.runs.status.report_inputs` finds them in a store.
+            last: the last iteration that they are about.
+        """
         name = f"{self.recipe.strategy_label}-k{self.recipe.k}"
         settings, params = report.Settings.of(self.recipe), report.Params(iterations=last)
         spec = self.spec(Entry(last, "report"), name, settings, params, inputs)

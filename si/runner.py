@@ -105,6 +105,8 @@ class Runner:
 
     def _compute(self, entry: Entry, spec: Spec) -> Manifest:
         self._afford(entry, spec)
+        if self.store.exists(f"{self.folder}/{entry}.json"):
+            self.point(entry, spec)  # refuses a changed run before anything is written
         announce(self.store, spec)
         self.point(entry, spec)
         self.begin(entry, spec.shards)

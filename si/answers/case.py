@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from math import isfinite
 from typing import Any, Literal
 
 from si.errors import DataError
@@ -45,6 +46,13 @@ class Tolerance:
     absolute: float = 0.0
     relative: float = 0.0
     decimals: int | None = None
+
+    def __post_init__(self) -> None:
+        if not (isfinite(self.absolute) and isfinite(self.relative)):
+            raise DataError(
+                "A tolerance must be a finite number",
+                f"absolute {self.absolute}, relative {self.relative}",
+            )
 
     def __bool__(self) -> bool:
         return bool(self.absolute or self.relative or self.decimals is not None)

@@ -210,6 +210,7 @@ class Judge:
             one.kind,
             found.text,
             found.boxes,
+            found.together,
             one.choices,
             tolerance,
         )

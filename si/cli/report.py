@@ -24,7 +24,6 @@ from si.cli.pages import report_files, write
 from si.clusters.local import exclusive
 from si.config.loading import assignment
 from si.errors import RecipeError, RunMissing
-from si.loop import iterate
 from si.machine.files import check
 from si.run import Run
 from si.runs.record import generations, load_recipe
@@ -69,7 +68,8 @@ def report(
             check(path, force)
     where = open_store(place)
     name = find_run(where, run)
-    done = [role for role in report_inputs(where, name) if role.startswith("scores-")]
+    inputs = report_inputs(where, name)
+    done = [role for role in inputs if role.startswith("scores-")]
     if len(done) < 2:
         raise RunMissing(
             f"The run {name} has no finished iteration yet",
@@ -83,12 +83,19 @@ def report(
     done_so_far = {"iterations": len(done) - 1, "patience": None}
     recipe = recipe.model_copy(update={**done_so_far, "report": layout})
     with exclusive(where.url, f"{name} report") as scratch:
-        # Every stage but the report is committed already.
+        last = len(done) - 1
+        inputs = {role: ref for role, ref in inputs.items() if _iteration(role) <= last}
         cluster = local_cluster(where, place, recipe, name, scratch, light=True)
-        made = iterate(Run(name, recipe, where, cluster, generation))
+        made = Run(name, recipe, where, cluster, generation).report_on(inputs, last)
     artifact = Artifact.open(where, made.ref)
     page = None if as_json and out is None else write(where, name, artifact, place, out, force)
     if as_json:
         typer.echo(json.dumps(artifact.json("report.json"), indent=2))
     else:
         say(f"Report: {page}")
+
+
+def _iteration(role: str) -> int:
+    """The iteration of a role among a report's inputs: `scores-3` -> 3; 0 for `data`."""
+    name, _, number = role.rpartition("-")
+    return int(number) if name else 0

@@ -170,7 +170,7 @@ class Verify(Section):
             raise ValueError(
                 f"no rule that finds is called {unknown[0]}; {', '.join(sorted(known))}"
             )
-        return names
+        return tuple(sorted(set(names)))  # their order changes nothing, so it is in no key
 
 
 class Lora(Section):

@@ -26,7 +26,11 @@ class Section(BaseModel):
     after a setting is its description."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, populate_by_name=True
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        populate_by_name=True,
+        allow_inf_nan=False,
     )
 
     def identity(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,13 @@ def check(given: Mapping[str, Any]) -> None:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         share = name in ("pass_rate", "guided", "continued", "prefill", "mfu")
         least = name in ("spread", "prefill", "mfu", "response")
-        if not number or value < 0 or (share and value > 1) or (least and not value):
+        if (
+            not number
+            or not isfinite(value)
+            or value < 0
+            or (share and value > 1)
+            or (least and not value)
+        ):
             bounds = "between 0 and 1" if share else "0 or more"
             more = ", and not 0" if least else ""
             raise RecipeError(f"--assume {name}={value} is not a number {bounds}{more}")

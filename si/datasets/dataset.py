@@ -102,7 +102,7 @@ class Dataset:
             start, stop = piece.get("start", 0), piece.get("stop")
             whole = self.table(piece["split"])
             parts.append(whole.slice(start, None if stop is None else stop - start))
-        return pa.concat_tables(parts)
+        return pa.concat_tables(parts, promote_options="default")
 
     def queries(self, rows: pa.Table, images: bool = False) -> list[Query]:
         """Rows of `table` or `select` as records; with their images if `images`."""

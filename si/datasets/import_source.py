@@ -13,6 +13,7 @@ from si.errors import DataError
 from si.readers.files import Row
 from si.store.keys import digest
 
+PARSED = 2  # rises when rows are read differently, so that older notes are not used
 NOTED = 256  # rows in a file of notes: at most so many are checked again after a kill
 
 
@@ -66,7 +67,7 @@ class Source:
         for file in self.files:
             seen.append([str(file.path.resolve()), file.split, file_stamp(file.path)])
         names = dict(self.splits.names)
-        return digest([__version__, NOTED, seen, self.columns, names, self.kind])[:24]
+        return digest([__version__, PARSED, NOTED, seen, self.columns, names, self.kind])[:24]
 
     def read(self, file: File, wanted: Sequence[int] | None) -> Iterator[tuple[int, Row | str]]:
         """The rows of a file, or those wanted, with their numbers; see `File.batches`."""

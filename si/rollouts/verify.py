@@ -298,11 +298,17 @@ class _Work:
                 understood(reference, kind, choices)
         except DataError as error:
             raise BadRow("answer", error.headline) from error
-        reason = str(get("finish_reason") or "stop")
+        given = get("finish_reason")
+        reasons = given if isinstance(given, list) else [given] * len(texts)
+        if len(reasons) != len(texts):
+            raise BadRow("finish_reason", f"has {len(reasons)} values for {len(texts)} responses")
         name, question = get("id"), get("question")
         asked = question if isinstance(question, str) else ""
         id_ = f"row {number_}" if name is None else str(name)
-        return [Case(each, references, kind, choices, reason, id_, asked) for each in texts]
+        return [
+            Case(text, references, kind, choices, str(reason or "stop"), id_, asked)
+            for text, reason in zip(texts, reasons, strict=True)
+        ]
 
     def _rows(self, piece: list[Row], asked: list[list[Case]]) -> Iterator[dict[str, Any]]:
         made = self.made
@@ -340,7 +346,8 @@ class _Work:
         value = look_up(row, self.made.columns["truth"])
         values = value if isinstance(value, list) else [value] * count
         known = [as_number(each) for each in values]
-        return [None if each is None else each > 0 for each in known][:count]
+        truths = [None if each is None else each > 0 for each in known][:count]
+        return truths + [None] * (count - len(truths))
 
     @property
     def _response(self) -> str:

@@ -95,3 +95,13 @@ def test_every_reference_equals_itself(pool: MathPool) -> None:
     said = Judge(Policy(), pool).judge_all(seen.values())
     lost = [words for words, verdict in zip(seen, said, strict=True) if not verdict.correct]
     assert not lost
+
+
+def test_a_verdict_does_not_depend_on_what_came_before(pool):
+    """Equal answers found in another way are not one entry of the memo."""
+    apart = r"First \boxed{5} is the side." + "\n" + r"So the area:" + "\n" + r"\boxed{6}"
+    together = r"\boxed{5} or \boxed{6}"
+    cases = [case(apart, "6"), case(together, "6")]
+    there = [said.correct for said in Judge(Policy(), pool).judge_all(cases)]
+    back = [said.correct for said in Judge(Policy(), pool).judge_all(cases[::-1])]
+    assert there == back[::-1] == [True, False]

@@ -7,9 +7,11 @@ import shutil
 import signal
 import subprocess
 import time
+from dataclasses import replace
 
 import pytest
 
+from si.stages import STAGES
 from si.store.folder import FolderStore
 from tests.loop.running import (
     SI_CTL,
@@ -365,3 +367,19 @@ def test_schedules_and_pools(place):
         3,
         "levels.k",
     )
+
+
+def test_a_run_of_an_older_schema_stays_readable(tmp_path, monkeypatch):
+    """A run whose verdicts have an older schema is reported as it is; going on with it is refused,
+    with three ways out, and writes nothing."""
+    recipe = str(tiny_recipe(tmp_path, tiny_data(FolderStore(tmp_path / "si-runs"))))
+    with monkeypatch.context() as patch:
+        patch.setitem(STAGES, "verify", replace(STAGES["verify"], schema=1))
+        si_ctl("iterate", "--recipe", recipe, cwd=tmp_path)
+    before = sorted((tmp_path / "si-runs").rglob("*.json"))
+    done = si_ctl("iterate", "--recipe", recipe, cwd=tmp_path, check=False)
+    refused(done, 3, "verify", "--run", "--fresh")
+    assert sorted((tmp_path / "si-runs").rglob("*.json")) == before
+    assert "Report:" in si_ctl("report", "sums-gr-k4-s0", "--force", cwd=tmp_path).stdout
+    more = ("--set", "report.samples=5", "--out", "five.html")
+    assert "Report:" in si_ctl("report", "sums-gr-k4-s0", *more, cwd=tmp_path).stdout

@@ -244,3 +244,18 @@ def test_the_command(tmp_path):
     assert (said["right"], said["responses"], said["skipped"]) == (5, 10, 1)
     assert said["own_reward"] == {"right_there_only": 5, "right_here_only": 0}
     assert "\x1b" not in done.stdout
+
+
+def test_lists_beside_several_responses(tmp_path):
+    """A finish reason for each response counts for it alone; too few human verdicts leave the rest
+    unknown; a list of another length is a bad row."""
+    row = {"response": ["Answer: 2", "Answer: 2\n"], "answer": "2"}
+    cut = row | {"finish_reason": ["length", "stop"], "ok": [1]}
+    path = lines(tmp_path / "in.jsonl", [cut])
+    made = judge_file(path, {"truth": "ok"}, tmp_path / "out.jsonl")
+    assert read(tmp_path / "out.jsonl")[0]["verdict_correct"] == [False, True]
+    assert made.responses == 2
+    path = lines(tmp_path / "bad.jsonl", [row | {"finish_reason": ["stop"]}])
+    with pytest.raises(DataError) as refused:
+        judge_file(path)
+    assert "finish_reason" in str(refused.value)

@@ -142,3 +142,13 @@ def test_mistakes_are_named(mine):
     with pytest.raises(RecipeError, match="returned 'yes'"):
         judge_custom(lambda *_: "yes", case)
     assert issubclass(type(by_name("vanilla")), Strategy)
+
+
+def test_documented_import_paths_stay():
+    """Paths that custom code was told to import from still lead there."""
+    from si import engines, families, ports, verify
+    from si.answers.custom import Judgement
+
+    assert verify.Judgement is Judgement
+    assert families.Family is engines.families.Family
+    assert ports.Sampler is engines.port.Sampler and ports.Trainer is engines.port.Trainer
