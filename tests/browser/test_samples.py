@@ -184,7 +184,7 @@ def test_a_link_opens_its_sample(made: dict[str, Any], browser: Any, shown: Resp
     assert (chosen(browser), count(browser)) == (there, n)
     lost = url.partition("#")[0] + "#samples?at=" + urllib.parse.quote("9/first/gone//0")
     ready(browser, lost)
-    assert "not among those" in browser.find_element(By.ID, "found").text
+    assert "does not contain the linked sample" in browser.find_element(By.ID, "found").text
 
 
 def test_a_guided_prefix_is_marked(opened: Any, shown: Responses) -> None:
@@ -297,7 +297,7 @@ def test_without_javascript_all_but_the_browser_is_there(
     assert drawn["browser"] is False
     assert all(drawn[name] for name in ("few", "sample", "plot", "findings", "lineage", "accuracy"))
     words = " ".join(strings[i] for i in layout["text"] if i >= 0)
-    assert "needs JavaScript" in words
+    assert "enable JavaScript" in words
 
 
 def test_on_paper_a_few_responses_are_printed(opened: Any) -> None:

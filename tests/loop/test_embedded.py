@@ -104,4 +104,4 @@ def test_splits_are_disjoint_and_inspect_proves_it(calm):
     """data inspect finds no overlap between the embedded splits and no id that lies."""
     done = si_ctl("data", "inspect", cwd=calm)
     assert "train and test: 0 queries in both" in done.stdout
-    assert "id is not their content's: 0" in done.stdout
+    assert "id does not match their content: 0" in done.stdout
