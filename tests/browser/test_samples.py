@@ -211,7 +211,7 @@ def test_facts_of_a_sample(opened: Any, shown: Responses) -> None:
       .map(d => [d.children[0].textContent, d.children[1].textContent]))"""
     facts = opened.execute_script(script)
     assert facts["Reference"] == query.answer
-    assert facts["Found"] == response.extracted
+    assert facts["Extracted"] == response.extracted
     assert facts["Trained on"] == f"{response.copies} copies"
     assert facts["Length"] == f"{response.tokens} tokens"
     marks = opened.find_elements(By.CSS_SELECTOR, "#shown .strip button")
