@@ -179,7 +179,7 @@ def test_what_would_wait_for_ever_is_refused(
     if way is None:
         assert train().steps == 2
         return
-    with pytest.raises(RecipeError, match="with and without pictures") as refused:
+    with pytest.raises(RecipeError, match="with and without images") as refused:
         train()
     assert way in refused.value.ways_out[0]
 
