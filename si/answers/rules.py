@@ -272,9 +272,9 @@ RULES = (
 NAMES = frozenset(rule.name for rule in RULES)
 _INTRO = """# How answers are judged
 
-    si-ctl verify FILE                                 # judge a file's responses
-    si-ctl verify FILE --profile lenient --truth human # and compare with human verdicts
-    si-ctl verify FILE --explain ID                    # show how one verdict came about
+    si-ctl verify rollouts.jsonl                                   # judge a file
+    si-ctl verify rollouts.jsonl --profile lenient --truth reward  # compare with a column
+    si-ctl verify rollouts.jsonl --explain 3                       # show why, for query 3
 
 The same rules judge in the verify stage, in `si-ctl verify`, in `data import` (kinds and
 references) and in `si.answers.rewards`. This page is written from the table in
