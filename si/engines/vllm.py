@@ -239,7 +239,9 @@ class VllmSampler(Sampler):
             f"it again with {PREFIX}MAX_NUM_SEQS={width} and {PREFIX}GPU_MEMORY_UTILIZATION="
             f"{share}; set both to start with them.\n"
         )
-        self.llm = self.engine = None
+        # Nothing may hold the old engine: its memory must be free, and when it goes it takes the
+        # process's groups with it, which the new one needs.
+        self.llm = self.engine = self.renderer.engine = None
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

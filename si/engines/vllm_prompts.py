@@ -32,6 +32,7 @@ class Renderer:
 
     def __init__(self, prompts: Prompts):
         self.prompts = prompts
+        self.engine: Any = None
         self.waited = 0.0
 
     def use(self, engine: Any) -> None:
