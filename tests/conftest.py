@@ -15,6 +15,8 @@ BUCKET = "si-test"
 # on the machine where DRILL takes 17 ms; a slower machine has so much more. Time by the clock would
 # depend on what else the machine is at.
 BUDGET = 5.0
+# The same test takes up to half as much again beside other work: less than that is no verdict.
+NOISE = 1.5
 DRILL = 0.017
 # Whoever is first in a process to import one of these pays for all that come after.
 LIBRARIES = ("torch", "transformers", "matplotlib", "math_verify", "mlflow", "wandb", "datasets")
@@ -43,7 +45,7 @@ def _within_budget(request: pytest.FixtureRequest) -> Iterator[None]:
     if free or spent < BUDGET or known != {name for name in LIBRARIES if name in sys.modules}:
         return
     # Neighbours on the same core take its caches: what it is worth is measured now.
-    budget = BUDGET * max(1.0, _drill() / DRILL) * (2 if "coverage" in sys.modules else 1)
+    budget = BUDGET * NOISE * max(1.0, _drill() / DRILL) * (2 if "coverage" in sys.modules else 1)
     if spent > budget:
         pytest.fail(
             f"took {spent:.1f} s of a processor, more than {budget:.1f}: make it faster, "

@@ -296,6 +296,7 @@ def test_a_report_shows_times_outside_of_the_store_only(place, tmp_path):
     assert '<section id="times">' not in kept.read_text()
 
 
+@pytest.mark.slow
 def test_compare_takes_all_seeds_of_a_strategy(place, tmp_path):
     """A strategy that several runs have, alike but for their seeds, means all: one group."""
     folder, recipe = place
