@@ -57,7 +57,29 @@ def safe(text: str) -> Text:
     return Text(several_lines(text))
 
 
-class Screen:
+class _Bars:
+    """Bars of progress, and lines above them; without a terminal, lines alone."""
+
+    console: Console
+    progress: Progress
+
+    def __enter__(self) -> Self:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.progress.stop()
+
+    def line(self, text: str) -> None:
+        self.console.print(safe(text), soft_wrap=True)
+
+
+class Screen(_Bars):
     """Shows the loop's events: a line for each finished stage, a bar for the current one."""
 
     def __init__(self) -> None:
@@ -74,21 +96,6 @@ class Screen:
         )
         self.task: Any = None
         self.begun: dict[str, float] = {}
-
-    def __enter__(self) -> Self:
-        self.progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.progress.stop()
-
-    def line(self, text: str) -> None:
-        self.console.print(safe(text), soft_wrap=True)
 
     def hear(self, event: Event) -> None:
         """Show one event of `si.run.Run` or of a worker."""
@@ -133,7 +140,7 @@ class Screen:
             self.task = None
 
 
-class Counting:
+class Counting(_Bars):
     """Counts rows on the error stream: with a bar in a terminal, elsewhere with a line from time to
     time."""
 
@@ -154,21 +161,6 @@ class Counting:
         self.tasks: dict[str, TaskID] = {}
         self.begun: dict[str, tuple[float, int]] = {}
         self.said = time.monotonic()
-
-    def __enter__(self) -> Self:
-        self.progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.progress.stop()
-
-    def line(self, text: str) -> None:
-        self.console.print(safe(text), soft_wrap=True)
 
     def hear(self, event: Event) -> None:
         """Show an event with `done` and `total` rows."""

@@ -1,7 +1,6 @@
 """`si-ctl data`: import, generate, list and inspect data sets."""
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,7 +24,7 @@ from si.report.dataset import inspect as inspected
 from si.store.commit import Manifest, load_manifest
 from si.store.keys import Spec
 from si.store.port import Store
-from si.untrusted import one_line
+from si.untrusted import one_line, slug
 
 EMBEDDED = "synth:embedded"
 LONGEST = 300  # characters of a name on the screen
@@ -140,7 +139,7 @@ def _splits(manifest: Manifest) -> dict[str, int]:
 
 def _slug(name: str) -> str:
     """A name as it can be part of an address."""
-    return re.sub(r"[^a-z0-9]+", "-", name.rpartition("/")[2].lower())[:30].strip("-") or "data"
+    return slug(name.rpartition("/")[2], 30) or "data"
 
 
 def _summary(made: Imported, splits: Splits) -> Iterator[str]:
@@ -208,10 +207,9 @@ def list_(store: StoreOption = None, as_json: JsonOption = False) -> None:
 
 def data_sets(store: Store) -> list[Manifest]:
     """The manifests of all complete data sets in the store, by address."""
-    folders = {address.rpartition("/")[0] for address in store.list("data")}
-    specs = [
-        Spec.load(store, each) for each in sorted(folders) if store.exists(f"{each}/spec.json")
-    ]
+    found = (address.rpartition("/") for address in store.list("data"))
+    folders = sorted(folder for folder, _, name in found if name == "spec.json")
+    specs = [Spec.load(store, folder) for folder in folders]
     return [made for spec in specs if (made := load_manifest(store, spec))]
 
 
