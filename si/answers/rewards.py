@@ -7,6 +7,7 @@ They are plain functions of this module, so that forked and spawned workers can 
 safe in threads: there are no signal handlers.
 """
 
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,6 +18,14 @@ from si.answers.pool import MathPool
 
 _lock = threading.Lock()
 _judges: dict[Policy, Judge] = {}
+
+
+def _unlock() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_unlock)  # another thread may have held it
 
 
 def judge_for(policy: Policy) -> Judge:

@@ -72,4 +72,4 @@ def test_what_cannot_be_watched_is_said(place):
     """--watch wants one run, and is no JSON."""
     for words in (("--watch",), ("x", "--watch", "--json")):
         done = si_ctl("status", *words, cwd=place[0], check=False)
-        assert done.returncode == 2 and "shows one run" in done.stderr
+        assert done.returncode == 2 and "--watch needs a run" in done.stderr

@@ -2,13 +2,15 @@
 
 import concurrent.futures
 import multiprocessing
+import os
+import signal
 from pathlib import Path
 
 import pytest
 import yaml
 from typer.testing import CliRunner
 
-from si.answers import RULES, Case, Judge, Rule
+from si.answers import RULES, Case, Judge, Rule, rewards
 from si.answers.prompts import asks_for_form
 from si.answers.rewards import answer_reward, compute_score, process_results
 from si.answers.rules import page
@@ -67,8 +69,20 @@ def test_rewards_work_in_processes_and_threads(start: str) -> None:
     context = multiprocessing.get_context(start)
     with context.Pool(1) as workers:
         assert workers.map(_score, texts) == [1.0, 1.0, 0.0]
+        workers.close()
+        workers.join()
     with concurrent.futures.ThreadPoolExecutor(4) as threads:
         assert list(threads.map(_score, texts * 8)) == [1.0, 1.0, 0.0] * 8
+
+
+def test_a_process_forked_while_a_judge_is_made_can_judge() -> None:
+    """The lock that another thread held at the fork is not held in the child."""
+    with rewards._lock:
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)
+            os._exit(int(_score("Answer: 0.5") != 1.0))
+    assert os.waitpid(child, 0)[1] == 0
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
