@@ -18,8 +18,9 @@ from si.records import LEVELS, Outcome
 from si.report.findings import matthew as matthew_effect
 from si.report.summary import Iteration, RunSummary
 from si.report.tables import percent
-from si.rollouts.diagnosis import LISTED, RESAMPLE, RESHAPE, Diagnosis, from_to, words
+from si.rollouts.diagnosis import LISTED, ONE_SAMPLE, RESAMPLE, RESHAPE, Diagnosis, from_to, words
 from si.rollouts.diagnosis_tables import tables
+from si.rollouts.identity import merged_queries
 from si.rollouts.table import Groups, Rollouts, Source, group, judge
 from si.strategies import Strategy, by_name
 
@@ -46,6 +47,7 @@ def diagnose(
     verdicts = judge(rollouts, threshold)
     groups = group(rollouts, verdicts.right)
     wanted = k or rollouts.k or groups.k
+    one = _one_sample(rollouts, groups)
     levels = rollouts.level if rollouts.level is not None else first_levels(groups)
     every = _Counted(rollouts, groups, verdicts.right, levels, np.ones(len(groups.n), np.bool_))
     queries = pass_rates(levels, np.ones(len(levels)), np.zeros(len(levels)))["queries_by_level"]
@@ -63,6 +65,7 @@ def diagnose(
         "length_unit": rollouts.unit if rollouts.length is not None else None,
         "levels": {
             "measured": rollouts.level is not None,
+            "of_one_sample": one,
             "queries_by_level": queries,
             "accuracy_by_level": every.rates()["accuracy_by_level"],
         },
@@ -70,6 +73,7 @@ def diagnose(
         "windows": _windows(rollouts, groups, verdicts.right, levels),
         "recurring": _recurring(groups, len(rollouts.ids)),
         "pass_at_k": pass_at_k(groups, wanted),
+        "warnings": [w for w in (merged_queries(rollouts, groups),) if w],
         "strategies": _strategies(groups, levels, wanted, settings or {}),
     }
     figures["matthew"] = _matthew_effect(figures)
@@ -86,6 +90,11 @@ def _source(source: Source) -> dict[str, Any]:
         "skipped": len(source.bad),
         "skipped_rows": [bad._asdict() for bad in source.bad[:LISTED]],
     }
+
+
+def _one_sample(rollouts: Rollouts, groups: Groups) -> bool:
+    """Whether levels would be estimated from one sample per query, so that they are its outcome."""
+    return rollouts.level is None and 2 * int((groups.n == 1).sum()) > len(groups.n)
 
 
 def first_levels(groups: Groups) -> Array:
@@ -270,6 +279,8 @@ def _matthew_effect(figures: Mapping[str, Any]) -> dict[str, Any]:
         `seen` (yes, no, ... or unknown) and `words`.
     """
     windows = figures["windows"]
+    if figures["levels"]["of_one_sample"]:
+        return {"seen": "unknown", "words": ONE_SAMPLE}
     recurring, measured = figures["recurring"], figures["levels"]["measured"]
     if len(windows) < 2:
         why = "There is only one step, so no change over steps can be measured."

@@ -10,6 +10,10 @@ from si.report.tables import Table, number, percent
 RESHAPE = ("vanilla", "tc", "rp")
 RESAMPLE = ("ar", "gr")
 LISTED = 100  # rows left out that are listed
+ONE_SAMPLE = (
+    "Most queries have one sample, so levels cannot be estimated: a query would be head or tail by "
+    "that sample alone. Sample each query several times, 8 or 16, and pass all files together."
+)
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,9 @@ def queries_in(figures: Mapping[str, Any], levels: Sequence[str]) -> float:
 
 def words(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The diagnosis as (heading, sentences)."""
+    warnings = " ".join(figures["warnings"])
     sections = [
+        *([("Warning", warnings)] if warnings else []),
         ("What was read", _read(figures)),
         ("Who feeds the training", _imbalance(figures)),
         ("Matthew effect", figures["matthew"]["words"]),
@@ -98,6 +104,8 @@ def _read(figures: Mapping[str, Any]) -> str:
 
 
 def _imbalance(figures: Mapping[str, Any]) -> str:
+    if figures["levels"]["of_one_sample"]:
+        return ONE_SAMPLE
     shares = figures["successes"]["share_by_level"]
     head, tail = (
         f"The {name}, {percent(queries_in(figures, levels))} of the queries, gives "
@@ -131,6 +139,11 @@ def _examples(figures: Mapping[str, Any]) -> str:
     base = figures["strategies"]["vanilla"]
     if not base["examples"]:
         return "No sample is correct: there is nothing to train on."
+    if figures["levels"]["of_one_sample"]:
+        return (
+            f"With one sample per query, rp and tc make {number(base['examples'])} examples of "
+            f"{number(base['examples'])} successes: nothing changes."
+        )
     sentences = []
     for name in ("rp", "tc"):
         made = figures["strategies"][name]
@@ -150,8 +163,10 @@ def _draws(figures: Mapping[str, Any]) -> str:
     ar, gr = (figures["strategies"][name] for name in RESAMPLE)
     if not ar["draws"] and not gr["draws"]:
         return "Nothing: no sample failed."
-    tail = percent(share_of(ar["share_by_level"], TAIL))
-    sentence = f"ar would draw {number(ar['draws'])} more samples, {tail} of them for the tail"
+    sentence = f"ar would draw {number(ar['draws'])} more samples"
+    if not figures["levels"]["of_one_sample"]:
+        tail = percent(share_of(ar["share_by_level"], TAIL))
+        sentence += f", {tail} of them for the tail"
     if gr["draws"]:
         guided = percent(gr["with_own_success"] / gr["draws"])
         sentence += (

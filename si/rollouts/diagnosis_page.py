@@ -102,11 +102,13 @@ def _tiles(figures: Figures) -> list[dict[str, Any]]:
     tiles = [
         ("Correct", percent(figures["right"] / figures["samples"]), f"pass@1, K = {figures['k']}")
     ]
-    for name, levels in (("Head", HEAD), ("Tail", TAIL)):
+    by_level = () if figures["levels"]["of_one_sample"] else (("Head", HEAD), ("Tail", TAIL))
+    for name, levels in by_level:
         note = f"of correct answers; {percent(queries_in(figures, levels))} of queries"
         tiles.append((f"{name}'s share", percent(share_of(shares, levels)), note))
     head = f"head {percent(share_of(padded, HEAD))} under rp"
-    tiles.append(("Tail under rp", percent(share_of(padded, TAIL)), head))
+    if by_level:
+        tiles.append(("Tail under rp", percent(share_of(padded, TAIL)), head))
     return [
         {"label": label, "value": value, "note": note, "main": label.startswith("Tail's")}
         for label, value, note in tiles

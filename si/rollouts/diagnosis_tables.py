@@ -12,6 +12,8 @@ Figures = Mapping[str, Any]
 
 def tables(figures: Figures) -> dict[str, list[Table]]:
     """The tables by section: shares, steps, curve, strategies, lengths."""
+    if figures["levels"]["of_one_sample"]:  # shares by level would be those of the outcomes
+        return {"shares": [], "steps": [], "curve": [_curve(figures)], **_NONE}
     return {
         "shares": [_shares(figures)],
         "steps": [_steps(figures)] if len(figures["windows"]) > 1 else [],
@@ -19,6 +21,9 @@ def tables(figures: Figures) -> dict[str, list[Table]]:
         "strategies": [_examples(figures), _draws(figures)],
         "lengths": [_lengths(figures)] if figures["length_unit"] else [],
     }
+
+
+_NONE: dict[str, list[Table]] = {"strategies": [], "lengths": []}
 
 
 def _percents(shares: Mapping[str, float | None]) -> list[str]:

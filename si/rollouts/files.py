@@ -2,14 +2,17 @@
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from si.errors import DataError
+from si.metrics import Array
 from si.readers.aliases import root
 from si.rollouts.chunks import SUFFIXES, Part, Row, chunks, file_suffix, first_rows
+from si.rollouts.identity import candidates, is_finer
 from si.rollouts.known_tools import Layout
 from si.rollouts.normalise import Normaliser
 from si.rollouts.recognise import recognise
@@ -45,6 +48,7 @@ class FileSource:
             raise DataError("There is nothing to read", f"looked for {', '.join(SUFFIXES)}")
         self._recognise(mapping or {}, set(found))
         self._leave_out_validation()
+        self._take_finer_id(mapping or {})
         self.files = [name for name, _ in self.parts]
         # The step is taken from the file's name if files differ in it, or no column has it.
         self.step_by_name = len(self.parts) > 1 or "step" not in self.layout.columns
@@ -117,6 +121,53 @@ class FileSource:
             self.notes.append(f"Files of validation beside those of training are left out: {left}.")
             self.parts = [part for part in self.parts if part[0] in training]
 
+    def _take_finer_id(self, mapping: Mapping[str, str]) -> None:
+        """Identify queries by a column of ids if it separates queries with equal prompts."""
+        columns = self.layout.columns
+        prompt = columns.get("prompt", columns.get("messages"))
+        if "query_id" in columns or prompt is None:
+            return
+        names, rows = self.first
+        self.step_by_name = len(self.parts) > 1 or "step" not in columns
+        for name in candidates(names, rows, prompt):
+            other = replace(self.layout, columns={**columns, "query_id": name})
+            if is_finer(self._pairs(other)):
+                self.layout = other
+                self.notes.append(
+                    f"The column {name} separates queries with the same {prompt}. "
+                    "If it does not identify queries, name another: --map query_id=COLUMN."
+                )
+                return
+        answer = self.layout.answer
+        parts = [prompt, *([answer] if answer else []), columns.get("images", "")]
+        words = " and ".join(filter(None, parts))
+        self.notes.append(f"Rows with the same {words} count as one query.")
+
+    def _pairs(self, other: Layout) -> Iterator[tuple[Array, pa.Array, pa.Array]]:
+        """Batches of steps, ids by this layout, and ids by another one; [samples] each."""
+        _, rows = self.first
+        for name, part in self.parts:
+            here = self._normaliser(name, self.layout, set())
+            there = self._normaliser(name, other, set())
+            columns = list(dict.fromkeys((*here.columns, *there.columns)))
+            number = 1
+            for chunk in chunks(name, part, columns, rows, []):
+                ours, theirs = (n.table(name, chunk, number, []) for n in (here, there))
+                number += len(chunk)
+                yield ours["step"].to_numpy(), ours["query_id"], theirs["query_id"]
+
+    def _normaliser(self, name: str, layout: Layout, wanted: set[str]) -> Normaliser:
+        """Reads a part: steps and tasks come from its name where no column has them."""
+        stem = Path(name).name.removesuffix(".gz").rpartition(".")[0]
+        step, task = _STEP.search(stem), _TASK.search(stem)
+        return Normaliser(
+            layout,
+            self.first[0],
+            wanted,
+            int(step[1]) if step and self.step_by_name else 0,
+            f"{task[1]}/" if task and "query_id" in layout.columns else "",
+        )
+
     def scan(self, fields: Iterable[str]) -> Iterator[pa.Table]:
         """The rollouts in batches, as `si.rollouts.table.Source.scan` says.
 
@@ -124,17 +175,9 @@ class FileSource:
         """
         wanted, first_scan = set(fields), not self.bad
         bad: list[Bad] = []
-        names, rows = self.first
+        _, rows = self.first
         for name, part in self.parts:
-            stem = Path(name).name.removesuffix(".gz").rpartition(".")[0]
-            step, task = _STEP.search(stem), _TASK.search(stem)
-            normaliser = Normaliser(
-                self.layout,
-                names,
-                wanted,
-                int(step[1]) if step and self.step_by_name else 0,
-                f"{task[1]}/" if task and "query_id" in self.layout.columns else "",
-            )
+            normaliser = self._normaliser(name, self.layout, wanted)
             number = 1
             for chunk in chunks(name, part, normaliser.columns, rows, bad):
                 table = normaliser.table(name, chunk, number, bad)

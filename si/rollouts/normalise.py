@@ -4,7 +4,6 @@ Columns with plain values are converted at once by Arrow. Nested ones, and those
 from row to row, are converted row by row: their values are a list then, instead of an Arrow array.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -17,6 +16,7 @@ import pyarrow.compute as pc
 from si.metrics import Array, step_counts
 from si.readers.aliases import look_up, root, walk
 from si.rollouts.chunks import BROKEN, Chunk
+from si.rollouts.identity import derived_ids, image_digests
 from si.rollouts.known_tools import FIELDS, Layout
 from si.rollouts.messages import as_number, as_text, message_text, prompt_and_response
 from si.rollouts.table import IMAGES, Bad
@@ -50,7 +50,7 @@ class Normaliser:
             need |= {"prompt", "messages"}
         if texts - ({"length"} if "tokens" in has else set()):
             need |= {"response", "messages"}
-        if "images" in wanted:
+        if "images" in wanted or "query_id" not in has:
             need.add("images")
         self.paths = {field: has[field] for field in FIELDS if field in need and field in has}
         extra = (layout.only, layout.answer if "query_id" not in has else None)
@@ -106,6 +106,8 @@ class Normaliser:
             columns["response"] = pa.array([response for _, response in split], pa.string())
         if "prompt" in self.paths:
             columns["prompt"] = _texts(value(self.paths["prompt"]))
+        if "images" in self.paths:
+            columns["images"] = _images(value(self.paths["images"]))
         if "query_id" in self.paths:
             ids = _texts(value(self.paths["query_id"]))
             if self.scope:
@@ -113,11 +115,11 @@ class Normaliser:
             columns["query_id"] = ids
         else:
             answer = self.layout.answer
-            answers = _texts(value(answer)) if answer else None
-            columns["query_id"] = _derived_ids(columns["prompt"], answers)
+            parts = [columns["prompt"], *([_texts(value(answer))] if answer else [])]
+            if "images" in columns:
+                parts.append(image_digests(columns["images"]))
+            columns["query_id"] = derived_ids(parts)
         columns["step"] = self._steps(value, rows)
-        if "images" in self.paths:
-            columns["images"] = _images(value(self.paths["images"]))
         for field in ("response", "tokens"):
             if field in self.paths:
                 columns[field] = value(self.paths[field])
@@ -243,17 +245,6 @@ def _responses(values: Values) -> pa.Array:
     if isinstance(values, pa.Array) and not pa.types.is_nested(values.type):
         return _texts(values)
     return pa.array([message_text(v) for v in _as_list(values)], pa.string())
-
-
-def _derived_ids(prompts: pa.Array, answers: pa.Array | None) -> pa.Array:
-    """Ids of queries: the first 16 hex digits of SHA-256 over the prompt, and the answer if any."""
-    whole = prompts
-    if answers is not None:
-        whole = pc.binary_join_element_wise(prompts, pc.fill_null(answers, ""), "\0")
-    found = whole.dictionary_encode()
-    texts = found.dictionary.to_pylist()
-    ids = [hashlib.sha256(t.encode("utf-8", "replace")).hexdigest()[:16] for t in texts]
-    return pa.array(ids, pa.string()).take(found.indices)
 
 
 def _lengths(values: Values) -> pa.Array:

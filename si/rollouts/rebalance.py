@@ -20,6 +20,7 @@ from si.machine.files import check
 from si.metrics import Array
 from si.randomness import keyed_rng
 from si.records import Draw, Outcome, Trajectory
+from si.rollouts.identity import merged_queries
 from si.rollouts.layouts import SUFFIXES, TrainingRows, write
 from si.rollouts.table import Groups, Rollouts, Verdicts, group, judge
 from si.strategies import Strategy, by_name, rule_of, uses
@@ -96,6 +97,8 @@ def rebalance(
     groups = group(rollouts, verdicts.right)
     size = k or rollouts.k or groups.k
     notes = list(rollouts.source.notes)
+    if warning := merged_queries(rollouts, groups):
+        notes.insert(0, f"Warning: {warning}")
     work = _Work(rollouts, groups, verdicts.right, rule, size, seed)
     made = _result(strategy, layout, verdicts, size, out, notes)
     if resamples:

@@ -71,10 +71,6 @@ def recognise(
     answer = layout.answer if layout.answer in names else None
     if not known:
         answer = next((n for n in ANSWERS if n in names and n not in columns.values()), None)
-    if "query_id" not in columns:
-        prompt = columns.get("prompt", columns.get("messages"))
-        also = f" and {answer}" if answer else ""
-        notes.append(f"Rows with the same {prompt}{also} count as one query.")
     return replace(layout, columns=columns, answer=answer, only=only, value=value), notes
 
 

@@ -22,6 +22,12 @@ from si.store.artifact import Artifact
 from si.store.keys import Ref, Spec
 from si.store.port import Store
 
+# Rewards of a checker that gives 0.9 for the answer and 0.1 for its format (verl's Geometry3K).
+FORMAT_BONUS = {0.0, 0.1, 0.9, 1.0}
+LISTED_REWARDS = 12  # rewards that an error lists with their counts
+CUTS = 3  # thresholds that it suggests: at the widest gaps between rewards
+RARE = 0.02  # share of the responses on one side of a gap, below which it separates nothing
+ROUNDING = 1e-6  # of rewards that were written in single precision
 NAMED = 5  # bad rows that an error names
 IMAGES = pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
 
@@ -175,11 +181,10 @@ def judge(rollouts: Rollouts, threshold: float | None = None) -> Verdicts:
 
     Args:
         threshold: the lowest reward of a correct sample. By default the higher of two rewards that
-            occur (the only one, if it is above 0); 1 if more than two occur and the highest is at
-            least 1.
+            occur (the only one, if it is above 0); 0.9 for those of `FORMAT_BONUS`.
 
     Raises:
-        DataError: if there is no default: more than two rewards occur, and all are below 1.
+        DataError: if there is no default: more than two rewards occur.
     """
     reward = rollouts.reward
     low, high = float(reward.min()), float(reward.max())
@@ -188,16 +193,45 @@ def judge(rollouts: Rollouts, threshold: float | None = None) -> Verdicts:
     elif not ((reward > low) & (reward < high)).any():
         threshold = high if high > low else min(high, 1.0) if high > 0 else 1.0
         why = "the higher of the two rewards" if high > low else "the only reward"
-    elif high >= 1:
-        threshold, why = 1.0, f"rewards range from {low:g} to {high:g}; change it with --threshold"
     else:
-        raise DataError(
-            "It is unclear which rewards are a success",
-            f"{rollouts.source.layout.columns['reward']} in {rollouts.source.files[0]} ranges from "
-            f"{low:g} to {high:g}, with more than two values",
-            f"Give the lowest reward of a correct response: --threshold {high:g}",
+        values, counts = np.unique(reward.round(4), return_counts=True)
+        if not set(values.tolist()) <= FORMAT_BONUS:
+            raise _unclear(rollouts, values, counts)
+        threshold, why = 0.9, "0.9 for the answer and 0.1 for its format"
+    return Verdicts(reward >= threshold - ROUNDING, float(threshold), why)
+
+
+def _unclear(rollouts: Rollouts, values: Array, counts: Array) -> DataError:
+    """The error that asks for a threshold: the rewards that occur, and what separates them.
+
+    Args:
+        values: the rewards that occur, ascending.
+        counts: how many samples have each.
+    """
+    above = (counts.sum() - np.cumsum(counts))[:-1] / counts.sum()
+    gaps = np.where((above > RARE) & (above < 1 - RARE), np.diff(values), 0)
+    cuts = sorted(np.argsort(-gaps, kind="stable")[:CUTS].tolist(), reverse=True)
+    column = rollouts.source.layout.columns["reward"]
+    if len(values) <= LISTED_REWARDS:
+        seen = ", ".join(
+            f"{value:g} ({count:,}x)"
+            for value, count in zip(values.tolist(), counts.tolist(), strict=True)
         )
-    return Verdicts(reward >= threshold, float(threshold), why)
+    else:
+        quarters = np.quantile(rollouts.reward, (0.25, 0.5, 0.75)).tolist()
+        seen = (
+            f"{len(values):,} values from {values[0]:g} to {values[-1]:g}, quartiles "
+            + ", ".join(f"{value:.3g}" for value in quarters)
+        )
+    ways = [
+        f"--threshold {values[cut + 1]:g} ({100 * above[cut]:.1f} % of the responses are correct)"
+        for cut in cuts
+    ]
+    return DataError(
+        "It is unclear which rewards are a success",
+        f"{column} in {rollouts.source.files[0]}: {seen}",
+        ("Give the lowest reward of a correct response:", *ways),
+    )
 
 
 class Groups(NamedTuple):

@@ -248,10 +248,10 @@ def test_nothing_there_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "rewards,threshold",
-    [([0, 1], 1), ([-1, 1], 1), ([0, 0.5], 0.5), ([0, 0], 1), ([1, 1], 1), ([0, 0.3, 1, 2], 1)],
+    [([0, 1], 1), ([-1, 1], 1), ([0, 0.5], 0.5), ([0, 0], 1), ([1, 1], 1), ([0, 0.1, 0.9, 1], 0.9)],
 )
 def test_threshold_is_told(rewards: list[float], threshold: float) -> None:
-    """Of two rewards the higher is right; of more, 1 if they reach it; and it is said which."""
+    """Of two rewards the higher is correct; 0.9 where 0.1 is for the format; it says which."""
     found = judge(rollouts([{"query_id": "a", "reward": reward} for reward in rewards]))
     assert found.threshold == threshold
     assert found.right.tolist() == [reward >= threshold for reward in rewards]
@@ -259,12 +259,23 @@ def test_threshold_is_told(rewards: list[float], threshold: float) -> None:
 
 
 def test_threshold_is_asked_for() -> None:
-    """Graded rewards that never reach 1 are not cut anywhere by themselves."""
-    made = rollouts([{"query_id": "a", "reward": r} for r in (0, 0.2, 0.7)])
+    """Graded rewards are not cut anywhere by themselves: they are listed, with what separates."""
+    made = rollouts([{"query_id": "a", "reward": r} for r in (0, 0.2, 0.7, 0.7, 1)])
     with pytest.raises(DataError, match="which rewards are a success") as refused:
         judge(made)
-    assert "--threshold" in str(refused.value)
-    assert judge(made, 0.5).right.tolist() == [False, False, True]
+    assert "0 (1x), 0.2 (1x), 0.7 (2x), 1 (1x)" in str(refused.value)
+    assert "--threshold 0.7 (60.0 % of the responses" in str(refused.value)
+    assert judge(made, 0.5).right.tolist() == [False, False, True, True, True]
+
+
+def test_threshold_of_continuous_rewards() -> None:
+    """Continuous rewards are summarised, and the widest gap is suggested, not the maximum."""
+    values = [0.01 * i for i in range(20)] + [0.7 + 0.01 * i for i in range(20)]
+    made = rollouts([{"query_id": "a", "reward": r} for r in values])
+    with pytest.raises(DataError) as refused:
+        judge(made)
+    assert "40 values from 0 to 0.89" in refused.value.detail
+    assert any("--threshold 0.7 (50.0 %" in way for way in refused.value.ways_out)
 
 
 @settings(deadline=None, max_examples=60)
