@@ -42,13 +42,27 @@ class Selector(Section):
     matchExpressions: list[dict[str, Any]] = []
 
 
+class Block(Section):
+    """An address range without some of its addresses."""
+
+    cidr: str
+    except_: list[str] = Field([], alias="except")
+
+
 class Destination(Section):
     """Addresses, or pods, and ports."""
 
-    cidrs: list[str] = []
+    enabled: bool = True
+    cidrs: list[str | Block] = []
     namespaceSelector: Selector = Selector()
     podSelector: Selector = Selector()
     ports: list[Port] = []
+
+
+class Cilium(Section):
+    enabled: bool | None = None
+    bucket: list[dict[str, str]] = []
+    hub: list[dict[str, str]] = []
 
 
 class NetworkPolicy(Section):
@@ -58,6 +72,8 @@ class NetworkPolicy(Section):
     hub: Destination = Destination()
     apiServer: Destination = Destination()
     credentials: Destination = Destination()
+    egress: list[dict[str, Any]] = []
+    cilium: Cilium = Cilium()
 
 
 class Cache(Section):
@@ -72,6 +88,7 @@ class Values(Section):
     """Values of the chart si-ctl."""
 
     place: Place
+    allow: list[str]
     serviceAccount: ServiceAccount
     networkPolicy: NetworkPolicy
     cache: Cache

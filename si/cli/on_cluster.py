@@ -11,8 +11,9 @@ import typer
 import yaml
 from rich.console import Console
 
+from si import __version__
 from si.cli.console import Screen, Shown, draw, of_journal, plural, say, table, watch
-from si.cli.options import Wanted, resolve, run_name
+from si.cli.options import Wanted, run_name, settings_of
 from si.clusters.kubernetes.client import Client
 from si.clusters.kubernetes.diagnosis import failure, finished, problems, stage_failed
 from si.clusters.kubernetes.manifests import (
@@ -25,10 +26,13 @@ from si.clusters.kubernetes.manifests import (
     stage_job,
     state_of,
 )
-from si.clusters.kubernetes.runs import begin, find_place, find_run, run_objects
+from si.clusters.kubernetes.runs import begin, find_release, find_run, run_objects
 from si.clusters.kubernetes.watch import Mirror
+from si.config.loading import Settings
 from si.config.place import Place
 from si.config.recipe import Recipe
+from si.config.release import Release
+from si.config.requires import check as check_requirements
 from si.datasets.sources import on_hub
 from si.entry import Entry
 from si.errors import RecipeError, RunMissing, StageFailed
@@ -43,9 +47,12 @@ def iterate(
 ) -> None:
     """`si-ctl iterate --on kubernetes`: start a controller, and follow it unless detached."""
     cluster = Client(namespace)
-    place_there = find_place(cluster, release)
-    recipe, place = resolve(wanted.recipe, wanted.settings, wanted.flags, place_there)
+    installed = find_release(cluster, release)
+    found = settings_of(wanted.recipe, wanted.settings, wanted.flags, installed)
+    recipe, place = found.recipe, found.place
+    _show_changes(installed, found)
     _check_reachable(recipe, place)
+    check_requirements(found.requires, place)
     name = run_name(wanted.run or recipe.run_name)
     if wanted.dry_run:
         _show_plan(place, recipe, name, output)
@@ -79,6 +86,18 @@ def iterate(
         say(f"Read it here: si-ctl report --on kubernetes{here} {name}")
     if stopped and stopped.rule in LIMITS:
         raise LimitReached(stopped)
+
+
+def _show_changes(installed: Release, found: Settings) -> None:
+    """Print what the command changes of the release, what it may not, and what is unknown here."""
+    for change in found.changes:
+        say(str(change), err=True)
+    for name in found.unknown:
+        say(
+            f"place.{name} is ignored: si-ctl {__version__} does not know it; release "
+            f"{installed.name} has version {installed.version or 'unknown'}",
+            err=True,
+        )
 
 
 def _check_reachable(recipe: Recipe, place: Place) -> None:

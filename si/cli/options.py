@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal
 import typer
 
 from si import resources
-from si.config.loading import assignment, load
+from si.config.loading import Settings, assignment, load_settings
 from si.config.place import Place
 from si.config.recipe import Recipe
+from si.config.release import Release
 from si.errors import RecipeError
 from si.machine.files import check_folder, create_folder
 from si.runs.status import find_run, status
@@ -164,25 +165,33 @@ def recipe_file(name: str | None) -> Path | None:
     return shipped[name]
 
 
-def resolve(
+def settings_of(
     recipe: str | None,
     settings: list[str] | None,
     flags: dict[str, Any],
-    release: dict[str, Any] | None = None,
-) -> tuple[Recipe, Place]:
-    """The recipe and place that a command uses: defaults < release < file < environment < options.
+    release: Release | None = None,
+) -> Settings:
+    """What a command uses: defaults < release < file < environment < options.
 
     Args:
         recipe: as `recipe_file` takes it.
         settings: NAME=VALUE of --set; later ones win.
         flags: dotted settings that options of their own give; None where an option was left out.
-        release: the place of a chart's release.
+        release: a release of the chart, which decides what a run may change.
 
     Raises:
         RecipeError: for an unknown setting or an invalid value.
     """
     given = dict(assignment(text) for text in settings or ())
-    return load(recipe_file(recipe), flags, release=release, assignments=given)
+    return load_settings(recipe_file(recipe), flags, release=release, assignments=given)
+
+
+def resolve(
+    recipe: str | None, settings: list[str] | None, flags: dict[str, Any]
+) -> tuple[Recipe, Place]:
+    """The recipe and place that a command on this machine uses; see `settings_of`."""
+    found = settings_of(recipe, settings, flags)
+    return found.recipe, found.place
 
 
 def open_place(store: str | None) -> Store:

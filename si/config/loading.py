@@ -9,6 +9,7 @@ import os
 import re
 import typing
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +18,68 @@ from pydantic import BaseModel, ValidationError
 
 from si.config.place import Place
 from si.config.recipe import Recipe
+from si.config.release import WHOLE, Change, Release, leaves, look_up, merged, without_unknown
+from si.config.requires import Requires
+from si.config.section import section_of
 from si.errors import RecipeError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a command uses.
+
+    Attributes:
+        requires: what the recipe requires of a cluster.
+        changes: settings of the release for which this command gives another value.
+        unknown: settings of the release that this version does not know, and leaves out.
+    """
+
+    recipe: Recipe
+    place: Place
+    requires: Requires
+    changes: tuple[Change, ...] = ()
+    unknown: tuple[str, ...] = ()
+
+
+class _Layer(typing.NamedTuple):
+    """Settings from one source. `edits`: it names a single entry of a mapping, and keeps the
+    others."""
+
+    tree: dict[str, Any]
+    source: str
+    edits: bool = False
 
 
 def load(
     path: Path | None = None,
     flags: Mapping[str, Any] | None = None,
     environment: Mapping[str, str] | None = None,
-    release: Mapping[str, Any] | None = None,
+    release: Release | None = None,
     assignments: Mapping[str, Any] | None = None,
 ) -> tuple[Recipe, Place]:
-    """Resolve recipe and place: defaults < release < file < environment < assignments < flags.
+    """Recipe and place of `load_settings`."""
+    found = load_settings(path, flags, environment, release, assignments)
+    return found.recipe, found.place
+
+
+def load_settings(
+    path: Path | None = None,
+    flags: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
+    release: Release | None = None,
+    assignments: Mapping[str, Any] | None = None,
+) -> Settings:
+    """Resolve the settings: defaults < release < file < environment < assignments < flags.
+
+    What comes after the release changes of its place what it allows; the rest is ignored, and
+    listed in `Settings.changes`.
 
     Args:
-        path: a YAML file with recipe keys, and the place's under `place`.
+        path: a YAML file with recipe keys, the place's under `place`, and `requires`.
         flags: dotted names to values of command line options; None values are ignored.
         environment: `SI_<KEY>`, with `__` between section and key (`SI_TRAIN__LR=1e-4`). The
             place's keys begin with `SI_PLACE__` (`SI_STORE` is short for `SI_PLACE__STORE`).
-        release: the place that a release of the chart has stored.
+        release: a release of the chart.
         assignments: dotted names to values, from `--set`.
 
     Raises:
@@ -42,11 +87,37 @@ def load(
     """
     tree: dict[str, Any] = {}
     origin: dict[str, str] = {}
+    changes: dict[tuple[str, bool], Change] = {}
+    unknown: list[str] = []
     if release is not None:
-        _merge(tree, {"place": release}, origin, "the release")
-    if path is not None:
-        _merge(tree, _read_yaml(path), origin, str(path))
+        place, unknown = without_unknown(release.place, Place)
+        _merge(tree, {"place": place}, origin, "the release")
     environment = os.environ if environment is None else environment
+    for layer in _layers(path, flags or {}, environment, assignments or {}):
+        given, source, _ = layer
+        if isinstance(given.get("place"), Mapping):
+            given["place"] = _settle(tree, layer, release, changes)
+        _merge(tree, given, origin, source)
+    place = tree.pop("place", None) or {}
+    requires = tree.pop("requires", None) or {}
+    return Settings(
+        _validate(Recipe, tree, origin, ""),
+        _validate(Place, place, origin, "place."),
+        _validate(Requires, requires, origin, "requires."),
+        tuple(changes.values()),
+        tuple(unknown),
+    )
+
+
+def _layers(
+    path: Path | None,
+    flags: Mapping[str, Any],
+    environment: Mapping[str, str],
+    assignments: Mapping[str, Any],
+) -> Iterator[_Layer]:
+    """The settings of each source, the weakest first."""
+    if path is not None:
+        yield _Layer(_read_yaml(path), str(path))
     for variable in sorted(environment):
         if variable == "SI_STORE":
             dotted = "place.store"
@@ -56,14 +127,52 @@ def load(
                 continue
         else:
             continue
-        _merge(tree, nest(dotted, _scalar(environment[variable])), origin, variable)
-    for dotted, value in (assignments or {}).items():
-        _merge(tree, nest(dotted, value), origin, "--set")
-    for dotted, value in (flags or {}).items():
+        yield _one(dotted, _scalar(environment[variable]), variable)
+    for dotted, value in assignments.items():
+        yield _one(dotted, value, "--set")
+    for dotted, value in flags.items():
         if value is not None:
-            _merge(tree, nest(dotted, value), origin, option(dotted))
-    place = tree.pop("place", None) or {}
-    return _validate(Recipe, tree, origin, ""), _validate(Place, place, origin, "place.")
+            yield _one(dotted, value, option(dotted))
+
+
+def _one(dotted: str, value: Any, source: str) -> _Layer:
+    edits = any(f"{whole}." in dotted for whole in WHOLE)
+    return _Layer(nest(dotted, value), source, edits)
+
+
+def _settle(
+    tree: dict[str, Any],
+    layer: _Layer,
+    release: Release | None,
+    changes: dict[tuple[str, bool], Change],
+) -> dict[str, Any]:
+    """The part of a layer's place that counts; its `resources` replace what `tree` has of them.
+
+    Args:
+        changes: receives what differs from the release, by name and whether it is allowed.
+    """
+    counts: dict[str, Any] = {}
+    place = tree.setdefault("place", {})
+    known = set(keys(Place))
+    for name, value in leaves(layer.tree["place"], Place):
+        before = look_up(place, name)
+        whole = name.endswith(WHOLE) and not layer.edits
+        after = value if whole else merged(before, value)
+        if release is not None and name in known:
+            decided = look_up(release.place, name)
+            allowed = release.allows(name)
+            if after != decided:
+                change = Change(f"place.{name}", decided, after, layer.source, allowed)
+                changes[name, allowed] = change
+            else:
+                changes.pop((name, allowed), None)
+            if not allowed:
+                continue
+        section, _, key = name.rpartition(".")
+        if whole and isinstance(holder := look_up(place, section), dict):
+            holder.pop(key, None)
+        _merge(counts, nest(name, value), {}, "")
+    return counts
 
 
 RESERVED = ("SI_SCRATCH", "SI_IMAGE")
@@ -167,8 +276,9 @@ def _validate(
             source = origin.get(name, "")
             where = f" (from {source})" if source else ""
             if issue["type"] == "extra_forbidden":
-                # A recipe file may also contain the keys of `place`.
+                # A recipe file may also contain the keys of `place` and `requires`.
                 known = [*keys(Recipe), *(f"place.{key}" for key in keys(Place))]
+                known += (f"requires.{key}" for key in keys(Requires))
                 near = _nearest(name, known)
                 hint = f"; did you mean {near}?" if near else ""
                 lines.append(f"unknown key {name}{where}{hint}")
@@ -176,7 +286,7 @@ def _validate(
                 message = issue["msg"].removeprefix("Value error, ")
                 lines.append(f"{name}{where}: {message}" if name else message)
         raise RecipeError(
-            f"The {'place' if prefix else 'recipe'} cannot be used: {lines[0]}",
+            f"The {prefix.rstrip('.') or 'recipe'} cannot be used: {lines[0]}",
             "\n".join(lines[1:]),
             tuple(ways),
         ) from None
@@ -198,24 +308,18 @@ def _nearest(name: str, known: list[str]) -> str | None:
 def keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Dotted names of all settings of a model."""
     for name, info in model.model_fields.items():
-        below = _section(info.annotation)
+        below = section_of(info.annotation)
         yield f"{prefix}{name}"
         if below is not None:
             yield from keys(below, f"{prefix}{name}.")
 
 
-def _section(annotation: Any) -> type[BaseModel] | None:
-    for kind in typing.get_args(annotation) or (annotation,):
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            return kind
-    return None
-
-
 def schema() -> dict[str, Any]:
-    """The JSON Schema of a recipe file: the recipe's keys, and the place's under `place`."""
+    """The JSON Schema of a recipe file: the recipe's keys, and those of `place` and `requires`."""
     whole = Recipe.model_json_schema()
-    place = Place.model_json_schema()
-    whole.setdefault("$defs", {}).update(place.pop("$defs", {}))
-    whole["$defs"]["Place"] = place
-    whole["properties"]["place"] = {"$ref": "#/$defs/Place"}
+    for name, model in (("place", Place), ("requires", Requires)):
+        part = model.model_json_schema()
+        whole.setdefault("$defs", {}).update(part.pop("$defs", {}))
+        whole["$defs"][model.__name__] = part
+        whole["properties"][name] = {"$ref": f"#/$defs/{model.__name__}"}
     return whole

@@ -1,9 +1,9 @@
 """The place: where a run computes and stores, and on how many machines. It is part of no key."""
 
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
 from si import __version__
 from si.config.section import Positive, Section, unknown
@@ -27,6 +27,18 @@ class S3(Section):
     """URL of the same server as seen from outside the cluster, for `si-ctl report` on a laptop."""
 
 
+def _quantity(value: Any) -> Any:
+    """A number as Kubernetes writes it: 2 -> "2", 0.5 -> "0.5"."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(int(value) if value == int(value) else value)
+    return value
+
+
+Quantity = Annotated[
+    str, BeforeValidator(_quantity), WithJsonSchema({"type": ["string", "number"]})
+]
+
+
 class Pods(Section):
     """The pods of one image."""
 
@@ -35,8 +47,9 @@ class Pods(Section):
     workers: Positive = 1
     """Number of pods. In a sharded stage each has its own engine; in training they train together,
     usually one per node."""
-    resources: dict[Literal["requests", "limits"], dict[str, str]] = Field({})
-    """A pod's requests and limits, in Kubernetes' syntax."""
+    resources: dict[Literal["requests", "limits"], dict[str, Quantity]] = Field({})
+    """A pod's requests and limits, in Kubernetes' syntax. A recipe file or option that sets them
+    replaces all of them."""
     node_selector: dict[str, str] = Field({})
     """Labels that a node must have."""
     tolerations: list[dict[str, Any]] = Field([])
@@ -49,6 +62,20 @@ class Pods(Section):
     """Size of /dev/shm, which counts as the pod's memory."""
     env: dict[str, str] = Field({})
     """Additional environment variables; never credentials."""
+
+    @property
+    def amounts(self) -> dict[str, str]:
+        """What one pod requests, by resource; limits win."""
+        return {**self.resources.get("requests", {}), **self.resources.get("limits", {})}
+
+    @property
+    def gpus(self) -> int:
+        """GPUs, or slices of them, that one pod requests."""
+        return sum(
+            int(amount)
+            for name, amount in self.amounts.items()
+            if (name.endswith("/gpu") or "/mig-" in name) and amount.isdecimal()
+        )
 
 
 IMAGES = {kind: f"si-ctl-{kind}:{__version__}" for kind in ("explore", "verify", "train")}

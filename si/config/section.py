@@ -1,6 +1,7 @@
 """The base class of every section of the configuration, and what of a section is in a key."""
 
 import difflib
+import typing
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -44,6 +45,14 @@ class Section(BaseModel):
             elif isinstance(value, Section):
                 values[key] = value.identity()
         return values
+
+
+def section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section that a setting's annotation names, alone or beside None; None for a value."""
+    for kind in typing.get_args(annotation) or (annotation,):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return kind
+    return None
 
 
 def unknown(kind: str, name: str, known: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from si.config.place import Place, Pods
+from si.config.place import Place
 from si.config.recipe import Recipe
 from si.costs import throughput
 from si.engines.sizes import Size, size_of, unknown
@@ -165,7 +165,7 @@ def width_of(place: Place, device: str, asked: int | None) -> Width:
     if device == CPU:
         return Width(here, 1, here, "workers on this machine")
     pods = place.kubernetes
-    explore, train = (p.workers * gpus_of(p) for p in (pods.explore, pods.train))
+    explore, train = (p.workers * p.gpus for p in (pods.explore, pods.train))
     verify = pods.verify.workers
     if asked:
         return Width(asked, asked, verify if explore else here, "--gpus")
@@ -174,12 +174,6 @@ def width_of(place: Place, device: str, asked: int | None) -> Width:
     if place.gpus:
         return Width(place.gpus, place.gpus, here, "place.gpus")
     return Width(1, 1, here, f"{GUESS}; set it with --gpus")
-
-
-def gpus_of(pods: Pods) -> int:
-    """GPUs that each of these pods requests."""
-    asked = {**pods.resources.get("requests", {}), **pods.resources.get("limits", {})}
-    return sum(int(n) for name, n in asked.items() if name.endswith("/gpu") and n.isdecimal())
 
 
 # --- public figures ------------------------------------------------------------------------
@@ -300,7 +294,7 @@ def _lengths(recipe: Recipe) -> dict[str, tuple[Any, str]]:
 
 
 def _fixed(place: Place) -> dict[str, tuple[Any, str]]:
-    cluster = gpus_of(place.kubernetes.explore) or gpus_of(place.kubernetes.train)
+    cluster = place.kubernetes.explore.gpus or place.kubernetes.train.gpus
     pods = "docs/benchmarks.md: a no-op stage on a cluster"
     return {
         "explore_start": (120.0, f"{GUESS}: not measured on a GPU"),

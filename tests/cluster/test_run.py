@@ -149,7 +149,9 @@ def test_let_go_attach_cancel(lab: Lab) -> None:
     process.send_signal(2)
     said, _ = process.communicate(timeout=300)
     assert process.returncode == 130
-    assert "the run goes on" in said and f"si-ctl cancel --namespace {lab.namespace} {RUN}" in said
+    assert (
+        "The run continues" in said and f"si-ctl cancel --namespace {lab.namespace} {RUN}" in said
+    )
     first = "it00/evaluate-explore"
     lab.wait(lambda: any(s["state"] == "done" for s in _stages(lab) if s["entry"] == first))
     lab.si_ctl("cancel", "-n", lab.namespace, RUN)

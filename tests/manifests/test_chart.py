@@ -1,6 +1,7 @@
 """The chart, rendered by Helm itself. Skipped where there is none: building one takes minutes,
 which no single test has."""
 
+import ipaddress
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import pytest
 import yaml
 
 from si import __version__
+from si.clusters.kubernetes.runs import find_release
 from si.config.loading import keys, load
 from si.config.place import Place
 
@@ -238,6 +240,31 @@ def test_values_reach_si_ctl(render, tmp_path):
     accounts = (decided["controller_account"], decided["stage_account"])
     assert all(("ServiceAccount", name) in objects for name in accounts)
     assert ("PersistentVolumeClaim", decided["cache_claim"]) in objects
+
+
+def test_what_a_run_may_change_reaches_si_ctl(render):
+    """si-ctl reads `allow` and the version from the release's object. By default a run may change
+    its width and its limits, but not where its data goes, what code it runs, or its priority."""
+
+    class Cluster:
+        namespace = "lab"
+
+        def __init__(self, objects):
+            self.found = [o for (kind, _), o in objects.items() if kind == "ConfigMap"]
+
+        def config_maps(self, selector):
+            return self.found
+
+    release = find_release(Cluster(render(STORE, "team-a")), None)
+    assert (release.name, release.version) == ("team-a", __version__)
+    assert release.place["store"] == "s3://bucket"
+    free = {name for name in keys(Place) if release.allows(name)}
+    assert {"max_cost", "retries", "kubernetes.train.workers", "kubernetes.explore.env"} <= free
+    assert not {name for name in free if name.startswith(("store", "s3"))}
+    last = {name.rpartition(".")[2] for name in free}
+    assert not {"image", "secret", "queue", "node_selector", "priority_class", "release"} & last
+    closed = find_release(Cluster(render({**STORE, "allow": []})), None)
+    assert not any(closed.allows(name) for name in keys(Place))
 
 
 def test_place_is_found_by_its_labels(either):
@@ -522,6 +549,124 @@ def test_no_destination_no_policy(render):
     """A destination without addresses and selectors is shut, not open to anywhere."""
     values = {**STORE, "networkPolicy": {"bucket": {"cidrs": []}, "apiServer": {"ports": []}}}
     assert {"si-bucket", "si-api-server"}.isdisjoint(policies(render(values)))
+
+
+def reaches(rules, address, port):
+    """Whether egress rules with address ranges allow a flow, as NetworkPolicies are defined."""
+    address = ipaddress.ip_address(address)
+
+    def within(block):
+        inside = address in ipaddress.ip_network(block["cidr"])
+        return inside and not any(
+            address in ipaddress.ip_network(less) for less in block.get("except", ())
+        )
+
+    return any(
+        any("ipBlock" in peer and within(peer["ipBlock"]) for peer in rule["to"])
+        and any(port == allowed["port"] for allowed in rule["ports"])
+        for rule in rules
+    )
+
+
+@pytest.mark.parametrize(
+    ("address", "where"),
+    [
+        ("169.254.20.10", "NodeLocal DNSCache"),
+        ("169.254.169.254", "GKE's Cloud DNS"),
+        ("10.96.0.10", "kubeadm's DNS Service"),
+        ("172.20.0.10", "EKS' DNS Service"),
+        ("34.118.224.10", "GKE's DNS Service"),
+        ("fd00:10:96::a", "an IPv6 cluster's DNS Service"),
+    ],
+)
+def test_names_are_resolved_on_a_stock_cluster(render, address, where):
+    """The default policies let every pod ask the DNS server of that cluster, and nothing else of
+    it."""
+    rules = policies(render(STORE))["si-dns"]["egress"]
+    assert reaches(rules, address, 53), where
+    assert not reaches(rules, address, 80), where
+
+
+def test_metadata_and_other_name_servers_stay_closed(render):
+    """Opening the DNS port of private addresses opens neither the cloud's metadata nor the DNS
+    servers of the internet."""
+    rules = [
+        rule
+        for name, spec in policies(render(STORE)).items()
+        if name not in ("si-bucket", "si-hub", "si-api-server")
+        for rule in spec.get("egress", ())
+        if "ports" in rule
+    ]
+    assert not reaches(rules, "169.254.169.254", 80)
+    assert not reaches(rules, "8.8.8.8", 53)
+
+
+@pytest.mark.parametrize("port", [443, 6443, 8443, 16443])
+def test_the_controller_reaches_the_api(render, port):
+    """By default it reaches the ports on which stock API servers listen."""
+    assert reaches(policies(render(STORE))["si-api-server"]["egress"], "10.0.0.1", port)
+
+
+def test_addresses_can_be_left_out_of_a_range(render):
+    """A range with `except` is an ipBlock, beside ranges that are text."""
+    block = {"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8", "169.254.0.0/16"]}
+    values = {**STORE, "networkPolicy": {"bucket": {"cidrs": [block, "10.9.0.0/16"]}}}
+    rules = policies(render(values))["si-bucket"]["egress"]
+    assert rules[0]["to"] == [{"ipBlock": block}, {"ipBlock": {"cidr": "10.9.0.0/16"}}]
+    assert reaches(rules, "52.0.0.1", 443) and reaches(rules, "10.9.0.1", 443)
+    assert not reaches(rules, "10.8.0.1", 443) and not reaches(rules, "169.254.169.254", 443)
+
+
+@pytest.mark.parametrize("name", ["dns", "bucket", "hub", "apiServer", "credentials"])
+def test_a_destination_can_be_left_to_the_operator(render, name):
+    """`enabled: false` leaves out one destination's policy and keeps the others."""
+    given = {"credentials": {"cidrs": ["169.254.170.23/32"]}}
+    before = set(policies(render({**STORE, "networkPolicy": given})))
+    given = {**given, name: {**given.get(name, {}), "enabled": False}}
+    gone = before - set(policies(render({**STORE, "networkPolicy": given})))
+    assert gone == {"si-" + {"apiServer": "api-server"}.get(name, name)}
+
+
+def test_further_egress_is_taken_as_given(render):
+    """Rules of the values are a policy for all pods of the release, word for word."""
+    rules = [{"to": [{"ipBlock": {"cidr": "10.1.2.3/32"}}], "ports": [{"port": 1, "endPort": 9}]}]
+    found = policies(render({**STORE, "networkPolicy": {"egress": rules}}))["si-egress"]
+    assert found["egress"] == rules and found["policyTypes"] == ["Egress"]
+    assert found["podSelector"] == policies(render(STORE))["si-deny"]["podSelector"]
+    assert "si-egress" not in policies(render(STORE))
+
+
+def test_cilium_reaches_the_api_by_its_entity(helm, render):
+    """Cilium matches no range against an API server. Its own policy is created where the cluster
+    knows that kind, or where the values say so."""
+
+    def cilium(*words, **given):
+        values = {**STORE, "networkPolicy": {"cilium": given}}
+        done = helm("template", "si", *words, values=values)
+        assert done.returncode == 0, done.stderr
+        objects = yaml.load_all(done.stdout, UniqueKeys)
+        return {o["metadata"]["name"]: o["spec"] for o in objects if o["kind"].startswith("Cilium")}
+
+    knows = "--api-versions=cilium.io/v2/CiliumNetworkPolicy"
+    assert cilium() == cilium(knows, enabled=False) == {}
+    assert cilium(knows) == cilium(enabled=True)
+    (spec,) = cilium(enabled=True).values()
+    assert spec["egress"] == [{"toEntities": ["kube-apiserver"]}]
+    assert spec["endpointSelector"]["matchLabels"]["app.kubernetes.io/component"] == "controller"
+
+    names = [{"matchName": "bucket.s3.amazonaws.com"}]
+    found = cilium(enabled=True, bucket=names, hub=[{"matchPattern": "*.huggingface.co"}])
+    assert set(found) == {"si-api-server", "si-bucket-names", "si-hub-names"}
+    dns, reach = found["si-bucket-names"]["egress"]
+    assert reach == {
+        "toFQDNs": names,
+        "toPorts": [{"ports": [{"port": "443", "protocol": "TCP"}]}],
+    }
+    assert dns["toPorts"][0]["rules"] == {"dns": [{"matchPattern": "*"}]}
+    everyone = found["si-bucket-names"]["endpointSelector"]["matchLabels"]
+    assert "app.kubernetes.io/component" not in everyone
+    fetching = found["si-hub-names"]["endpointSelector"]["matchLabels"]
+    assert fetching["app.kubernetes.io/component"] == "fetch"
 
 
 def test_policies_can_be_left_out(render):

@@ -11,6 +11,7 @@ from si.cli import VERBS, load
 from si.config.loading import keys
 from si.config.place import Place
 from si.config.recipe import STRATEGIES, Recipe
+from si.config.requires import Requires
 from si.stages import STAGES
 from si.store.commit import Manifest, ShardRecord
 from si.store.keys import Spec
@@ -85,7 +86,8 @@ def test_strategies_and_levels_are_in_the_method():
 
 def test_settings_named_in_docs_exist():
     """Every NAME=VALUE after --set in the docs, the README and our messages is a setting."""
-    known = {*keys(Recipe), *(f"place.{name}" for name in keys(Place))}
+    known = {"requires", *keys(Recipe), *(f"place.{name}" for name in keys(Place))}
+    known |= {f"requires.{name}" for name in keys(Requires)}
     files = [ROOT / "README.md", *DOCS.rglob("*.md"), *(ROOT / "si").rglob("*.py")]
     for file in files:
         for name in re.findall(r"--set ([a-z0-9_.]+)=", file.read_text()):

@@ -6,9 +6,10 @@ import pytest
 from typer.testing import CliRunner
 
 from si.cli import app
-from si.cli.options import resolve
-from si.config.place import IMAGES, Place
+from si.cli.options import resolve, settings_of
+from si.config.place import Place
 from si.config.recipe import Recipe, differences
+from si.config.release import Release
 from si.datasets.columns import parse_map
 from si.datasets.splits import Splits
 
@@ -33,8 +34,8 @@ def test_both_models_ship_at_both_ks() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_its_settings_fit_together(name: str) -> None:
-    """The import's options can be read, a picture and a response fit into an example, and pods ask
-    for the GPUs that the training shares its micro-batches over."""
+    """The import's options can be read, a picture and a response fit into an example, and a
+    training shares its micro-batches evenly over the GPUs that it requires, or up to 16."""
     recipe, place = load(name)
     assert recipe.sampling.engine == "vllm" and recipe.train.trainer == "deepspeed"
     assert {recipe.sampling.dtype, recipe.train.dtype} == {"bfloat16"}
@@ -46,14 +47,15 @@ def test_its_settings_fit_together(name: str) -> None:
     assert (
         "\\boxed{}" in recipe.sampling.prompt_template and "\n" in recipe.sampling.prompt_template
     )
-    train, explore = place.kubernetes.train, place.kubernetes.explore
-    gpus = int(train.resources["limits"]["nvidia.com/gpu"])
-    assert recipe.train.batch % (gpus * recipe.train.micro_batch) == 0
-    assert explore.resources["requests"]["nvidia.com/gpu"] == "1"
-    # Which image it is, the release says, or the default does.
-    assert (explore.image, train.image) == (IMAGES["explore"], IMAGES["train"])
-    release = {"kubernetes": {"explore": {"image": "registry/explore:1"}}}
-    assert resolve(name, None, {}, release)[1].kubernetes.explore.image == "registry/explore:1"
+    requires = settings_of(name, None, {}).requires
+    assert requires.explore.gpus == 1 and requires.train.gpu_memory == 40
+    for gpus in (requires.train.gpus, 2, 4, 8, 16):
+        assert recipe.train.batch % (gpus * recipe.train.micro_batch) == 0
+    # It sets nothing of the place: the release decides, or the defaults do.
+    assert place == Place()
+    release = Release("si", {"kubernetes": {"explore": {"image": "registry/explore:1"}}})
+    there = settings_of(name, None, {}, release)
+    assert there.place.kubernetes.explore.image == "registry/explore:1" and not there.changes
 
 
 @pytest.mark.parametrize("name", NAMES)

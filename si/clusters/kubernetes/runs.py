@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 from typing import Any
 
 import yaml
@@ -12,12 +13,15 @@ from si.clusters.kubernetes.manifests import RUN, controller_job, run_object, st
 from si.config.loading import load
 from si.config.place import Place
 from si.config.recipe import Recipe, differences
+from si.config.release import Release
 from si.errors import RecipeError, RunBusy, RunMissing
 from si.runs.record import changed_recipe
 
+ALLOW = "si-ctl/allow"  # annotation of a release's place: what a run may change of it
 
-def find_place(cluster: Client, release: str | None) -> dict[str, Any]:
-    """The place of the chart's release in this namespace.
+
+def find_release(cluster: Client, release: str | None) -> Release:
+    """The chart's release in this namespace.
 
     Raises:
         RecipeError: if there is no release, or several and none was named.
@@ -30,7 +34,7 @@ def find_place(cluster: Client, release: str | None) -> dict[str, Any]:
     }
     if release is None and len(found) == 1:
         (release,) = found
-    if release not in found:
+    if release is None or release not in found:
         raise RecipeError(
             f"No release {release} of si-ctl in namespace {cluster.namespace}"
             if release
@@ -41,8 +45,13 @@ def find_place(cluster: Client, release: str | None) -> dict[str, Any]:
                 "Install one: helm install si helm/si-ctl --namespace NAMESPACE",
             ),
         )
-    tree: dict[str, Any] = yaml.safe_load(found[release]["data"]["place.yaml"])["place"]
-    return tree
+    it = found[release]
+    metadata = it["metadata"]
+    allow = json.loads(metadata.get("annotations", {}).get(ALLOW, '["*"]'))
+    version = metadata["labels"].get("app.kubernetes.io/version", "")
+    return Release(
+        release, yaml.safe_load(it["data"]["place.yaml"])["place"], tuple(allow), version
+    )
 
 
 def place_from_outside(namespace: str | None, release: str | None) -> Place:
@@ -51,7 +60,8 @@ def place_from_outside(namespace: str | None, release: str | None) -> Place:
     Raises:
         RecipeError: if the bucket's server is only reachable inside the cluster.
     """
-    place = load(release=find_place(Client(namespace), release))[1]
+    found = replace(find_release(Client(namespace), release), allow=("*",))
+    place = load(release=found)[1]
     s3 = place.s3
     if s3.endpoint and not s3.endpoint_external:
         raise RecipeError(
