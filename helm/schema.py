@@ -30,6 +30,11 @@ BEGIN, END = "<!-- values: written by make chart -->", "<!-- end of values -->"
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
+class Images(Section):
+    registry: str = ""
+    tag: str = ""
+
+
 class ServiceAccount(Section):
     controllerAnnotations: dict[str, str] = {}
     stageAnnotations: dict[str, str] = {}
@@ -87,6 +92,7 @@ class Cache(Section):
 class Values(Section):
     """Values of the chart si-ctl."""
 
+    images: Images
     place: Place
     allow: list[str]
     serviceAccount: ServiceAccount

@@ -96,6 +96,7 @@ class Lab:
                 "s3": {"endpoint": ENDPOINT, "region": "us-east-1", "endpoint_external": OUTSIDE},
                 "kubernetes": {
                     "secret": "si-bucket",
+                    "pull_policy": "Never",  # k8s/local/load puts the images on the node
                     "explore": {"resources": small, "shared_memory": "256Mi"},
                     "verify": {"resources": {"requests": {"cpu": "100m", "memory": "256Mi"}}},
                     "train": {"resources": small, "shared_memory": "256Mi"},

@@ -91,7 +91,8 @@ FULL = {
     "cache": {"enabled": True, "size": "50Gi", "storageClass": "fast"},
     "labels": {"team": "vision", "app.kubernetes.io/name": "not-taken"},
 }
-STORE = {"place": {"store": "s3://bucket"}}
+IMAGES = {"images": {"registry": "registry.example/si"}}
+STORE = {"place": {"store": "s3://bucket"}, **IMAGES}
 
 
 @pytest.fixture(scope="module")
@@ -293,11 +294,44 @@ def test_own_labels_are_everywhere(render):
         assert labels["app.kubernetes.io/part-of"] == "si-ctl"
 
 
+def images_of(objects, folder):
+    """The images of the place, and of the pod of `helm test`."""
+    kubernetes = place_of(objects, folder)[0].kubernetes
+    there = [getattr(kubernetes, kind).image for kind in ("explore", "verify", "train")]
+    assert objects["Pod", "si-check"]["spec"]["containers"][0]["image"] == there[1]
+    return there
+
+
+def test_one_registry_and_tag_for_all_images(render, tmp_path):
+    """They complete names without a path, and leave other references as they are."""
+    images = {"registry": "ghcr.io/my-team/", "tag": "1.2.3"}
+    values = {**STORE, "images": images}
+    assert images_of(render(values), tmp_path) == [
+        f"ghcr.io/my-team/si-ctl-{kind}:1.2.3" for kind in ("explore", "verify", "train")
+    ]
+    assert images_of(render(STORE), tmp_path)[0] == (
+        f"registry.example/si/si-ctl-explore:{__version__}"
+    )
+    assert images_of(render({**FULL, "images": images}), tmp_path) == [
+        DIGEST.format(kind) for kind in ("explore", "verify", "train")
+    ]
+
+
+def test_images_that_no_node_can_pull_are_refused(helm, render, tmp_path):
+    """A reference without a registry is refused with what to do, unless nodes have the image."""
+    done = helm("template", "si", values={"place": STORE["place"]})
+    assert done.returncode != 0
+    assert "names no registry" in done.stderr and "images.registry" in done.stderr
+    here = {"place": {"store": "s3://b", "kubernetes": {"pull_policy": "Never"}}}
+    assert images_of(render(here), tmp_path)[0] == f"si-ctl-explore:{__version__}"
+
+
 def test_a_gpu_can_be_taken_away(render, tmp_path):
     """`nvidia.com/gpu: null` leaves a place without GPUs, for CPUs."""
     none = {"resources": {"limits": {"nvidia.com/gpu": None}}}
     kubernetes = {"explore": none, "train": none}
-    place, _ = place_of(render({"place": {"store": "s3://b", "kubernetes": kubernetes}}), tmp_path)
+    values = {"place": {"store": "s3://b", "kubernetes": kubernetes}, **IMAGES}
+    place, _ = place_of(render(values), tmp_path)
     assert place.kubernetes.explore.resources == place.kubernetes.train.resources == {"limits": {}}
 
 
@@ -343,7 +377,7 @@ def test_names_fit(helm, render, release, fits):
 def test_names_that_yaml_takes_for_something_else(render, tmp_path):
     """A release `on` in a namespace `123`, with a Secret `0x1`: all stay words."""
     kubernetes = {"secret": "0x1", "pull_secrets": ["1e3"], "verify": {"env": {"Y": "1"}}}
-    values = {"place": {"store": "s3://b", "kubernetes": kubernetes}}
+    values = {"place": {"store": "s3://b", "kubernetes": kubernetes}, **IMAGES}
     objects = render(values, "on", "123")
     assert {o["metadata"]["labels"]["app.kubernetes.io/instance"] for o in objects.values()} == {
         "on"
@@ -444,7 +478,7 @@ def test_the_check_checks(render, s3_server, tmp_path):
 
     def check(store, change=lambda text: text):
         s3 = {"endpoint": s3_server, "region": "us-east-1"}
-        objects = render({"place": {"store": store, "s3": s3}})
+        objects = render({"place": {"store": store, "s3": s3}, **IMAGES})
         (container,) = objects["Pod", "si-check"]["spec"]["containers"]
         *command, path = container["command"]
         (mount,) = (m for m in container["volumeMounts"] if m["name"] == "place")
@@ -703,4 +737,5 @@ def test_readme_examples(render, tmp_path):
     assert len(examples) == 2
     for example in examples:
         example["place"].setdefault("store", "s3://bucket")
+        example.setdefault("images", IMAGES["images"])
         place_of(render(example), tmp_path)

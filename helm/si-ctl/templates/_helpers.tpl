@@ -33,6 +33,28 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 {{- end }}
 
+{{/*
+Image of a kind of pods: (list $ KIND). A name without a path gets the registry and the tag of the values. Nodes
+would look for it at a public registry, which does not have it, so without a registry it is refused.
+*/}}
+{{- define "si-ctl.image" -}}
+{{- $ := index . 0 -}}
+{{- $kind := index . 1 -}}
+{{- $image := (index $.Values.place.kubernetes $kind).image -}}
+{{- if not (contains "/" $image) -}}
+{{- with $.Values.images.tag -}}
+{{- $image = printf "%s:%s" (regexReplaceAll "[:@].*$" $image "") . -}}
+{{- end -}}
+{{- with $.Values.images.registry -}}
+{{- $image = printf "%s/%s" (trimSuffix "/" .) $image -}}
+{{- end -}}
+{{- if and (not (contains "/" $image)) (ne $.Values.place.kubernetes.pull_policy "Never") -}}
+{{- fail (printf "place.kubernetes.%s.image is %q, which names no registry, so nodes cannot pull it. Set images.registry to where you pushed the images (docs/cluster.md, \"Get the images\"); if every node has it already, set place.kubernetes.pull_policy to Never" $kind $image) -}}
+{{- end -}}
+{{- end -}}
+{{- $image -}}
+{{- end }}
+
 {{/* The place as si-ctl reads it: the values, and what the chart decides. */}}
 {{- define "si-ctl.place" -}}
 {{- $release := include "si-ctl.release" . -}}
@@ -42,5 +64,8 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- $_ := set $place.kubernetes "controller_account" (printf "%s-controller" $release) -}}
 {{- $_ := set $place.kubernetes "stage_account" (printf "%s-stage" $release) -}}
 {{- $_ := set $place.kubernetes "cache_claim" (include "si-ctl.cache" .) -}}
+{{- range $kind := list "explore" "verify" "train" -}}
+{{- $_ := set (index $place.kubernetes $kind) "image" (include "si-ctl.image" (list $ $kind)) -}}
+{{- end -}}
 {{- toYaml (dict "place" $place) -}}
 {{- end }}
