@@ -6,15 +6,15 @@ from typing import Annotated
 
 import typer
 
+from si import __version__
 from si.cli.console import Screen, plural, say
 from si.cli.options import match_steps
 from si.clusters.kubernetes.client import Client
 from si.clusters.kubernetes.jobs import ClusterHub, KubernetesCluster
 from si.clusters.kubernetes.lease import Lease
-from si.clusters.kubernetes.manifests import RUN, state_of
-from si.config.place import Place
-from si.config.recipe import Recipe
-from si.errors import RETRY, RunMissing, SiError, StageFailed
+from si.clusters.kubernetes.manifests import state_of
+from si.clusters.kubernetes.runs import read_run, run_objects
+from si.errors import RETRY, RecipeError, RunMissing, SiError, StageFailed
 from si.loop import conclude
 from si.run import WISHES, Run
 from si.runs.journal import Journal
@@ -23,26 +23,36 @@ from si.runs.record import begin
 from si.store.open import open_store
 
 
-def control(run: Annotated[str, typer.Argument(help="The run's name.")]) -> None:
+def control(
+    run: Annotated[str, typer.Argument(help="The run's name.")],
+    release: Annotated[str, typer.Option(help="The release that the run belongs to.")],
+) -> None:
     """Run the controller of a run, inside the cluster."""
     cluster = Client()
-    found = cluster.config_maps(f"app.kubernetes.io/component=run,{RUN}={run}")
+    found = run_objects(cluster, release, run)
     if not found:
         raise RunMissing(
-            f"No run {run} in namespace {cluster.namespace}", "", "It may have been cancelled."
+            f"No run {run} of release {release} in namespace {cluster.namespace}",
+            "",
+            "It may have been cancelled.",
         )
     owner = found[0]
-    name = owner["metadata"]["name"]
-    place = Place.model_validate_json(owner["data"]["place"])
-    store = open_store(place)
+    name, pod = owner["metadata"]["name"], os.environ["POD_NAME"]
 
     def save(state: dict[str, object]) -> None:
         cluster.patch_run(name, {"state": json.dumps(state)})
 
-    pod = os.environ["POD_NAME"]
+    try:
+        wanted, place, unknown = read_run(owner)
+    except RecipeError as error:
+        Journal(state_of(owner), save).end(error, controller=pod)
+        raise
+    for setting in unknown:
+        say(f"place.{setting} is ignored: si-ctl {__version__} does not know it", err=True)
+    store = open_store(place)
     with Screen() as screen, Lease(cluster, owner, pod):
         state = state_of(owner)
-        recipe = match_steps(store, Recipe.model_validate_json(owner["data"]["recipe"]))
+        recipe = match_steps(store, wanted)
         fresh = owner["data"].get("fresh", "")
         if state.get("fresh", "") != fresh:
             state = {}

@@ -12,6 +12,7 @@ import typer
 from si.cli.console import Screen, plural, say, table
 from si.cli.options import (
     LIMITS,
+    ApplyOption,
     DetachOption,
     IterationsOption,
     KOption,
@@ -90,6 +91,7 @@ def iterate(
     namespace: NamespaceOption = None,
     release: ReleaseOption = None,
     detach: DetachOption = False,
+    apply: ApplyOption = False,
     output: OutputOption = None,
 ) -> None:
     """Improve a policy on its own correct answers, iteration by iteration.
@@ -99,7 +101,7 @@ def iterate(
     flags: dict[str, Any] = {"strategy": strategy, "k": k, "iterations": iterations, "seed": seed}
     flags |= {"patience": patience, "place.max_gpu_hours": max_gpu_hours}
     flags |= {"place.max_cost": max_cost, "place.store": store, "place.workers": workers}
-    wanted = Wanted(recipe, settings, flags, run, fresh, dry_run)
+    wanted = Wanted(recipe, settings, flags, run, fresh, dry_run, apply)
     if on == "kubernetes":
         from si.cli.on_cluster import iterate as iterate_there
 

@@ -17,6 +17,7 @@ from si.cli.options import Wanted, run_name, settings_of
 from si.clusters.kubernetes.client import Client
 from si.clusters.kubernetes.diagnosis import failure, finished, problems, stage_failed
 from si.clusters.kubernetes.manifests import (
+    INSTANCE,
     ITERATION,
     RUN,
     STAGE,
@@ -57,7 +58,10 @@ def iterate(
     if wanted.dry_run:
         _show_plan(place, recipe, name, output)
         return
-    owner, controller = begin(cluster, place, recipe, name, wanted.fresh)
+    begun = begin(cluster, place, recipe, name, wanted.fresh, wanted.apply)
+    for note in begun.notes:
+        say(note, err=True)
+    owner, controller = begun.owner, begun.controller
     here = "" if namespace is None else f" --namespace {namespace}"
     say(
         f"run {name}: strategy {recipe.strategy}, K={recipe.k}, store {place.store}, "
@@ -261,6 +265,12 @@ def attach(cluster: Client, owner: Mapping[str, Any], controller: str) -> dict[s
                     ways, code = tuple(error["ways_out"]), error["exit_code"]
                     raise StageFailed(error["headline"], error["detail"], ways, exit_code=code)
             if job is None:
+                if seen and found:
+                    raise StageFailed(
+                        f"The controller {controller} is gone, and the run {name} is not",
+                        "Another command may have restarted it with other settings.",
+                        "Attach to the new one: the same command again.",
+                    )
                 if seen:
                     raise StageFailed(f"The run was cancelled: {name} is being removed")
                 continue  # the watch of Jobs has not started yet
@@ -325,7 +335,8 @@ def logs(
     """`si-ctl logs --on kubernetes`: the log of a run's controller, or of a stage's pods."""
     cluster = Client(namespace)
     owner = find_run(cluster, run, release)
-    mine = f"{RUN}={owner['metadata']['labels'][RUN]}"
+    labels = owner["metadata"]["labels"]
+    mine = f"{RUN}={labels[RUN]},{INSTANCE}={labels[INSTANCE]}"
     if stage is None:
         select = f"{mine},app.kubernetes.io/component=controller"
     else:

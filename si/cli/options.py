@@ -87,6 +87,14 @@ DetachOption = Annotated[
     bool,
     typer.Option("--detach", rich_help_panel=CLUSTER, help="Start the run without waiting for it."),
 ]
+ApplyOption = Annotated[
+    bool,
+    typer.Option(
+        "--apply",
+        rich_help_panel=CLUSTER,
+        help="Restart a working controller with the place as it is now.",
+    ),
+]
 OutputOption = Annotated[
     Literal["yaml"] | None,
     typer.Option(
@@ -137,6 +145,7 @@ class Wanted:
         run: the run's name, if it was given.
         fresh: whether to start a new generation.
         dry_run: whether to show what would be computed instead.
+        apply: whether to restart a controller that works with another place.
     """
 
     recipe: str | None
@@ -145,6 +154,7 @@ class Wanted:
     run: str | None
     fresh: bool
     dry_run: bool
+    apply: bool = False
 
 
 def recipe_file(name: str | None) -> Path | None:

@@ -199,7 +199,7 @@ def test_controller_and_run_object():
     assert Place.model_validate_json(run["data"]["place"]) == PLACE
     job = controller_job(PLACE, "r", 2, OWNER)
     assert job["metadata"]["name"] == "lab-r-controller-2"
-    assert template(job)["containers"][0]["args"] == ["r"]
+    assert template(job)["containers"][0]["args"] == ["r", "--release=lab"]
     assert template(job)["serviceAccountName"] == "si-controller"
 
 

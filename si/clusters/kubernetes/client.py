@@ -135,6 +135,13 @@ class Client:
         """A Job by name; None if there is none."""
         return self.read(self.batch.read_namespaced_job, name)
 
+    def pods_of(self, job: str) -> list[dict[str, Any]]:
+        """The pods of a Job, by its name."""
+        select = f"batch.kubernetes.io/job-name={job}"
+        found = self.call(self.core.list_namespaced_pod, label_selector=select)
+        items: list[dict[str, Any]] = found["items"]
+        return items
+
     def delete_job(self, name: str) -> None:
         """Delete a Job and its pods, if it exists."""
         method = self.batch.delete_namespaced_job

@@ -15,6 +15,8 @@ Thing = Mapping[str, Any]
 _PULL = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 _CONFIG = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 
+_AGAIN = "Then helm upgrade, and the same iterate command with --apply."
+
 
 class Problem(NamedTuple):
     """A headline that stays the same as long as the problem does, details, and ways out."""
@@ -66,7 +68,7 @@ def _of_pod(pod: Thing) -> Iterator[Problem]:
                 (
                     "Add a node with what the pods request; the run then continues.",
                     "Or request less: resources, node_selector and tolerations under "
-                    "place.kubernetes in the chart's values.",
+                    "place.kubernetes in the chart's values. " + _AGAIN,
                 ),
             )
     for container in status.get("containerStatuses") or ():
@@ -78,7 +80,7 @@ def _of_pod(pod: Thing) -> Iterator[Problem]:
                 f"{reason}: {message}",
                 (
                     "Check the reference in place.kubernetes of the chart's values, and that the "
-                    "image exists.",
+                    "image exists. " + _AGAIN,
                     "For a private registry set place.kubernetes.pull_secrets.",
                 ),
             )
@@ -122,6 +124,14 @@ def finished(job: Thing) -> str | None:
             kind: str = condition["type"]
             return kind
     return None
+
+
+def started(pod: Thing) -> bool:
+    """Whether a container of the pod has started, be it now or earlier."""
+    status = pod.get("status", {})
+    states = [each.get("state") or {} for each in status.get("containerStatuses") or ()]
+    ran = any({"running", "terminated"} & state.keys() for state in states)
+    return ran or status.get("phase") in ("Running", "Succeeded", "Failed")
 
 
 def failure(pod: Thing) -> str | None:

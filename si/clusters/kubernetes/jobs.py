@@ -15,6 +15,7 @@ from typing import Any
 from si.clusters.kubernetes import manifests
 from si.clusters.kubernetes.client import Client
 from si.clusters.kubernetes.diagnosis import Problem, failure, finished, problems, stage_failed
+from si.clusters.kubernetes.runs import never_ran
 from si.clusters.kubernetes.watch import WATCH_SECONDS, Mirror
 from si.config.place import Place
 from si.datasets import sources
@@ -25,6 +26,7 @@ from si.store.commit import Manifest, committed
 from si.store.keys import Spec
 from si.store.port import Store
 
+REMOVAL_SECONDS = 5  # how often a Job that is being deleted is looked for
 PROGRESS_SECONDS = 15  # how often the shards of a running stage are counted in the store
 
 
@@ -127,6 +129,10 @@ class KubernetesCluster:
         while True:
             wanted = make(attempt)
             standing, made = self.client.create(wanted)
+            if not made and self._outdated(standing, wanted):
+                # Nothing is lost: its settings have changed, or its run was cancelled.
+                self._remove(standing)
+                continue
             self._same_work(entry, standing, wanted)
             if not made and finished(standing) == "Failed":
                 attempt += 1
@@ -145,12 +151,42 @@ class KubernetesCluster:
                     raise
                 attempt, again = attempt + 1, again + 1
 
+    def _outdated(self, standing: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+        """Whether a Job has to make room for the wanted one: its pods have other settings and none
+        of them ever ran, or it belongs to a cancelled run of the same name."""
+        metadata = standing["metadata"]
+        if not manifests.belongs_to(standing, self.owner):
+            # Of a run that exists, it is not ours to remove.
+            names = {each["name"] for each in metadata.get("ownerReferences") or ()}
+            return names == {self.owner["metadata"]["name"]}
+        if metadata.get("deletionTimestamp"):
+            return True
+        same = metadata.get("annotations", {}).get(manifests.TEMPLATE)
+        other = same != wanted["metadata"]["annotations"][manifests.TEMPLATE]
+        return other and finished(standing) is None and never_ran(self.client, standing)
+
+    def _remove(self, job: Mapping[str, Any]) -> None:
+        """Delete a Job, and wait until it is gone or another has its name."""
+        name, uid = job["metadata"]["name"], job["metadata"]["uid"]
+        self.client.delete_job(name)
+        while (found := self.client.job(name)) and found["metadata"]["uid"] == uid:
+            self.changed.wait(REMOVAL_SECONDS)
+            self.changed.clear()
+
     def _same_work(
         self, entry: str, standing: Mapping[str, Any], wanted: Mapping[str, Any]
     ) -> None:
         metadata = standing["metadata"]
         found = metadata.get("annotations", {}).get(manifests.KEY)
         expected = wanted["metadata"]["annotations"][manifests.KEY]
+        if not manifests.belongs_to(standing, self.owner):
+            labels = metadata.get("labels", {})
+            raise StageFailed(
+                f"Job name conflict: {metadata['name']} belongs to another run",
+                f"stage {entry}: the Job is of run {labels.get(manifests.RUN)}, release "
+                f"{labels.get(manifests.INSTANCE)}",
+                "Give this run another name: --run NAME",
+            )
         if found != expected:
             raise StageFailed(
                 f"Job name conflict: {metadata['name']} already exists with a different stage key",

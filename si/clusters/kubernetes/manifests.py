@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from si import resources
+from si import __version__, resources
 from si.config.place import Place, Pods, place_environment
 from si.config.recipe import Recipe
 from si.entry import Entry
@@ -22,6 +22,8 @@ from si.store.keys import Spec, digest
 Manifest = dict[str, Any]
 
 KEY = "si-ctl/stage-key"
+TEMPLATE = "si-ctl/template"  # digest of a Job's pod template
+INSTANCE = "app.kubernetes.io/instance"
 RUN, ITERATION, STAGE, ATTEMPT = "si-ctl/run", "si-ctl/iteration", "si-ctl/stage", "si-ctl/attempt"
 QUEUE = "kueue.x-k8s.io/queue-name"
 LONGEST = 52  # the longest name of a Job: its pods add an index and a suffix
@@ -58,7 +60,8 @@ def pods_of(place: Place, stage: str) -> Pods:
 
 
 def run_object(place: Place, run: str, recipe: Recipe, fresh: str = "") -> Manifest:
-    """The run's ConfigMap, with recipe and place. It owns all objects of the run.
+    """The run's ConfigMap, with recipe, place and the version that wrote them. It owns all objects
+    of the run.
 
     Args:
         fresh: a token that requests a new generation; empty for none.
@@ -71,7 +74,7 @@ def run_object(place: Place, run: str, recipe: Recipe, fresh: str = "") -> Manif
             "labels": {
                 "app.kubernetes.io/name": "si-ctl",
                 "app.kubernetes.io/part-of": "si-ctl",
-                "app.kubernetes.io/instance": place.kubernetes.release,
+                INSTANCE: place.kubernetes.release,
                 "app.kubernetes.io/component": "run",
                 RUN: run,
             },
@@ -81,6 +84,7 @@ def run_object(place: Place, run: str, recipe: Recipe, fresh: str = "") -> Manif
             "place": place.model_dump_json(),
             "fresh": fresh,
             "state": "{}",
+            "version": __version__,
         },
     }
 
@@ -91,10 +95,10 @@ def controller_job(place: Place, run: str, attempt: int, owner: Mapping[str, Any
     name = short(place.kubernetes.release, run, f"controller-{attempt}")
     _fill(job, place, place.kubernetes.verify, name, run, {ATTEMPT: str(attempt)}, owner)
     container = job["spec"]["template"]["spec"]["containers"][0]
-    container["args"] = [run]
+    container["args"] = [run, f"--release={place.kubernetes.release}"]
     # It mostly waits: the resources of verification would be wasted on it.
     job["spec"]["template"]["spec"]["serviceAccountName"] = place.kubernetes.controller_account
-    return job
+    return _sealed(job)
 
 
 def stage_job(
@@ -134,7 +138,7 @@ def stage_job(
             volume["emptyDir"]["sizeLimit"] = pods.shared_memory
     if trains_together(place, spec):
         _together(job, place)
-    return job
+    return _sealed(job)
 
 
 def fetch_job(
@@ -176,6 +180,13 @@ def fetch_job(
         kind: {what: much for what, much in amounts.items() if "/" not in what}  # such as GPUs
         for kind, amounts in pods.resources.items()
     }
+    return _sealed(job)
+
+
+def _sealed(job: Manifest) -> Manifest:
+    """The Job with its pod template's digest, by which a Job with other settings is recognised."""
+    sealed = digest(job["spec"]["template"])
+    job["metadata"].setdefault("annotations", {})[TEMPLATE] = sealed
     return job
 
 
@@ -246,7 +257,7 @@ def _fill(
 ) -> None:
     """Fill in what all Jobs of a run have from the place."""
     kubernetes = place.kubernetes
-    labels = {"app.kubernetes.io/instance": kubernetes.release, RUN: run, **labels}
+    labels = {INSTANCE: kubernetes.release, RUN: run, **labels}
     job["metadata"]["name"] = name
     job["metadata"]["labels"] |= labels
     job["metadata"]["ownerReferences"] = [
@@ -285,6 +296,12 @@ def _text(stage: str) -> str:
 def _template(stage: str) -> Manifest:
     job: Manifest = yaml.safe_load(_text(stage))
     return job
+
+
+def belongs_to(job: Mapping[str, Any], owner: Mapping[str, Any]) -> bool:
+    """Whether an object belongs to this very run's object, not to an earlier one of its name."""
+    owners = job["metadata"].get("ownerReferences") or ()
+    return any(each["uid"] == owner["metadata"]["uid"] for each in owners)
 
 
 def state_of(run: Mapping[str, Any]) -> dict[str, Any]:

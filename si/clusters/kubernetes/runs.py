@@ -2,21 +2,32 @@
 
 import json
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
+from pydantic import ValidationError
 
+from si import __version__
 from si.clusters.kubernetes.client import Client
-from si.clusters.kubernetes.diagnosis import finished
-from si.clusters.kubernetes.manifests import RUN, controller_job, run_object, state_of
+from si.clusters.kubernetes.diagnosis import finished, started
+from si.clusters.kubernetes.manifests import (
+    INSTANCE,
+    RUN,
+    belongs_to,
+    controller_job,
+    run_object,
+    state_of,
+)
 from si.config.loading import load
 from si.config.place import Place
 from si.config.recipe import Recipe, differences
-from si.config.release import Release
+from si.config.release import Release, leaves, look_up, without_unknown
 from si.errors import RecipeError, RunBusy, RunMissing
 from si.runs.record import changed_recipe
 
+REMOVAL_SECONDS = 120  # how long a cancelled run's objects are waited for
 ALLOW = "si-ctl/allow"  # annotation of a release's place: what a run may change of it
 
 
@@ -92,63 +103,185 @@ def find_run(cluster: Client, run: str, release: str | None) -> dict[str, Any]:
         return same[0]
     raise RunMissing(
         f"{len(same) or 'No'} runs on the cluster are called {run!r}",
-        f"runs in namespace {cluster.namespace}: "
-        + (", ".join(each["metadata"]["labels"][RUN] for each in objects) or "none"),
-        "Start one: si-ctl iterate --on kubernetes",
+        f"runs in namespace {cluster.namespace}: " + (", ".join(map(_titled, objects)) or "none"),
+        "Name the release: --release RELEASE"
+        if len(same) > 1
+        else "Start one: si-ctl iterate --on kubernetes",
     )
 
 
-def run_objects(cluster: Client, release: str | None) -> list[dict[str, Any]]:
-    """The objects of all runs in the namespace, or of a release's."""
+def _titled(owner: Mapping[str, Any]) -> str:
+    labels = owner["metadata"]["labels"]
+    return f"{labels[RUN]} (release {labels[INSTANCE]})"
+
+
+def run_objects(
+    cluster: Client, release: str | None, run: str | None = None
+) -> list[dict[str, Any]]:
+    """The objects of all runs in the namespace, or of a release's, or of one run."""
     select = "app.kubernetes.io/name=si-ctl,app.kubernetes.io/component=run"
     if release:
-        select += f",app.kubernetes.io/instance={release}"
+        select += f",{INSTANCE}={release}"
+    if run:
+        select += f",{RUN}={run}"
     return cluster.config_maps(select)
 
 
+def read_run(owner: Mapping[str, Any]) -> tuple[Recipe, Place, list[str]]:
+    """Recipe and place of a run's object, and settings of the place that this version does not
+    know, and leaves out.
+
+    Raises:
+        RecipeError: if it was written by a version whose recipe or place cannot be read.
+    """
+    data = owner["data"]
+    try:
+        tree, unknown = without_unknown(json.loads(data["place"]), Place)
+        place = Place.model_validate(tree)
+        return Recipe.model_validate_json(data["recipe"]), place, unknown
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise RecipeError(
+            f"si-ctl {__version__} cannot read a run that si-ctl {data.get('version', 'unknown')} "
+            "wrote",
+            f"ConfigMap {owner['metadata']['name']}: {where}: {first['msg']}",
+            (
+                "Use the same version on your machine and in the cluster: upgrade the older one, "
+                "or set images.tag in the chart's values.",
+            ),
+        ) from None
+
+
+class Begun(NamedTuple):
+    """A run's object, the name of its controller's Job, and notes for the user."""
+
+    owner: dict[str, Any]
+    controller: str
+    notes: tuple[str, ...] = ()
+
+
 def begin(
-    cluster: Client, place: Place, recipe: Recipe, run: str, fresh: bool
-) -> tuple[dict[str, Any], str]:
+    cluster: Client, place: Place, recipe: Recipe, run: str, fresh: bool, apply: bool = False
+) -> Begun:
     """Create the run's object and its controller, or find them.
 
-    Returns:
-        The object, and the name of the controller's Job.
+    A controller that has not started yet is replaced if the place is another one; a working one
+    only with `apply`.
 
     Raises:
         RunChanged: if the run was started with another recipe.
         RunBusy: if a new generation or another end is asked for while a controller is working.
     """
     token = str(time.time_ns()) if fresh else ""
-    owner, made = cluster.create(run_object(place, run, recipe, token))
-    old = Recipe.model_validate_json(owner["data"]["recipe"])
+    owner, made = _own(cluster, run_object(place, run, recipe, token))
+    old, standing, _ = read_run(owner)
     changed = differences(old, recipe)
     if changed and not fresh:
         raise changed_recipe(run, changed)
-    standing = Place.model_validate_json(owner["data"]["place"])
     limits = [(it.max_gpu_hours, it.max_cost) for it in (place, standing)]
     further = recipe.iterations > old.iterations or recipe.patience != old.patience
     attempt, more = 1, made or fresh or further or limits[0] != limits[1]
     last: dict[str, Any] | None = None
-    while job := cluster.job(controller_job(place, run, attempt, owner)["metadata"]["name"]):
+    notes: list[str] = []
+    while job := _controller(cluster, controller_job(place, run, attempt, owner), owner):
+        name = job["metadata"]["name"]
         if finished(job) is None:
             if more and not made:
                 raise RunBusy(
                     f"A controller is working on the run {run} with {old.iterations} iterations",
-                    f"and {_bounds(old, standing)}\n"
-                    f"Job {job['metadata']['name']} in namespace {cluster.namespace}",
+                    f"and {_bounds(old, standing)}\nJob {name} in namespace {cluster.namespace}",
                     f"Wait for it to finish, or stop it first: si-ctl cancel {run}",
                 )
-            return owner, job["metadata"]["name"]
+            notes = differing(standing, place)
+            if not notes or not (apply or never_ran(cluster, job)):
+                if notes:
+                    notes.append("The controller keeps its settings. To restart it: --apply")
+                return Begun(owner, name, tuple(notes))
+            cluster.delete_job(name)
+            notes.append(f"The controller {name} is replaced.")
         attempt, last = attempt + 1, job
     done = state_of(owner).get("phase") == "done" and not more
     if last and done and finished(last) == "Complete":
-        return owner, last["metadata"]["name"]
+        return Begun(owner, last["metadata"]["name"])
     wish = {"recipe": recipe.model_dump_json(), "place": place.model_dump_json()}
+    wish["version"] = __version__
     if fresh:
         wish["fresh"] = token
     cluster.patch_run(owner["metadata"]["name"], wish)
     job, _ = cluster.create(controller_job(place, run, attempt, owner))
-    return owner, job["metadata"]["name"]
+    return Begun(owner, job["metadata"]["name"], tuple(notes))
+
+
+def _own(cluster: Client, wanted: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+    """The run's object, and whether it is new. One that is being removed is waited for.
+
+    Raises:
+        RecipeError: if another release's run has an object of this name.
+    """
+    name = wanted["metadata"]["name"]
+    for _ in _patiently(f"the cancelled run's ConfigMap {name}"):
+        found, made = cluster.create(wanted)
+        if not found["metadata"].get("deletionTimestamp"):
+            break
+    labels, mine = found["metadata"]["labels"], wanted["metadata"]["labels"]
+    if (labels.get(INSTANCE), labels.get(RUN)) != (mine[INSTANCE], mine[RUN]):
+        raise RecipeError(
+            f"The name {name} is taken by the run {labels.get(RUN)} of release "
+            f"{labels.get(INSTANCE)}",
+            f"namespace {cluster.namespace}",
+            "Choose another name: --run NAME",
+        )
+    return found, made
+
+
+def _controller(
+    cluster: Client, wanted: Mapping[str, Any], owner: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """This attempt's Job of the run's controller; None if there is none. One that is being removed,
+    or belongs to a cancelled run of the same name, is waited for until it is gone."""
+    name = wanted["metadata"]["name"]
+    for _ in _patiently(f"the cancelled run's Job {name}"):
+        job = cluster.job(name)
+        if job is None:
+            return None
+        if belongs_to(job, owner) and not job["metadata"].get("deletionTimestamp"):
+            break
+    return job
+
+
+def _patiently(what: str) -> Iterator[None]:
+    """Look again every second, for a while.
+
+    Raises:
+        RunBusy: if that did not help.
+    """
+    for _ in range(REMOVAL_SECONDS):
+        yield
+        time.sleep(1)
+    raise RunBusy(
+        f"Kubernetes is still removing {what}",
+        f"waited {REMOVAL_SECONDS} s",
+        "Run the same command again later.",
+    )
+
+
+def never_ran(cluster: Client, job: Mapping[str, Any]) -> bool:
+    """Whether no pod of a Job has started a container so far."""
+    status = job.get("status", {})
+    if status.get("ready") or status.get("succeeded") or status.get("failed"):
+        return False
+    return not any(started(pod) for pod in cluster.pods_of(job["metadata"]["name"]))
+
+
+def differing(old: Place, new: Place) -> list[str]:
+    """`place.NAME: new instead of old` for every setting of a cluster's place that differs."""
+    before = old.model_dump(mode="json")
+    return [
+        f"place.{name}: {value} instead of the controller's {look_up(before, name)}"
+        for name, value in leaves(new.model_dump(mode="json"), Place)
+        if value != look_up(before, name)
+    ]
 
 
 def _bounds(recipe: Recipe, place: Place) -> str:
