@@ -5,6 +5,7 @@ nothing count, too. A metric that has no value (a ratio over nothing) becomes No
 those of docs/method.md, "Matthew metrics".
 """
 
+from math import comb
 from typing import Any
 
 import numpy as np
@@ -92,6 +93,21 @@ def entropy(count: Array) -> float | None:
     value, times = np.unique(count[count > 0], return_counts=True)
     share = value / total
     return float(min(1.0, abs(times @ (share * np.log(share))) / np.log(len(count))))
+
+
+def pass_at(k: int, n: int, correct: int) -> float:
+    """The unbiased pass@k of a query: the probability that one of k of its n samples, drawn without
+    replacement, is correct: 1 - C(n - c, k) / C(n, k), in exact integers until the division.
+
+    M. Chen et al. 2021, Evaluating Large Language Models Trained on Code (arXiv 2107.03374),
+    equation 1.
+    """
+    return 1 - comb(n - correct, k) / comb(n, k)
+
+
+def up_to(n: int) -> list[int]:
+    """The k for which pass@k of n samples is shown: 1, 2, 4 ... and n."""
+    return sorted({n, *(1 << i for i in range(n.bit_length()) if 1 << i <= n)})
 
 
 def step_counts(texts: pa.Array, separator: str) -> Array:

@@ -16,6 +16,9 @@ HEAD = ("L1",)
 TAIL = ("L5", "U")
 LEVELS = ("L1", "L2", "L3", "L4", "L5", "U")
 SPLITS = ("train", "dev", "test")
+# The round of sampled evaluation answers, so that their seeds are not those of the samples that
+# measure levels (round 0). Greedy answers, which need no seeds, have round 0, too.
+EVALUATION = 3
 
 
 class Column(NamedTuple):
@@ -190,6 +193,17 @@ SCORES = _schema(
     ("level", pa.string(), "the query's level under policy 0"),
     ("correct", pa.bool_(), "the greedy response is right"),
     ("tokens", pa.int32(), "length of the greedy response"),
+)
+SAMPLED_SCORES = _schema(
+    ("query_id", pa.string(), "the query"),
+    ("split", pa.string(), "dev or test"),
+    ("family", pa.string(), "the query's family"),
+    ("difficulty", pa.int8(), "the data set's own grade"),
+    ("level", pa.string(), "the query's level under policy 0"),
+    ("samples", pa.int32(), "answers to the query"),
+    ("correct", pa.int32(), "correct ones among them"),
+    ("majority", pa.float64(), "1 if most answers agree on the reference, 0 if not; see maj@n"),
+    ("tokens", pa.int64(), "length of all answers together"),
 )
 
 SCHEMAS: dict[str, pa.Schema] = {

@@ -10,9 +10,11 @@ from si.datasets.port import Hub
 from si.entry import ROLES, Entry
 from si.errors import DataError, NothingToTrain, RecipeError
 from si.plugins import label
+from si.records import EVALUATION
 from si.runner import DATA, POLICY, Runner
 from si.runs.limits import PATIENCE, Stop, out_of_patience
 from si.stages import evaluate, explore, levels, rebalance, report, resample, train, verify
+from si.stages.explore import Params as ExploreParams
 from si.stages.explore import Slice
 from si.store.artifact import Artifact
 from si.store.commit import Manifest
@@ -147,10 +149,8 @@ class Run(Runner):
         return self.stage(Entry(t, "train"), f"it{t:02d}", settings, params, inputs)
 
     def evaluate(self, t: int, policy: Manifest) -> Manifest:
-        """Explore the held-out queries greedily, verify, score."""
-        inputs = {"policy": policy.ref, "data": self.data.ref, "base": self.base.ref}
-        entry = Entry(t, "evaluate-explore")
-        rollouts = self._explore(entry, inputs, 0, 1, self._held_out(), greedy=True)
+        """Answer the held-out queries, greedily or several times each; verify, score."""
+        rollouts = self._answers(t, policy)
         verdicts = self.verify(t, rollouts, "evaluate-verify")
         inputs = {
             "data": self.data.ref,
@@ -159,8 +159,34 @@ class Run(Runner):
             "verdicts": verdicts.ref,
         }
         settings = evaluate.Settings.of(self.recipe)
-        params = evaluate.Params(iteration=t, splits=list(self.recipe.evaluate.splits))
+        asked = self.recipe.evaluate
+        params = evaluate.Params(
+            iteration=t,
+            splits=list(asked.splits),
+            samples=0 if asked.greedy else asked.samples,
+            temperature=None if asked.greedy else self.recipe.evaluation_temperature,
+        )
         return self.stage(Entry(t, "evaluate"), f"it{t:02d}", settings, params, inputs)
+
+    def _answers(self, t: int, policy: Manifest) -> Manifest:
+        """The answers to the held-out queries. Their seeds do not depend on the iteration, so
+        policies are compared on common random numbers."""
+        asked, select = self.recipe.evaluate, self._held_out()
+        temperature = self.recipe.evaluation_temperature
+        usual = asked.greedy or temperature == self.recipe.sampling.temperature
+        params = ExploreParams(
+            iteration=0,
+            round=0 if asked.greedy else EVALUATION,
+            k=asked.samples,
+            select=select,
+            # With few responses a query, small batches would be slow.
+            shard_queries=self.recipe.explore.shard_queries * max(1, 4 // asked.samples),
+            greedy=asked.greedy,
+            temperature=None if usual else temperature,
+        )
+        name = "heldout" if asked.greedy else f"heldout-n{asked.samples}"
+        inputs = {"policy": policy.ref, "data": self.data.ref, "base": self.base.ref}
+        return self._sample(Entry(t, "evaluate-explore"), name, inputs, params, _size(select))
 
     def enough(self, t: int) -> bool:
         """Whether the run ends here, since dev has not gained for as long as patience allows."""
@@ -217,26 +243,30 @@ class Run(Runner):
         k: int,
         select: list[Slice],
         queries: int | None = None,
-        greedy: bool = False,
     ) -> Manifest:
-        if queries is None:
-            queries = sum(piece.stop - piece.start for piece in select)
-        per_shard = self.recipe.explore.shard_queries
-        if greedy:
-            per_shard *= 4  # one response a query: small batches would be slow
-        params = explore.Params(
-            # Greedy responses depend on the iteration through the policy alone.
-            iteration=0 if greedy or number == 0 else entry.t,
+        """Samples for levels (round 0), of the first round or of the second."""
+        params = ExploreParams(
+            iteration=entry.t if number else 0,
             round=number,
             k=k,
             select=select,
-            shard_queries=per_shard,
-            greedy=greedy,
+            shard_queries=self.recipe.explore.shard_queries,
+            greedy=False,
         )
-        label = "heldout" if greedy else "levels" if number == 0 else f"r{number}-k{k or 'draws'}"
-        name = f"it{entry.t:02d}-{label}" if number else label
-        shards = -(-queries // per_shard)
-        return self.stage(entry, name, explore.Settings.of(self.recipe), params, inputs, shards)
+        name = f"it{entry.t:02d}-r{number}-k{k or 'draws'}" if number else "levels"
+        queries = _size(select) if queries is None else queries
+        return self._sample(entry, name, inputs, params, queries)
+
+    def _sample(
+        self,
+        entry: Entry,
+        name: str,
+        inputs: dict[str, Ref],
+        params: ExploreParams,
+        queries: int,
+    ) -> Manifest:
+        settings, shards = explore.Settings.of(self.recipe), -(-queries // params.shard_queries)
+        return self.stage(entry, name, settings, params, inputs, shards)
 
     def _selection(self, t: int) -> list[Slice]:
         """The training queries of iteration t, as rows of the split in the data's own order."""
@@ -307,3 +337,8 @@ class Run(Runner):
                     f"it is {steps!r}",
                     "Run the matched run for as many iterations first.",
                 )
+
+
+def _size(select: list[Slice]) -> int:
+    """How many queries these slices have."""
+    return sum(piece.stop - piece.start for piece in select)

@@ -64,13 +64,20 @@ def export(
             "address": policy.made.spec.address,
             "content": policy.made.content,
             "scores": {
-                split: {name: part[name] for name in ("n", "correct", "accuracy")}
+                split: {
+                    name: part[name]
+                    for name in ("n", "samples", "correct", "accuracy", "pass_at", "majority")
+                    if name in part
+                }
                 for split, part in scores.items()
             },
         }
         typer.echo(json.dumps(facts, indent=2))
         return
-    counts = ", ".join(f"{part['correct']} of {part['n']} on {s}" for s, part in scores.items())
+    counts = ", ".join(
+        f"{part['correct']} of {part['n'] * part.get('samples', 1)} on {split}"
+        for split, part in scores.items()
+    )
     say(f"{policy.run}, iteration {policy.iteration}, {policy.why}: {counts} correct")
     if policy.iteration == 0:
         say("This is policy 0, unchanged.")

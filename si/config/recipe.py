@@ -285,6 +285,17 @@ class Evaluate(Section):
     """Splits to score after each iteration. The best iteration is chosen on dev."""
     limit: Positive | None = None
     """Maximum number of queries per split; by default all."""
+    samples: Annotated[Positive, LATER] = 1
+    """Answers per held-out query. With one, the score is the accuracy of greedy answers; with n of
+    them it is avg@n, their mean accuracy, beside pass@k and maj@n."""
+    temperature: Annotated[float | None, Field(ge=0), LATER] = None
+    """Temperature of these answers; by default 0 (greedy) for one answer a query, and
+    `sampling.temperature` for several."""
+
+    @property
+    def greedy(self) -> bool:
+        """Whether every query gets one answer at temperature 0."""
+        return self.samples == 1 and not self.temperature
 
 
 class Report(Section):
@@ -357,7 +368,20 @@ class Recipe(Section):
     def _fits(self) -> "Recipe":
         if self.patience and "dev" not in self.evaluate.splits:
             raise ValueError("patience requires dev in evaluate.splits")
+        if self.evaluate.samples > 1 and not self.evaluation_temperature:
+            raise ValueError(
+                "evaluate.samples: more than one answer a query requires a temperature above 0, "
+                "since greedy answers are all alike; set evaluate.temperature"
+            )
         return self
+
+    @property
+    def evaluation_temperature(self) -> float:
+        """The temperature at which held-out queries are answered."""
+        asked = self.evaluate
+        if asked.greedy:
+            return 0.0
+        return self.sampling.temperature if asked.temperature is None else asked.temperature
 
     @property
     def run_name(self) -> str:

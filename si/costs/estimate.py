@@ -277,7 +277,8 @@ class _Loop:
     ) -> Iterator[Step]:
         """Exploration and verification of its samples."""
         per_shard = self.recipe.explore.shard_queries
-        shards = max(1, ceil(queries / (per_shard * (4 if entry.step.startswith("eval") else 1))))
+        few = max(1, 4 // self.recipe.evaluate.samples) if entry.step.startswith("eval") else 1
+        shards = max(1, ceil(queries / (per_shard * few)))
         explore, verify = str(entry), str(Entry(entry.t, entry.step.replace("explore", "verify")))
         size = tokens * self.assumed.token_bytes
         key = (explore, *identity)
@@ -299,9 +300,11 @@ class _Loop:
         yield Step(str(Entry(t, "levels")), "levels", (t, "levels", per_query), queries)
 
     def evaluation(self, t: int, *identity: Any) -> Iterator[Step]:
-        held = self.assumed.held_out
-        tokens = held * self.assumed.response_scored
-        yield from self.sampled(Entry(t, "evaluate-explore"), identity, held, held, tokens)
+        held, asked = self.assumed.held_out, self.recipe.evaluate
+        length = self.assumed.response_scored if asked.greedy else self.assumed.response
+        samples = held * asked.samples
+        entry = Entry(t, "evaluate-explore")
+        yield from self.sampled(entry, identity, held, samples, samples * length)
         yield Step(str(Entry(t, "evaluate")), "evaluate", (t, "evaluate", *identity), held)
 
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from si.records import HEAD, LEVELS, TAIL
-from si.report.findings import matthew, moved, progress, to_json
+from si.report.findings import matthew, moved, progress, sentence, to_json
 from si.report.groups import Difference, Group, Named, Runs, differences, grouped, mean
 from si.report.intervals import crossed
 from si.report.summary import SPENT, Iteration, RunSummary
@@ -179,7 +179,7 @@ def _gain(group: Group, differences: Sequence[Difference]) -> str:
     if "tail" in mine:
         tail = mine["tail"]
         gains.append(f"on the tail {points(tail.value)} ({point_range(tail.interval)})")
-    ends = [f"{whole.change.words[0].upper()}{whole.change.words[1:]}."] if whole.change else []
+    ends = [sentence(whole.change.words)] if whole.change else []
     if 1 < seeds < FEW_SEEDS or (seeds > 1 and 1 in (whole.seeds, whole.against_seeds)):
         ends.append("With so few seeds the interval is too narrow.")
     return " ".join([f"{'; '.join(gains)}.", *ends])
@@ -222,7 +222,7 @@ def _seeds(found: Comparison) -> Table:
                 continue
             right = [[answer[q] for q in ids] for answer in answers]
             # Compared with all incorrect: the interval of the accuracy itself.
-            interval = crossed(right, [[False] * len(ids)], False, "seeds", group.name, which)
+            interval = crossed(right, [[0.0] * len(ids)], False, "seeds", group.name, which)
             each = sorted(sum(row) / len(row) for row in right)
             spread = f"{percent(each[0])} to {percent(each[-1])}" if len(each) > 1 else "–"
             cells = [percent(mean(right)), percents(interval), spread]
@@ -264,8 +264,8 @@ def _paired(found: Comparison) -> Table:
         [*columns, "won", "lost", "p"],
         rows,
         "Head = L1, tail = L5 and U. Interval: paired bootstrap over queries, and over seeds if "
-        "there are several. Won: correct here and incorrect there. p: exact two-sided sign test "
-        "on won against lost.",
+        "there are several. Won: queries with more correct answers here than there. p: two-sided, "
+        "of the same bootstrap.",
     )
 
 

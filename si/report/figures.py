@@ -6,8 +6,7 @@ from typing import Any
 from markupsafe import Markup
 
 from si.records import HEAD, LEVELS, TAIL
-from si.report.findings import counted
-from si.report.intervals import wilson
+from si.report.counts import counted
 from si.report.palette import SERIES
 from si.report.plots import Line, Plot, lines, stacked
 from si.report.summary import Iteration, RunSummary
@@ -39,9 +38,9 @@ def _accuracy(run: RunSummary) -> list[Plot]:
     series = []
     for split, colour in zip(splits, SERIES, strict=False):
         values = [it.accuracy(split) for it in run.iterations]
-        parts = [it.scores[split] for it in run.iterations]
         # One band only: two would hide each other.
-        band = [wilson(p["correct"], p["n"]) for p in parts] if split == splits[0] else ()
+        counts = [counted(it, split) for it in run.iterations] if split == splits[0] else []
+        band = [count.interval for count in counts]
         series.append(Line(split, values, colour, band))
     ring = "" if run.best is None else "; the ring marks the best iteration on dev"
     drawn = [
@@ -69,9 +68,9 @@ def _head_and_tail(run: RunSummary, split: str) -> str:
     said = []
     for name, levels in (("tail", TAIL), ("head", HEAD)):
         ends = [counted(it, split, levels) for it in (run.iterations[0], run.iterations[-1])]
-        if all(n for _, n in ends):
-            shares = [correct / n for correct, n in ends]
-            said.append(f"{name} ({ends[0][1]} queries) {_from_to(shares, percent)}")
+        if all(count.n for count in ends):
+            shares = [count.accuracy for count in ends]
+            said.append(f"{name} ({ends[0].n} queries) {_from_to(shares, percent)}")
     return f"{'; '.join(said)}." if said else "There are no head or tail queries."
 
 

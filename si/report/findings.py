@@ -3,77 +3,19 @@
 - *Matthew effect*: between the first iteration and the last, the head's share of successes
   grows and the tail's falls, each by more than `NOTABLE` and by more than twice the standard
   error of such a difference (successes treated as independent draws).
-- *Accuracy rose*: the exact sign test on the queries whose answer changed (McNemar) is below
-  `UNLIKELY`.
+- *Accuracy rose*: the interval of the paired difference excludes zero (`si.report.counts`).
 """
 
-from collections.abc import Mapping, Sequence
-from fractions import Fraction
-from math import comb, sqrt
+from collections.abc import Sequence
+from math import sqrt
 from typing import Any, NamedTuple
 
 from si.records import HEAD, TAIL
-from si.report.intervals import Interval, paired
-from si.report.summary import Iteration, RunSummary
-from si.report.tables import percent, point_range, points, probability
+from si.report.counts import Change, between
+from si.report.summary import Iteration, RunSummary, score_name
+from si.report.tables import percent, point_range, points
 
 NOTABLE = 0.01  # smallest change of a share that is mentioned
-UNLIKELY = 0.05  # p-value below which a paired difference counts as real
-
-
-class Change(NamedTuple):
-    """A paired difference on the same queries: how many were won and how many lost."""
-
-    n: int
-    wins: int
-    losses: int
-
-    @property
-    def difference(self) -> float:
-        """Difference in accuracy (-1 to 1)."""
-        return (self.wins - self.losses) / self.n if self.n else 0.0
-
-    @property
-    def interval(self) -> Interval | None:
-        """95 % interval of the difference, by the paired bootstrap over queries."""
-        return paired(self.wins, self.losses, self.n)
-
-    @property
-    def p(self) -> float:
-        """Two-sided exact sign test: how likely a split as uneven as this is by chance."""
-        changed, few = self.wins + self.losses, min(self.wins, self.losses)
-        tail = sum(comb(changed, i) for i in range(few + 1))
-        return float(min(Fraction(1), Fraction(2 * tail, 2**changed)))
-
-    @property
-    def words(self) -> str:
-        counts = f"{self.wins} queries won, {self.losses} lost, of {self.n}"
-        chance = (
-            "more than chance explains" if self.p < UNLIKELY else "no more than chance explains"
-        )
-        sign = "" if self.p < 0.001 else "= "
-        return f"{counts}: {chance} (sign test, p {sign}{probability(self.p)})"
-
-
-def counted(it: Iteration, split: str, levels: Sequence[str] | None = None) -> tuple[int, int]:
-    """Numbers of correct answers and of queries in a split, or in its queries of these levels."""
-    part = it.scores.get(split)
-    if part is None:
-        return 0, 0
-    groups = [part]
-    if levels is not None:
-        groups = [part["by_level"][level] for level in levels if level in part["by_level"]]
-    return sum(group["correct"] for group in groups), sum(group["n"] for group in groups)
-
-
-def changed(old: Mapping[str, bool], new: Mapping[str, bool]) -> Change:
-    """Wins and losses of `new` against `old`, on the queries that both answered."""
-    both = sorted(old.keys() & new.keys())
-    return Change(
-        len(both),
-        sum(new[query] and not old[query] for query in both),
-        sum(old[query] and not new[query] for query in both),
-    )
 
 
 class Matthew(NamedTuple):
@@ -164,31 +106,50 @@ def rebalanced(run: RunSummary) -> str:
 
 
 def progress(run: RunSummary) -> str:
-    """Whether held-out accuracy rose: policy 0 against the best iteration by dev, on test."""
-    chosen, split = run.best, "test"
-    if chosen is None or run.oracle is None:
-        split = "dev" if run.oracle is None else "test"
-        chosen = run.last
-    zero, then = run.iterations[0], run.iterations[chosen]
+    """Whether held-out accuracy rose or fell: policy 0 against the best iteration by dev, on test;
+    against the last one if no iteration beat policy 0 on dev, or dev was not scored."""
+    split = "test" if run.oracle is not None else "dev"
+    zero = run.iterations[0]
     if split not in zero.right:
         return "No held-out split was scored."
-    before, after = zero.accuracy(split), then.accuracy(split)
-    which = f"iteration {chosen}" + (", the best on dev" if chosen == run.best else ", the last")
+    name, before = score_name(zero.samples(split)), percent(zero.accuracy(split))
     if run.last == 0:
-        return f"Policy 0 has {percent(before)} on {split}; nothing has been trained yet."
-    if chosen == 0:
-        return (
-            f"Held-out accuracy did not rise: no iteration beat policy 0 on dev. Policy 0 has "
-            f"{percent(before)} on {split}."
+        return f"Policy 0 has {before} on {split} ({name}); nothing has been trained yet."
+    best = run.best if split == "test" else None
+    chosen = best or run.last
+    which = f"iteration {chosen}, {'the best on dev' if best else 'the last'}"
+    if best == 0:
+        which += ", since none beat policy 0 on dev"
+    then = run.iterations[chosen]
+    said = [
+        f"Held-out {name} {verb(between(zero, then, split))}: {before} to "
+        f"{percent(then.accuracy(split))} on {split} ({_measured(zero, then, split)}; {which})."
+    ]
+    said.append(sentence(between(zero, then, split).words))
+    last = run.iterations[-1]
+    if chosen != run.last and between(then, last, split).real:
+        said.append(
+            f"From there it {verb(between(then, last, split))} to {percent(last.accuracy(split))} "
+            f"at the last iteration ({_measured(then, last, split)})."
         )
-    change = changed(zero.right[split], then.right[split])
-    real = change.p < UNLIKELY
-    verb = "did not change measurably" if not real else "rose" if change.difference > 0 else "fell"
-    return (
-        f"Held-out accuracy {verb}: {percent(before)} to {percent(after)} on {split} "
-        f"({points(change.difference)}, 95 % interval {point_range(change.interval)}; {which}). "
-        f"{change.words[0].upper()}{change.words[1:]}."
-    )
+    return " ".join(said)
+
+
+def verb(change: Change) -> str:
+    """What a measure did, by the test that its interval makes: rose, fell or did neither."""
+    if not change.real:
+        return "did not change measurably"
+    return "rose" if change.difference > 0 else "fell"
+
+
+def sentence(words: str) -> str:
+    """Words with a capital letter and a full stop."""
+    return f"{words[0].upper()}{words[1:]}."
+
+
+def _measured(old: Iteration, new: Iteration, split: str) -> str:
+    change = between(old, new, split)
+    return f"{points(change.difference)}, 95 % interval {point_range(change.interval)}"
 
 
 def to_json(run: RunSummary) -> dict[str, Any]:

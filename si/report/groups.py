@@ -7,10 +7,11 @@ seeds and queries if a group has several seeds (`si.report.intervals`).
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import lcm
 from typing import Any, NamedTuple
 
 from si.records import HEAD, LEVELS, TAIL
-from si.report.findings import Change, changed
+from si.report.counts import Change, changed
 from si.report.intervals import Interval, crossed
 from si.report.summary import Iteration, RunSummary, collect
 from si.store.keys import Ref, digest
@@ -37,8 +38,14 @@ class Group:
     runs: Runs
     seeds: tuple[int, ...]
 
-    def answers(self, which: str) -> list[Mapping[str, bool]]:
-        """Query id -> whether its answer on test is correct, per seed that has the iteration."""
+    @property
+    def samples(self) -> int:
+        """Sampled answers per query of test; 0 if they are greedy."""
+        return self.runs[0][1].iterations[0].samples("test")
+
+    def answers(self, which: str) -> list[Mapping[str, float]]:
+        """Query id -> share of its answers on test that are correct, per seed that has the
+        iteration."""
         return [it.right["test"] for it in self.picked(which) if "test" in it.right]
 
     def picked(self, which: str) -> list[Iteration]:
@@ -128,7 +135,8 @@ def differences(group: Group, other: Group, which: str, theirs: str) -> Iterator
         if not ids:
             continue
         ours, others = ([[answers[q] for q in ids] for answers in side] for side in (new, old))
-        change = changed(*({q: answers[q] for q in ids} for answers in (old[0], new[0])))
+        samples = lcm(*(side.samples or 1 for side in (group, other)))
+        change = changed({q: old[0][q] for q in ids}, {q: new[0][q] for q in ids}, samples)
         key = ("compare", group.name, other.name, which, theirs, queries)
         interval = change.interval if single else crossed(ours, others, matched, *key)
         assert interval is not None
@@ -148,6 +156,6 @@ def differences(group: Group, other: Group, which: str, theirs: str) -> Iterator
         )
 
 
-def mean(rows: Sequence[Sequence[bool]]) -> float:
-    """Share of correct answers over all seeds and queries."""
+def mean(rows: Sequence[Sequence[float]]) -> float:
+    """Mean share of correct answers over all seeds and queries."""
     return sum(map(sum, rows)) / (len(rows) * len(rows[0]))

@@ -12,7 +12,7 @@ them, and the middle 95 % of the differences form the interval.
   drawn independently.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import sqrt
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ from si.randomness import Key, keyed_seed
 OUTSIDE = 0.025  # probability outside the interval, at either end
 Z = 1.959963984540054  # the normal distribution's quantile there
 RESAMPLES = 10_000
+TINY = 1e-300  # instead of a variance of zero
 
 
 class Interval(NamedTuple):
@@ -33,8 +34,8 @@ class Interval(NamedTuple):
     high: float
 
 
-def wilson(correct: int, n: int) -> Interval | None:
-    """Wilson's interval for `correct` of `n`; None if n is 0.
+def wilson(correct: float, n: float) -> Interval | None:
+    """Wilson's interval for `correct` of `n` independent answers; None if n is 0.
 
     (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n), with p = correct / n.
     """
@@ -47,27 +48,69 @@ def wilson(correct: int, n: int) -> Interval | None:
     )
 
 
-def paired(wins: int, losses: int, n: int) -> Interval | None:
-    """The paired bootstrap's interval for (wins - losses) / n; None if n is 0.
+def clustered(n: int, samples: int, correct: int, squared: int) -> Interval | None:
+    """Wilson's interval for the mean accuracy of `n` queries with several answers each; None if n
+    is 0.
 
-    A query adds 1 if it was won, -1 if it was lost, else 0. The sum of n queries drawn with
-    replacement has the n-fold convolution of one query's distribution. It is computed exactly
-    instead of sampled, as after infinitely many resamples (Efron and Tibshirani's ideal
-    bootstrap), so it needs no seed.
+    Answers to one query are alike, so n x samples answers say less than as many queries would.
+    Wilson's formula gets the number of independent answers with the same variance of the mean,
+    p (1 - p) / (s^2 / n), where s^2 is the variance of the queries' means; it lies between n and
+    n x samples (the effective sample size of survey statistics, with Wilson's interval as in
+    N. Dean and M. Pagano 2015). One answer a query gives Wilson's interval itself.
+
+    Args:
+        samples: answers per query.
+        correct, squared: sums over queries of their correct answers, and of the squares of these.
     """
     if not n:
         return None
-    one = np.array([losses, n - wins - losses, wins]) / n
-    width = 2 * n + 1
+    p = correct / (n * samples)
+    variance = (squared - correct * correct / n) / max(1, n - 1) / (samples * samples * n)
+    # All correct or all incorrect: nothing tells how alike a query's answers are.
+    effective = n if p in (0, 1) else p * (1 - p) / max(variance, TINY)
+    effective = min(max(effective, n), n * samples)
+    return wilson(p * effective, effective)
+
+
+class Paired(NamedTuple):
+    """A paired bootstrap: the interval of a difference, and the two-sided p-value, twice the
+    smaller share of resamples at or beyond zero. It is below 0.05 exactly if the interval excludes
+    zero."""
+
+    interval: Interval
+    p: float
+
+
+def paired(moves: Mapping[int, int], samples: int = 1) -> Paired | None:
+    """The paired bootstrap of a difference in accuracy; None without queries.
+
+    The sum of n queries drawn with replacement has the n-fold convolution of one query's
+    distribution. It is computed exactly instead of sampled, as after infinitely many resamples
+    (Efron and Tibshirani's ideal bootstrap), so it needs no seed. Answers vary within queries, too:
+    the variance of the queries' differences contains that of their samples.
+
+    Args:
+        moves: difference in correct answers, of a query -> number of such queries.
+        samples: answers per query.
+    """
+    n = sum(moves.values())
+    if not n:
+        return None
+    most = max(map(abs, moves), default=0) or 1
+    one = np.zeros(2 * most + 1)
+    for move, count in moves.items():
+        one[most + move] = count / n
+    width, zero = 2 * most * n + 1, most * n
     whole = np.fft.irfft(np.fft.rfft(one, width) ** n, width)
     below, above = np.cumsum(whole), np.cumsum(whole[::-1])
     # The first sum inside, from either end: swapping the sides mirrors the interval.
     low, high = (int(np.searchsorted(tail, OUTSIDE)) for tail in (below, above))
-    return Interval((low - n) / n, (n - high) / n)
+    interval = Interval((low - zero) / (n * samples), (zero - high) / (n * samples))
+    return Paired(interval, float(min(1.0, 2 * max(0.0, min(below[zero], above[zero])))))
 
 
 def crossed(
-    new: Sequence[Sequence[bool]], old: Sequence[Sequence[bool]], matched: bool, *key: Key
+    new: Sequence[Sequence[float]], old: Sequence[Sequence[float]], matched: bool, *key: Key
 ) -> Interval | None:
     """The interval for mean(new) - mean(old), over seeds and queries; None if there are none.
 
@@ -78,7 +121,7 @@ def crossed(
     pure chance, it is too wide, by a factor of up to the square root of 3.
 
     Args:
-        new, old: for each seed, whether each query was answered correctly; same order of queries.
+        new, old: for each seed, each query's share of correct answers; same order of queries.
         matched: row i of both has the same seed, so they are drawn together.
         key: seeds the generator of the resamples.
     """

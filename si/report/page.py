@@ -14,13 +14,12 @@ from markupsafe import Markup
 from si.config.recipe import Report
 from si.entry import BEGINNING, LOOP
 from si.records import HEAD, LEVELS, TAIL
-from si.report.findings import changed, counted
-from si.report.intervals import wilson
+from si.report.counts import between, counted
 from si.report.lineage import Node
 from si.report.run_tables import tables, words
 from si.report.sample_block import few, pack
 from si.report.samples import Responses
-from si.report.summary import RunSummary
+from si.report.summary import RunSummary, score_name
 from si.report.tables import Table, percent, percents, point_range, points
 from si.report.templates import render, source
 from si.store.keys import canonical
@@ -202,26 +201,28 @@ def _tiles(run: RunSummary) -> list[dict[str, Any]]:
 
     def tile(label: str, t: int, levels: Sequence[str] | None = None, main: bool = False) -> Any:
         it = run.iterations[t]
-        (correct, n), before = (counted(each, split, levels) for each in (it, zero))
-        if not n:
+        count, before = (counted(each, split, levels) for each in (it, zero))
+        if not count.n:
             return None
-        where, change = f"iteration {t}", changed(zero.right[split], it.right[split])
+        n, where, change = count.n, f"iteration {t}", between(zero, it, split)
         if not t:
             where, moved = f"{n:,} queries", "before training"
         elif levels is None:
             moved = f"{points(change.difference)} ({point_range(change.interval)})"
         else:
-            where, moved = f"{where}, {n:,} queries", f"from {percent(before[0] / before[1])}"
-        notes = [percents(wilson(correct, n)), moved, where]
-        return {"label": label, "value": percent(correct / n), "notes": notes, "main": main}
+            where, moved = f"{where}, {n:,} queries", f"from {percent(before.accuracy)}"
+        notes = [percents(count.interval), moved, where]
+        return {"label": label, "value": percent(count.accuracy), "notes": notes, "main": main}
 
-    tiles = [tile(f"Policy 0, {split}", 0)]
+    samples = zero.samples(split)
+    what = f"{split} {score_name(samples)}" if samples else split
+    tiles = [tile(f"Policy 0, {what}", 0)]
     if run.best is not None and run.last:
-        tiles.append(tile(f"Best by dev, {split}", chosen, main=True))
+        tiles.append(tile(f"Best by dev, {what}", chosen, main=True))
     if run.last and chosen != run.last:
-        tiles.append(tile(f"Last, {split}", run.last))
+        tiles.append(tile(f"Last, {what}", run.last))
     if run.last:
-        tiles += [tile(f"Head, {split}", chosen, HEAD), tile(f"Tail, {split}", chosen, TAIL)]
+        tiles += [tile(f"Head, {what}", chosen, HEAD), tile(f"Tail, {what}", chosen, TAIL)]
     return [each for each in tiles if each]
 
 

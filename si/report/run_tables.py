@@ -1,11 +1,12 @@
 """What a report says about a run, in sentences and tables."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from si.records import HEAD, LEVELS, TAIL
-from si.report.findings import changed, counted, matthew, progress, rebalanced
-from si.report.intervals import wilson
-from si.report.summary import SOURCES, SPENT, RunSummary
+from si.report.counts import between, counted
+from si.report.findings import matthew, progress, rebalanced
+from si.report.summary import SOURCES, SPENT, RunSummary, score_name
 from si.report.tables import Table, number, percent, percents, point_range, points, probability
 
 CONCENTRATION = {
@@ -35,15 +36,10 @@ def _by_level(run: RunSummary) -> str:
     """Held-out accuracy of head and tail under policy 0 and the last policy."""
     said = []
     for name, levels in (("head", HEAD), ("tail", TAIL)):
-        counted = []
-        for it in (run.iterations[0], run.iterations[-1]):
-            groups = it.scores.get("test", {}).get("by_level", {})
-            parts = [groups[level] for level in levels if level in groups]
-            n, correct = (sum(part[key] for part in parts) for key in ("n", "correct"))
-            counted.append((n, correct))
-        if run.last and all(n for n, _ in counted):
-            before, after = (percent(correct / n) for n, correct in counted)
-            said.append(f"{name} queries ({counted[0][0]}) went from {before} to {after}")
+        ends = [counted(it, "test", levels) for it in (run.iterations[0], run.iterations[-1])]
+        if run.last and all(count.n for count in ends):
+            before, after = (percent(count.accuracy) for count in ends)
+            said.append(f"{name} queries ({ends[0].n}) went from {before} to {after}")
     return f"On test, {', '.join(said)}." if said else ""
 
 
@@ -78,17 +74,49 @@ def _accuracy(run: RunSummary) -> list[Table]:
         columns = ["iteration", f"all ({groups['n']})", "95 % interval"]
         columns += [f"{level} ({n})" for level, n in counts.items()]
         rows = [
-            [str(it.t), percent(it.accuracy(split)), percents(wilson(*counted(it, split)))]
+            [str(it.t), percent(it.accuracy(split)), percents(counted(it, split).interval)]
             + [percent(it.accuracy(split, level)) for level in counts]
             + [number(it.scores[split]["tokens_mean"], 1)]
             for it in run.iterations
         ]
+        title = "Accuracy" if not groups.get("samples") else score_name(groups["samples"])
         note = (
-            "One greedy response per query; numbers of queries in brackets. Interval: Wilson, over "
-            "queries. tokens: mean length of a response."
+            f"{answers(groups)}; numbers of queries in brackets. Interval: Wilson, over queries. "
+            "tokens: mean length of a response."
         )
-        found.append(Table(f"Accuracy on {split}", [*columns, "tokens"], rows, note))
+        found.append(Table(f"{title} on {split}", [*columns, "tokens"], rows, note))
+        if groups.get("samples"):
+            found.append(_of_samples(run, split))
     return found + [_against_zero(run, split) for split in splits if run.last]
+
+
+def answers(part: Mapping[str, Any]) -> str:
+    """How a split's queries were answered, given its scores."""
+    if not part.get("samples"):
+        return "One greedy response per query"
+    n = part["samples"]
+    return f"{n} sampled response{'s' * (n > 1)} per query at temperature {part['temperature']:g}"
+
+
+def _of_samples(run: RunSummary, split: str) -> Table:
+    """What several answers a query are worth: avg@n, pass@k and maj@n."""
+    parts = [it.scores[split] for it in run.iterations]
+    samples, ks = parts[0]["samples"], list(parts[0]["pass_at"])
+    names = [score_name(samples), *(f"pass@{k}" for k in ks[1:]), f"maj@{samples}"]
+    rows = [
+        [str(it.t)]
+        + [percent(part["accuracy"])]
+        + [percent(part["pass_at"][k]) for k in ks[1:]]
+        + [percent(part["majority"])]
+        for it, part in zip(run.iterations, parts, strict=True)
+    ]
+    return Table(
+        f"Several answers a query, on {split}",
+        ["iteration", *names],
+        rows,
+        "avg: mean accuracy of an answer. pass@k: at least one of k answers is correct (unbiased "
+        "estimate). maj: the most frequent answer is correct.",
+    )
 
 
 def _shares(run: RunSummary) -> list[Table]:
@@ -172,10 +200,9 @@ def _spent(run: RunSummary) -> list[Table]:
 
 
 def _against_zero(run: RunSummary, split: str) -> Table:
-    zero = run.iterations[0].right[split]
     rows = []
     for it in run.iterations[1:]:
-        change = changed(zero, it.right[split])
+        change = between(run.iterations[0], it, split)
         cells = [points(change.difference), point_range(change.interval)]
         cells += [str(change.wins), str(change.losses), probability(change.p)]
         rows.append([str(it.t), *cells])
@@ -183,8 +210,8 @@ def _against_zero(run: RunSummary, split: str) -> Table:
         f"Against policy 0, query by query, on {split}",
         ["iteration", "difference", "95 % interval", "won", "lost", "p"],
         rows,
-        "Won: correct here and incorrect under policy 0. Interval: paired bootstrap over queries. "
-        "p: exact two-sided sign test on won against lost.",
+        "Won: queries with more correct answers here than under policy 0. Interval: paired "
+        "bootstrap over queries. p: two-sided, of the same bootstrap.",
     )
 
 
@@ -196,9 +223,9 @@ def intervals(run: RunSummary) -> list[dict[str, Any]]:
         {
             split: {
                 "accuracy": {
-                    name: wilson(*counted(it, split, levels)) for name, levels in groups.items()
+                    name: counted(it, split, levels).interval for name, levels in groups.items()
                 },
-                "difference": changed(run.iterations[0].right[split], it.right[split]).interval,
+                "difference": between(run.iterations[0], it, split).interval,
             }
             for split in it.right
         }

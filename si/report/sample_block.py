@@ -9,7 +9,7 @@ from typing import Any
 
 from si.randomness import keyed_rng
 from si.records import LEVELS
-from si.report.samples import GREEDY, GUIDED, Query, Response, Responses
+from si.report.samples import GUIDED, HELD_OUT, Query, Response, Responses
 
 # --- for the page --------------------------------------------------------------------------
 
@@ -18,7 +18,7 @@ def few(found: Responses, t: int, seed: int) -> list[tuple[Query, Response]]:
     """One correct and one incorrect response of iteration t per level, and two guided ones."""
     groups: dict[tuple[str, bool], list[Response]] = defaultdict(list)
     for response in found.responses:
-        if response.t == t and response.how != GREEDY:
+        if response.t == t and response.how not in HELD_OUT:
             level = found.queries[response.query].level
             group = GUIDED if response.how == GUIDED else level
             groups[group, response.correct].append(response)

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from si.datasets.dataset import IMAGES_FILE, QUERIES_FILE, Dataset
 from si.errors import DataError
 from si.randomness import keyed_seed
-from si.records import KEY
+from si.records import EVALUATION, KEY
 from si.report.sample_images import embed
 from si.store.artifact import Artifact
 from si.store.keys import Ref, Spec
@@ -38,14 +38,16 @@ MEGABYTE = 1_000_000
 BASE64 = 4 / 3  # length of the text over that of the bytes
 
 # How a response was drawn.
-GREEDY, FIRST, PLAIN, GUIDED = "greedy", "first", "plain", "guided"
+GREEDY, SAMPLED, FIRST, PLAIN, GUIDED = "greedy", "sampled", "first", "plain", "guided"
+HELD_OUT = (GREEDY, SAMPLED)  # evaluation's
 
 
 class Source(NamedTuple):
-    """An exploration of the run: in iteration `t`, greedy or not, with its verdicts."""
+    """An exploration of the run: in iteration `t`, of training or held-out queries, with its
+    verdicts."""
 
     t: int
-    greedy: bool
+    held_out: bool
     rollouts: Artifact
     verdicts: Artifact
 
@@ -70,8 +72,8 @@ class Response(NamedTuple):
     Attributes:
         query: position in `Responses.queries`.
         t: iteration. Its exploration samples the previous iteration's policy; its evaluation (how
-            is `greedy`) the policy that it trained.
-        how: greedy, first (round), plain or guided (second round).
+            is in `HELD_OUT`) the policy that it trained.
+        how: greedy or sampled (evaluation), first (round), plain or guided (second round).
         given: the prefix that the policy continued with `text`.
         more: characters left out after `text`.
         copies: number of times it is an example in iteration t's training.
@@ -156,7 +158,7 @@ def gather(
     responses = [
         _response(place[row["query_id"]], row) for query_id in asked for row in rows[query_id]
     ]
-    responses.sort(key=lambda r: (r.how == GREEDY, r.t, r.query))  # the rest is in order
+    responses.sort(key=lambda r: (r.how in HELD_OUT, r.t, r.query))  # the rest is in order
     total = sum(source.rollouts.manifest.rows for source in found)
     everybody = len(counted) if within is None else data.artifact.manifest.rows
     return Responses(queries, responses, images, total, everybody)
@@ -303,7 +305,7 @@ def _read(
             rollouts.filter(mask).to_pylist(), verdicts.filter(mask).to_pylist(), strict=True
         )
         return [
-            rollout | verdict | {"t": source.t, "greedy": source.greedy, "copies": 0}
+            rollout | verdict | {"t": source.t, "held_out": source.held_out, "copies": 0}
             for rollout, verdict in pairs
         ]
 
@@ -326,7 +328,7 @@ def _count_copies(
         (row["t"], *(row[name] for name in KEY)): row
         for rows in by_query.values()
         for row in rows
-        if not row["greedy"]
+        if not row["held_out"]
     }
     for role, ref in refs.items():
         name, _, t = role.rpartition("-")
@@ -405,7 +407,7 @@ def _response(query: int, row: Mapping[str, Any]) -> Response:
     return Response(
         query,
         row["t"],
-        GREEDY if row["greedy"] else FIRST if row["round"] == 1 else second,
+        {0: GREEDY, EVALUATION: SAMPLED, 1: FIRST}.get(row["round"], second),
         row["prefix_id"][:SHORT],
         row["sample"],
         text[:cut][:LONGEST],

@@ -27,7 +27,8 @@ class Iteration:
 
     Attributes:
         scores: what `evaluate` wrote, by split.
-        right: split -> query id -> whether the greedy response is right.
+        right: split -> query id -> share of its answers that are correct (0 to 1; of a greedy
+            answer, 0 or 1).
         metrics: what `rebalance` wrote: `successes` and `examples`, each with the shares by
             level and the Matthew metrics; `accuracy_by_level`, `queries_by_level`.
         spent: samples, samples_2 (second round), tokens (sampled), examples, train_tokens,
@@ -40,7 +41,7 @@ class Iteration:
 
     t: int
     scores: Mapping[str, Any]
-    right: Mapping[str, Mapping[str, bool]]
+    right: Mapping[str, Mapping[str, float]]
     metrics: Mapping[str, Any] | None = None
     spent: Mapping[str, int] | None = None
     losses: Sequence[float] = ()
@@ -62,6 +63,11 @@ class Iteration:
         """Share (0 to 1) of correct samples in the first round of a level's queries."""
         rates: Mapping[str, float | None] = (self.metrics or {}).get("accuracy_by_level", {})
         return rates.get(level)
+
+    def samples(self, split: str) -> int:
+        """Sampled answers per query of a split; 0 if the answers are greedy."""
+        found: int = self.scores.get(split, {}).get("samples", 0)
+        return found
 
     def accuracy(self, split: str, level: str | None = None) -> float | None:
         """Accuracy (0 to 1) on a split, or on its queries of one level; None without any."""
@@ -119,6 +125,11 @@ def best(scores: Sequence[Mapping[str, Any]], split: str = "dev") -> int | None:
     return max(range(len(scores)), key=lambda t: (scores[t][split]["accuracy"], -t))
 
 
+def score_name(samples: int) -> str:
+    """What an accuracy is called: `accuracy` of greedy answers (0 samples), or `avg@4`."""
+    return f"avg@{samples}" if samples else "accuracy"
+
+
 # --- reading a run -------------------------------------------------------------------------
 
 
@@ -161,10 +172,11 @@ def collect(store: Store, refs: Mapping[str, Ref]) -> RunSummary:
 
 def _iteration(store: Store, refs: Mapping[str, Ref], t: int) -> Iteration:
     scored = Artifact.open(store, refs[f"scores-{t}"])
-    right: dict[str, dict[str, bool]] = {}
-    for row in scored.table("scores.parquet", 0, ["query_id", "split", "correct"]).to_pylist():
-        right.setdefault(row["split"], {})[row["query_id"]] = row["correct"]
     scores = scored.json("scores.json")
+    right: dict[str, dict[str, float]] = {}
+    for row in scored.table("scores.parquet", 0, ["query_id", "split", "correct"]).to_pylist():
+        share = row["correct"] / scores[row["split"]].get("samples", 1)
+        right.setdefault(row["split"], {})[row["query_id"]] = share
     if t == 0 or f"examples-{t}" not in refs:
         return Iteration(t, scores, right)
     facts = {

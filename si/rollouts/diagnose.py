@@ -6,13 +6,12 @@ tables and `diagnosis_page` into a page. All is counted from one entry per sampl
 """
 
 from collections.abc import Callable, Mapping
-from math import comb
 from random import Random
 from typing import Any
 
 import numpy as np
 
-from si.metrics import Array, matthew, pass_rates
+from si.metrics import Array, matthew, pass_at, pass_rates, up_to
 from si.randomness import keyed_rng
 from si.records import LEVELS, Outcome
 from si.report.findings import matthew as matthew_effect
@@ -196,11 +195,11 @@ def pass_at_k(groups: Groups, k: int) -> list[dict[str, Any]]:
     pairs, times = np.unique(np.stack([groups.n, groups.right]), axis=1, return_counts=True)
     cases = list(zip(*pairs.tolist(), times.tolist(), strict=True))
     found = []
-    for size in sorted({k, *(1 << i for i in range(k.bit_length()) if 1 << i <= k)}):
+    for size in up_to(k):
         enough = [(n, c, many) for n, c, many in cases if n >= size]
         total = sum(many for _, _, many in enough)
         if total:
-            sure = sum(many * (1 - comb(n - c, size) / comb(n, size)) for n, c, many in enough)
+            sure = sum(many * pass_at(size, n, c) for n, c, many in enough)
             found.append({"k": size, "value": sure / total, "groups": total})
     return found
 

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 from huggingface_hub import EvalResult, ModelCardData
 
 from si.records import LEVELS
-from si.report.intervals import wilson
-from si.report.summary import Iteration, RunSummary
+from si.report.counts import counted
+from si.report.run_tables import answers
+from si.report.summary import Iteration, RunSummary, score_name
 from si.report.tables import percent, percents
 from si.store.keys import Ref
 from si.untrusted import markdown, one_line
@@ -59,9 +60,9 @@ def card(about: About, run: RunSummary) -> str:
         _lead(about, run),
         "## Scores",
         _scores(it, run.iterations[0]),
-        "One greedy response per query, verified against the reference answer; in brackets "
-        "Wilson's 95 % interval. Levels are pass rates under policy 0: L1 is the easiest (head), "
-        "L5 and U are the hardest (tail).",
+        f"{answers(next(iter(it.scores.values()), {}))}, verified against the reference answer; in "
+        "brackets Wilson's 95 % interval, over queries. Levels are pass rates under policy 0: L1 "
+        "is the easiest (head), L5 and U are the hardest (tail).",
     ]
     if it.metrics is not None:
         parts += ["## What it was trained on", _shares(it), _spent(about)]
@@ -110,9 +111,15 @@ def _result(about: About, split: str, part: Mapping[str, Any]) -> EvalResult:
         dataset_split=one_line(split),
         dataset_args={"content": one_line(about.data.content)},
         metric_type="accuracy",
-        metric_name=f"accuracy of {part['n']} greedy responses",
+        metric_name=_metric(part),
         metric_value=round(part["accuracy"], 4),
     )
+
+
+def _metric(part: Mapping[str, Any]) -> str:
+    if not part.get("samples"):
+        return f"accuracy of {part['n']} greedy responses"
+    return f"{score_name(part['samples'])} of {part['n']} queries"
 
 
 def _on_hub(base: str) -> tuple[str, str]:
@@ -139,18 +146,21 @@ def _lead(about: About, run: RunSummary) -> str:
 def _scores(it: Iteration, zero: Iteration) -> str:
     rows = []
     for split, part in it.scores.items():
-        levels = (part["by_level"].get(level) for level in LEVELS)
+        levels = (counted(it, split, [level]) for level in LEVELS)
+        whole = counted(it, split)
         rows.append(
             [
                 markdown(split),
                 part["n"],
                 part["correct"],
-                f"{percent(part['accuracy'])} ({percents(wilson(part['correct'], part['n']))})",
+                f"{percent(part['accuracy'])} ({percents(whole.interval)})",
                 percent(zero.accuracy(split)),
-                *(f"{level['correct']} of {level['n']}" if level else "–" for level in levels),
+                *(f"{at.correct} of {at.n * at.samples}" if at.n else "–" for at in levels),
             ]
         )
-    return _table(["split", "queries", "correct", "accuracy", "policy 0", *LEVELS], rows)
+    samples = next((part.get("samples", 0) for part in it.scores.values()), 0)
+    columns = ["split", "queries", "correct", score_name(samples), "policy 0"]
+    return _table([*columns, *LEVELS], rows)
 
 
 def _shares(it: Iteration) -> str:

@@ -100,7 +100,13 @@ class Reader:
 def _scores(scores: Mapping[str, Any]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for split, part in scores.items():
-        values[f"accuracy/{split}"] = part["accuracy"]
+        samples = part.get("samples")
+        # Trackers do not allow @ in a name.
+        values[f"avg_at_{samples}/{split}" if samples else f"accuracy/{split}"] = part["accuracy"]
+        for k, passed in part.get("pass_at", {}).items():
+            values[f"pass_at_{k}/{split}"] = passed
+        if samples:
+            values[f"maj_at_{samples}/{split}"] = part["majority"]
         values[f"response_tokens/{split}"] = part["tokens_mean"]
         for level, at in part["by_level"].items():
             values[f"accuracy_{split}/{level}"] = at["accuracy"]

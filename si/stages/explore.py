@@ -76,11 +76,13 @@ class Params(stage.Params):
 
     Attributes:
         iteration: the iteration whose seeds are used; 0 where responses do not depend on it.
-        round: 1, 2 for the draws of a resampling stage, 0 for levels and evaluation.
+        round: 1, 2 for the draws of a resampling stage, 0 for levels and greedy evaluation,
+            3 (`EVALUATION`) for sampled evaluation.
         k: samples per query; 0 where draws say how many.
         select: the queries, where there are no draws.
         shard_queries: distinct queries per shard.
         greedy: one response per query at temperature 0.
+        temperature: of the samples, where it is not the recipe's `sampling.temperature`.
     """
 
     iteration: int
@@ -89,6 +91,7 @@ class Params(stage.Params):
     select: list[Slice]
     shard_queries: int
     greedy: bool
+    temperature: Annotated[float | None, LATER] = None
 
 
 class Facts(stage.Facts):
@@ -190,8 +193,9 @@ def _draws(job: Job[Settings, Params], data: Dataset) -> list[Draw]:
 def _sampler(job: Job[Settings, Params]) -> Sampler:
     """The engine with the policy loaded."""
     settings = job.settings.sampling
-    if job.params.greedy:
-        settings = settings.model_copy(update={"temperature": 0.0})
+    temperature = 0.0 if job.params.greedy else job.params.temperature
+    if temperature is not None:
+        settings = settings.model_copy(update={"temperature": temperature})
     engine = load_class("engine", settings.engine, ENGINES, Sampler)  # type: ignore[type-abstract]
     policy = job.folder("policy")
     # Policy 0 is only needed beneath an adapter; else it is not even fetched.

@@ -14,6 +14,7 @@
     plain: "second round, plain",
     guided: "second round, guided",
     greedy: "greedy, held out",
+    sampled: "sampled, held out",
   };
   const METHODS = {
     exact: "same text",
@@ -152,7 +153,7 @@
   // --- one sample -----------------------------------------------------------------------------
   const fact = (name, ...value) => make("div", {}, make("dt", {}, name), make("dd", {}, ...value));
   const trainedOn = (i) => {
-    if (R.how[i] === "greedy") return "never (held out)";
+    if (R.how[i] === "greedy" || R.how[i] === "sampled") return "never (held out)";
     if (!R.copies[i]) return "no";
     return R.copies[i] === 1 ? "once" : `${count(R.copies[i])} copies`;
   };
