@@ -55,8 +55,9 @@ def iterate(
     _check_reachable(recipe, place)
     check_requirements(found.requires, place)
     name = run_name(wanted.run or recipe.run_name)
+    plan = _plan(place, recipe, name)
     if wanted.dry_run:
-        _show_plan(place, recipe, name, output)
+        _show_plan(plan, name, output)
         return
     begun = begin(cluster, place, recipe, name, wanted.fresh, wanted.apply)
     for note in begun.notes:
@@ -121,8 +122,13 @@ def _check_reachable(recipe: Recipe, place: Place) -> None:
         )
 
 
-def _show_plan(place: Place, recipe: Recipe, run: str, output: str | None) -> None:
-    """Print the objects of one iteration, without addresses, which depend on earlier stages."""
+def _plan(place: Place, recipe: Recipe, run: str) -> list[dict[str, Any]]:
+    """The run's object and the Jobs of one iteration, without addresses, which depend on earlier
+    stages.
+
+    Raises:
+        RecipeError: if the place patches pods in a way that is not allowed.
+    """
     owner = run_object(place, run, recipe)
     owner["metadata"]["uid"] = "00000000-0000-0000-0000-000000000000"
     jobs = [controller_job(place, run, 1, owner)]
@@ -133,6 +139,12 @@ def _show_plan(place: Place, recipe: Recipe, run: str, output: str | None) -> No
         width = shards if STAGES[stage].sharded else 1
         spec = Spec(stage, "it01", {}, {}, {}, width)
         jobs.append(stage_job(place, run, 1, f"it01/{stage}", spec, owner))
+    return [owner, *jobs]
+
+
+def _show_plan(plan: list[dict[str, Any]], run: str, output: str | None) -> None:
+    """Print what would be created."""
+    owner, *jobs = plan
     del owner["metadata"]["uid"]
     if output == "yaml":
         for each in jobs:

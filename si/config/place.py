@@ -62,6 +62,31 @@ class Pods(Section):
     """Size of /dev/shm, which counts as the pod's memory."""
     env: dict[str, str] = Field({})
     """Additional environment variables; never credentials."""
+    env_from: list[dict[str, Any]] = Field([])
+    """Secrets and ConfigMaps whose keys become variables, in Kubernetes' syntax."""
+    labels: dict[str, str] = Field({})
+    """Additional labels of the Jobs and their pods."""
+    annotations: dict[str, str] = Field({})
+    """Annotations of the Jobs and their pods."""
+    runtime_class: str = ""
+    """Name of a RuntimeClass, such as `nvidia`; empty for the node's default."""
+    scheduler: str = ""
+    """Name of a scheduler; empty for the cluster's default."""
+    affinity: dict[str, Any] = Field({})
+    """Affinity, in Kubernetes' syntax."""
+    topology_spread: list[dict[str, Any]] = Field([])
+    """Topology spread constraints, in Kubernetes' syntax."""
+    volumes: list[dict[str, Any]] = Field([])
+    """Additional volumes, in Kubernetes' syntax."""
+    mounts: list[dict[str, Any]] = Field([])
+    """Additional volume mounts, in Kubernetes' syntax."""
+    scratch: str = ""
+    """Size limit of the scratch volume, which the pod then also requests as ephemeral storage;
+    empty for none."""
+    active_deadline: Positive | None = None
+    """Seconds after which a Job fails, queueing included; null for never."""
+    pod: dict[str, Any] = Field({})
+    """Strategic merge patch of the pod template (`metadata` and `spec`), applied last."""
 
     @property
     def amounts(self) -> dict[str, str]:
@@ -76,6 +101,19 @@ class Pods(Section):
             for name, amount in self.amounts.items()
             if (name.endswith("/gpu") or "/mig-" in name) and amount.isdecimal()
         )
+
+
+class Helper(Section):
+    """The pods of a Job that is not a stage. What is not set here, another kind of pods decides."""
+
+    resources: dict[Literal["requests", "limits"], dict[str, Quantity]] = Field({})
+    """A pod's requests and limits, in Kubernetes' syntax; empty for the default."""
+    node_selector: dict[str, str] | None = None
+    """Labels that a node must have; null for those of the other kind."""
+    tolerations: list[dict[str, Any]] | None = None
+    """Taints that the pods tolerate; null for those of the other kind."""
+    pod: dict[str, Any] = Field({})
+    """Strategic merge patch of the pod template (`metadata` and `spec`), applied last."""
 
 
 IMAGES = {kind: f"si-ctl-{kind}:{__version__}" for kind in ("explore", "verify", "train")}
@@ -93,6 +131,17 @@ class Kubernetes(Section):
     secret: str = ""
     """Secret with the bucket's credentials (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY); empty if
     pods get them another way."""
+    secret_keys: dict[str, str] = Field({})
+    """Keys of that Secret by the variables that they become, for a Secret with other names:
+    {AWS_ACCESS_KEY_ID: user, AWS_SECRET_ACCESS_KEY: password}. Empty if its keys are the
+    variables."""
+    ca_secret: str = ""
+    """Secret whose key ca.crt has all certificate authorities that pods trust, for a private
+    one; empty for those of the images."""
+    user: int | None = Field(10001, gt=0)
+    """User and group of all pods; null where the platform assigns them (OpenShift)."""
+    allow_unrestricted: bool = False
+    """Whether `pod` and `volumes` may lift what the `restricted` Pod Security Standard asks for."""
     pull_policy: Literal["IfNotPresent", "Always", "Never"] = "IfNotPresent"
     """When to pull images."""
     pull_secrets: list[str] = Field([])
@@ -113,6 +162,11 @@ class Kubernetes(Section):
     """Pods for everything without a GPU, including the controller."""
     train: Pods = Pods(image=IMAGES["train"])
     """Pods that train."""
+    fetch: Helper = Helper()
+    """The pod that fetches from the hub. By default it has explore's nodes and resources without
+    GPUs."""
+    controller: Helper = Helper()
+    """The controller's pod. By default it has verify's nodes, and small resources."""
 
     @model_validator(mode="before")
     @classmethod

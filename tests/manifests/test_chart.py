@@ -38,6 +38,24 @@ PODS = {
     "shared_memory": "16Gi",
     # What a careless writer of YAML would turn into numbers, times and booleans.
     "env": {"A": "1e5", "B": "yes", "C": "0x1F", "D": "12:30:45", "E": "0o17", "F": "1_000"},
+    "env_from": [{"configMapRef": {"name": "proxy"}}],
+    "labels": {"team": "vision"},
+    "annotations": {"karpenter.sh/do-not-disrupt": "true"},
+    "runtime_class": "nvidia",
+    "scheduler": "volcano",
+    "affinity": {"podAntiAffinity": {}},
+    "topology_spread": [{"topologyKey": "rack", "maxSkew": 1}],
+    "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}],
+    "mounts": [{"name": "data", "mountPath": "/data"}],
+    "scratch": "200Gi",
+    "active_deadline": 3600,
+    "pod": {"spec": {"dnsPolicy": "Default"}},
+}
+HELPER = {
+    "resources": {"limits": {"cpu": "2"}},
+    "node_selector": {"pool": "cpu"},
+    "tolerations": [],
+    "pod": {"metadata": {"annotations": {"a": "b"}}},
 }
 FULL = {
     "place": {
@@ -62,6 +80,12 @@ FULL = {
         "kubernetes": {
             "secret": "bucket",
             "hub_secret": "hub-token",
+            "secret_keys": {},
+            "ca_secret": "authorities",
+            "user": 20000,
+            "allow_unrestricted": True,
+            "fetch": HELPER,
+            "controller": HELPER,
             "pull_policy": "Always",
             "pull_secrets": ["registry", "other"],
             "queue": "team-a",
@@ -443,9 +467,10 @@ def test_pods_pass_the_restricted_standard(either):
     for pod in pods:
         spec = pod["spec"]
         assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
-        assert all(not v.keys() - {"name", "configMap", "emptyDir"} for v in spec["volumes"])
+        kinds = {"name", "configMap", "emptyDir", "secret"}
+        assert all(not v.keys() - kinds for v in spec["volumes"])
         assert spec["securityContext"]["runAsNonRoot"] is True
-        assert spec["securityContext"]["runAsUser"] == 10001
+        assert spec["securityContext"]["runAsUser"] in (10001, 20000)
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert spec["automountServiceAccountToken"] is False
         assert spec["serviceAccountName"] == "si-stage"
@@ -471,6 +496,34 @@ def test_the_check_is_a_pod_of_the_place(render):
     assert spec["nodeSelector"] == PODS["node_selector"]
     assert spec["tolerations"] == PODS["tolerations"]
     assert spec["priorityClassName"] == "low"
+
+
+def test_the_check_has_other_keys_authorities_and_users(render):
+    """A Secret with keys of its own, a private authority, and a platform that assigns users."""
+    keys = {"AWS_ACCESS_KEY_ID": "user", "AWS_SECRET_ACCESS_KEY": "password"}
+    given = {"secret": "bucket", "secret_keys": keys, "ca_secret": "authorities", "user": None}
+    values = {**STORE, "place": {"store": "s3://b", "kubernetes": given}}
+    spec = render(values)["Pod", "si-check"]["spec"]
+    (container,) = spec["containers"]
+    variables = {each["name"]: each for each in container["env"]}
+    for name, key in keys.items():
+        reference = {"secretKeyRef": {"name": "bucket", "key": key}}
+        assert variables[name]["valueFrom"] == reference
+    assert "envFrom" not in container
+    assert variables["AWS_CA_BUNDLE"]["value"] == "/etc/si-ctl/ca/ca.crt"
+    mounts = {each["name"]: each["mountPath"] for each in container["volumeMounts"]}
+    assert mounts["ca"] == "/etc/si-ctl/ca"
+    assert {"name": "ca", "secret": {"secretName": "authorities"}} in spec["volumes"]
+    assert spec["securityContext"].keys() == {"runAsNonRoot", "seccompProfile"}
+
+
+def test_amounts_may_be_numbers(render, tmp_path):
+    """`--set` gives numbers, which Kubernetes takes, too."""
+    limits = {"nvidia.com/gpu": 2, "cpu": 0.5, "memory": "8Gi"}
+    values = {**STORE, "place": {"store": "s3://b", "kubernetes": {"train": {}}}}
+    values["place"]["kubernetes"]["train"]["resources"] = {"limits": limits}
+    train = place_of(render(values), tmp_path)[0].kubernetes.train
+    assert train.resources["limits"] == {"nvidia.com/gpu": "2", "cpu": "0.5", "memory": "8Gi"}
 
 
 def test_the_check_checks(render, s3_server, tmp_path):

@@ -12,8 +12,10 @@ from typing import Any
 
 import yaml
 
-from si import __version__, resources
-from si.config.place import Place, Pods, place_environment
+from si import __version__
+from si import resources as shipped
+from si.clusters.kubernetes.pods import fill, limit_scratch, patched, resources, variables
+from si.config.place import Helper, Place, Pods, place_environment
 from si.config.recipe import Recipe
 from si.entry import Entry
 from si.stages import STAGES
@@ -93,12 +95,24 @@ def controller_job(place: Place, run: str, attempt: int, owner: Mapping[str, Any
     """The controller's Job; `owner` is the run's ConfigMap as read from the cluster."""
     job = _template("controller")
     name = short(place.kubernetes.release, run, f"controller-{attempt}")
-    _fill(job, place, place.kubernetes.verify, name, run, {ATTEMPT: str(attempt)}, owner)
+    own = place.kubernetes.controller
+    pods = _inherit(place.kubernetes.verify, own)
+    _fill(job, place, pods, name, run, {ATTEMPT: str(attempt)}, owner)
     container = job["spec"]["template"]["spec"]["containers"][0]
+    if own.resources:
+        resources(container, own.resources)
     container["args"] = [run, f"--release={place.kubernetes.release}"]
     # It mostly waits: the resources of verification would be wasted on it.
     job["spec"]["template"]["spec"]["serviceAccountName"] = place.kubernetes.controller_account
-    return _sealed(job)
+    return _sealed(job, place, "controller")
+
+
+def _inherit(pods: Pods, own: Helper) -> Pods:
+    """The settings of a helper's pods: its own, and for the rest those of another kind. A deadline
+    and a scratch volume's limit are a stage's alone."""
+    given = {"node_selector": own.node_selector, "tolerations": own.tolerations}
+    changed: dict[str, Any] = {name: it for name, it in given.items() if it is not None}
+    return pods.model_copy(update=changed | {"active_deadline": None, "scratch": ""})
 
 
 def stage_job(
@@ -132,13 +146,14 @@ def stage_job(
         "--worker=$(JOB_COMPLETION_INDEX)",
         f"--workers={workers}",
     ]
-    container["resources"] = dict(pods.resources)
+    resources(container, pods.resources, pods.scratch)
+    limit_scratch(template, pods.scratch)
     for volume in template["volumes"]:
         if volume["name"] == "shm":
             volume["emptyDir"]["sizeLimit"] = pods.shared_memory
     if trains_together(place, spec):
         _together(job, place)
-    return _sealed(job)
+    return _sealed(job, place, STAGES[spec.stage].image)
 
 
 def fetch_job(
@@ -160,7 +175,8 @@ def fetch_job(
         attempt: 1, or more if earlier Jobs of this kind have failed.
     """
     kubernetes = place.kubernetes
-    job, pods = _template("fetch"), kubernetes.explore
+    own = kubernetes.fetch
+    job, pods = _template("fetch"), _inherit(kubernetes.explore, own)
     _fill_entry(job, place, pods, run, generation, FETCH, attempt, digest(wish), owner)
     job["spec"]["backoffLimit"] = place.retries
     template = job["spec"]["template"]["spec"]
@@ -172,26 +188,25 @@ def fetch_job(
         token = {"secretRef": {"name": kubernetes.hub_secret}}
         container["envFrom"] = [*container["envFrom"], token]
     if kubernetes.cache_claim:
-        container["env"] += _variables({"HF_HOME": "/cache/huggingface"})
+        container["env"] += variables({"HF_HOME": "/cache/huggingface"})
         claim = {"claimName": kubernetes.cache_claim}
         template["volumes"].append({"name": "cache", "persistentVolumeClaim": claim})
         container["volumeMounts"].append({"name": "cache", "mountPath": "/cache"})
-    container["resources"] = {
+    amounts = own.resources or {
         kind: {what: much for what, much in amounts.items() if "/" not in what}  # such as GPUs
         for kind, amounts in pods.resources.items()
     }
-    return _sealed(job)
+    resources(container, amounts)
+    return _sealed(job, place, "fetch")
 
 
-def _sealed(job: Manifest) -> Manifest:
-    """The Job with its pod template's digest, by which a Job with other settings is recognised."""
+def _sealed(job: Manifest, place: Place, kind: str) -> Manifest:
+    """The Job with the patch of its kind of pods and its pod template's digest, by which a Job with
+    other settings is recognised."""
+    patched(job, place.kubernetes, kind, getattr(place.kubernetes, kind).pod)
     sealed = digest(job["spec"]["template"])
     job["metadata"].setdefault("annotations", {})[TEMPLATE] = sealed
     return job
-
-
-def _variables(given: Mapping[str, str]) -> list[dict[str, str]]:
-    return [{"name": name, "value": value} for name, value in given.items()]
 
 
 def trains_together(place: Place, spec: Spec) -> bool:
@@ -243,7 +258,7 @@ def _fill_entry(
     job["metadata"].setdefault("annotations", {})[KEY] = key
     template = job["spec"]["template"]["spec"]
     template["serviceAccountName"] = place.kubernetes.stage_account
-    template["containers"][0]["env"] += _variables(place_environment(place))
+    template["containers"][0]["env"] += variables(place_environment(place))
 
 
 def _fill(
@@ -270,27 +285,12 @@ def _fill(
     ]
     job["spec"]["ttlSecondsAfterFinished"] = kubernetes.keep_finished
     job["spec"]["template"]["metadata"]["labels"] |= labels
-    template = job["spec"]["template"]["spec"]
-    for field, value in (
-        ("nodeSelector", pods.node_selector),
-        ("tolerations", pods.tolerations),
-        ("priorityClassName", pods.priority_class),
-        ("imagePullSecrets", [{"name": secret} for secret in kubernetes.pull_secrets]),
-    ):
-        if value:
-            template[field] = value
-    container = template["containers"][0]
-    container["image"] = pods.image
-    template["terminationGracePeriodSeconds"] = pods.grace_seconds
-    container["imagePullPolicy"] = kubernetes.pull_policy
-    container["env"] += _variables(pods.env)
-    if kubernetes.secret:
-        container["envFrom"] = [{"secretRef": {"name": kubernetes.secret}}]
+    fill(job, kubernetes, pods)
 
 
 @cache
 def _text(stage: str) -> str:
-    return (resources.folder("k8s") / f"{stage}.yaml").read_text()
+    return (shipped.folder("k8s") / f"{stage}.yaml").read_text()
 
 
 def _template(stage: str) -> Manifest:
