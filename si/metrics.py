@@ -5,6 +5,7 @@ nothing count, too. A metric that has no value (a ratio over nothing) becomes No
 those of docs/method.md, "Matthew metrics".
 """
 
+from collections.abc import Sequence
 from math import comb
 from typing import Any
 
@@ -108,6 +109,15 @@ def pass_at(k: int, n: int, correct: int) -> float:
 def up_to(n: int) -> list[int]:
     """The k for which pass@k of n samples is shown: 1, 2, 4 ... and n."""
     return sorted({n, *(1 << i for i in range(n.bit_length()) if 1 << i <= n)})
+
+
+def ends(losses: Sequence[float]) -> tuple[float, float] | None:
+    """Mean loss of the first and of the last quarter of the gradient steps; None without steps.
+    Single steps are too noisy to compare."""
+    if not losses:
+        return None
+    quarter = max(1, len(losses) // 4)
+    return sum(losses[:quarter]) / quarter, sum(losses[-quarter:]) / quarter
 
 
 def step_counts(texts: pa.Array, separator: str) -> Array:

@@ -10,16 +10,15 @@ from functools import cached_property
 from typing import Any
 
 from si.records import HEAD, LEVELS, TAIL
-from si.report.findings import matthew, moved, progress, sentence, to_json
+from si.report.compare_words import FEW_SEEDS, measure, said
+from si.report.findings import to_json
 from si.report.groups import Difference, Group, Named, Runs, differences, grouped, mean
 from si.report.intervals import crossed
-from si.report.summary import SPENT, Iteration, RunSummary
+from si.report.summary import SPENT, Iteration
 from si.report.tables import Table, number, percent, percents, point_range, points, probability
 from si.store.port import Store
 
 __all__ = ["Comparison", "Named", "compare", "page"]
-
-FEW_SEEDS = 5  # with fewer, an interval over seeds is too narrow, and the text says so
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Comparison:
 
     @cached_property
     def differences(self) -> list[Difference]:
-        """Differences of every group from the first."""
+        """Differences of every group's trained policies from the first's."""
         first, *others = self.groups
         return [
             found
@@ -46,7 +45,7 @@ class Comparison:
 
     @cached_property
     def gains(self) -> list[Difference]:
-        """Differences of every group from its own policy 0."""
+        """Differences of every group's trained policies from its own policy 0."""
         return [
             found
             for which in ("best", "last")
@@ -55,8 +54,21 @@ class Comparison:
         ]
 
     @cached_property
+    def same(self) -> list[Difference]:
+        """Differences of every group from the first at the same iteration, on all queries."""
+        first, *others = self.groups
+        shared = min(run.last for _, run in self.runs)
+        return [
+            found
+            for group in others
+            for t in range(1, shared + 1)
+            for found in differences(group, first, str(t), str(t))
+            if found.queries == "all"
+        ]
+
+    @cached_property
     def words(self) -> list[tuple[str, str]]:
-        return _words(self)
+        return said(self.groups, self.differences, self.same, self.gains)
 
     @cached_property
     def tables(self) -> list[Table]:
@@ -65,7 +77,7 @@ class Comparison:
             _accuracy(runs, "best"),
             _accuracy(runs, "last"),
             *([_seeds(self)] if any(len(group.runs) > 1 for group in self.groups) else []),
-            *([_paired(self)] if len(self.groups) > 1 else []),
+            *([_paired(self), _same(self)] if len(self.groups) > 1 else []),
             *(_shares(runs, what) for what in ("successes", "examples")),
             _spent(runs),
         ]
@@ -79,6 +91,7 @@ class Comparison:
                 for g in self.groups
             ],
             "differences": [found.to_json() for found in self.differences],
+            "same_iteration": [found.to_json() for found in self.same],
             "gains": [found.to_json() for found in self.gains],
             "runs": {name: to_json(run) for name, run in self.runs},
         }
@@ -89,126 +102,27 @@ def compare(store: Store, runs: Sequence[Named]) -> Comparison:
     return Comparison(grouped(store, runs))
 
 
-# --- words ---------------------------------------------------------------------------------
-
-
-def _words(found: Comparison) -> list[tuple[str, str]]:
-    words = [(name, f"{progress(run)} {matthew(run).words}") for name, run in found.runs]
-    for group in found.groups:
-        if len(group.runs) > 1:
-            words.append((group.name, _over_seeds(group, found.gains)))
-    first = found.groups[0]
-    for group in found.groups[1:]:
-        sentences = f"{_apart(group, first)} {_gain(group, found.differences)}"
-        words.append((f"{group.name} against {first.name}", sentences.strip()))
-    return words
-
-
-def _over_seeds(group: Group, gains: Sequence[Difference]) -> str:
-    seen = [matthew(run).seen for _, run in group.runs]
-    verdicts = ", ".join(
-        f"{seen.count(kind)} {kind}" for kind in ("yes", "partly", "no", "unknown") if kind in seen
-    )
-    return (
-        f"{len(group.runs)} runs that differ in their seeds: "
-        f"{', '.join(map(str, group.seeds))}. {_gain(group, gains)} "
-        f"The Matthew effect is visible: {verdicts}."
-    )
-
-
-def _apart(group: Group, first: Group) -> str:
-    """How the shares of successes differ, at the last iteration that all runs have."""
-    runs = [run for _, run in (*group.runs, *first.runs)]
-    shared = min(len(run.trained) for run in runs)
-    if shared < 2 or len({run.data for run in runs}) > 1:
-        why = "the data differ" if shared >= 2 else "they share too few iterations"
-        return f"The effect of re-balancing cannot be compared: {why}."
-    here, there = ([run.trained[shared - 1] for _, run in side.runs] for side in (group, first))
-    gaps = [_share(here, levels) - _share(there, levels) for levels in (HEAD, TAIL)]
-    gap = (
-        f"at iteration {shared} the head's share of successes is {_gap(gaps[0])}, the tail's "
-        f"{_gap(gaps[1])}"
-    )
-    if len(runs) > 2:
-        return f"Over seeds, {gap}."
-    head, tail = (moved(there[0], here[0], levels) for levels in (HEAD, TAIL))
-    if head < 0 < tail:
-        verdict = "Fewer of its successes are head, and more are tail"
-    elif tail < 0 < head:
-        verdict = "More of its successes are head, and fewer are tail"
-    elif head == tail == 0:
-        verdict = "The shares of its successes differ no more than chance explains"
-    else:
-        verdict = "The shares of its successes differ, but not clearly for both head and tail"
-    return f"{verdict}: {gap}. {_effects(*first.runs[0], *group.runs[0])}".strip()
-
-
-def _share(iterations: Sequence[Iteration], levels: Sequence[str]) -> float:
-    """Mean share of these levels among the successes."""
-    shares = [it.share("successes", levels) or 0.0 for it in iterations]
-    return sum(shares) / len(shares)
-
-
-def _effects(first_name: str, first: RunSummary, name: str, run: RunSummary) -> str:
-    """What the two verdicts on the Matthew effect mean side by side."""
-    theirs, ours = matthew(first).seen, matthew(run).seen
-    if theirs in ("yes", "partly") and ours == "no":
-        return f"{first_name} shows the Matthew effect, {name} does not: it was counteracted."
-    if theirs == "no" and ours in ("yes", "partly"):
-        return f"{name} shows the Matthew effect, {first_name} does not."
-    if theirs == ours == "no":
-        return "Neither shows the Matthew effect, so there is nothing to counteract."
-    if "unknown" in (theirs, ours):
-        return ""
-    return "Both show the Matthew effect, at least in part."
-
-
-def _gain(group: Group, differences: Sequence[Difference]) -> str:
-    """The group's difference in test accuracy, best iterations by dev, and that of the tail."""
-    mine = {d.queries: d for d in differences if (d.group, d.which) == (group.name, "best")}
-    if "all" not in mine:
-        return ""
-    whole = mine["all"]
-    seeds = max(whole.seeds, whole.against_seeds)
-    over = "queries" if seeds == 1 else "seeds and queries"
-    against = "against policy 0" if whole.against == "policy 0" else f"against {whole.against}"
-    gains = [
-        f"On test, best by dev, {against}: {points(whole.value)} "
-        f"(95 % interval {point_range(whole.interval)}, bootstrap over {over})"
-    ]
-    if "tail" in mine:
-        tail = mine["tail"]
-        gains.append(f"on the tail {points(tail.value)} ({point_range(tail.interval)})")
-    ends = [sentence(whole.change.words)] if whole.change else []
-    if 1 < seeds < FEW_SEEDS or (seeds > 1 and 1 in (whole.seeds, whole.against_seeds)):
-        ends.append("With so few seeds the interval is too narrow.")
-    return " ".join([f"{'; '.join(gains)}.", *ends])
-
-
-def _gap(gap: float) -> str:
-    """-0.07 -> `7.0 points lower`."""
-    return f"{abs(round(100 * gap, 9)):.1f} points {'higher' if gap > 0 else 'lower'}"
-
-
 # --- tables --------------------------------------------------------------------------------
 
 
 def _accuracy(runs: Runs, which: str) -> Table:
     title = {
-        "best": "Test accuracy, best iteration by dev",
-        "last": "Test accuracy, last iteration",
+        "best": "best trained iteration by dev",
+        "last": "last iteration",
     }[which]
     rows = []
     for name, run in runs:
-        t = run.best if which == "best" else run.last
+        t = run.best_trained if which == "best" else run.last
         it = None if t is None else run.iterations[t]
         cells = [it.accuracy("test", level) if it else None for level in (None, *LEVELS)]
+        cells.insert(1, run.iterations[0].accuracy("test"))
         rows.append([name, "–" if t is None else str(t), *map(percent, cells)])
     return Table(
-        title,
-        ["run", "iteration", "all", *LEVELS],
+        f"Test {measure(runs)}, {title}",
+        ["run", "iteration", "all", "policy 0", *LEVELS],
         rows,
-        "Levels are pass rates under policy 0: L1 easiest (head), L5 and U hardest (tail).",
+        "Policy 0: before training, on all queries. Levels are pass rates under policy 0: L1 "
+        "easiest (head), L5 and U hardest (tail).",
     )
 
 
@@ -228,7 +142,7 @@ def _seeds(found: Comparison) -> Table:
             cells = [percent(mean(right)), percents(interval), spread]
             rows.append([group.name, label, str(len(each)), *cells])
     return Table(
-        "Test accuracy over seeds",
+        f"Test {measure(found.runs)} over seeds",
         ["group", "iteration", "seeds", "mean", "95 % interval", "lowest to highest seed"],
         rows,
         "Interval: bootstrap over seeds and queries, drawn independently; too narrow with fewer "
@@ -236,7 +150,25 @@ def _seeds(found: Comparison) -> Table:
     )
 
 
-_WHICH = {"best": "best by dev", "last": "last"}
+_WHICH = {"best": "best trained", "last": "last"}
+
+
+def _same(found: Comparison) -> Table:
+    return Table(
+        f"At the same iteration against {found.groups[0].name}, on test",
+        ["group", "iteration", "difference", "95 % interval", "more than chance"],
+        [
+            [
+                each.group,
+                each.which,
+                points(each.value),
+                point_range(each.interval),
+                "yes" if each.real else "no",
+            ]
+            for each in found.same
+        ],
+        "All queries; trained policies with trained ones.",
+    )
 
 
 def _paired(found: Comparison) -> Table:
@@ -348,26 +280,18 @@ def _plots(found: Comparison, colours: Mapping[str, str]) -> dict[str, list[Any]
                 series.append(Line("", values, colours[group.name]))
         return series
 
-    def by_level(group: Group, level: str) -> float | None:
-        known = [value for it in group.picked("best") if (value := it.accuracy("test", level))]
-        return sum(known) / len(known) if known else None
-
+    title = f"Test {measure(found.runs)}"
+    by_level = [
+        Line(g.name, [_on_level(g, level) for level in LEVELS], colours[g.name])
+        for g in found.groups
+    ]
     drawn = [
         (
-            lines("accuracy", "Test accuracy", range(last + 1), over(0, _on_test), close=True),
+            lines("accuracy", title, range(last + 1), over(0, _on_test), close=True),
             "Which line ends higher, by more than lines move between iterations?",
         ),
         (
-            bars(
-                "levels",
-                "Test accuracy by level, best by dev",
-                LEVELS,
-                [
-                    Line(g.name, [by_level(g, v) for v in LEVELS], colours[g.name])
-                    for g in found.groups
-                ],
-                share=True,
-            ),
+            bars("levels", f"{title} by level, best trained", LEVELS, by_level, share=True),
             "Where is the gain: among the easy queries on the left, or the hard ones on the right?",
         ),
     ]
@@ -375,8 +299,8 @@ def _plots(found: Comparison, colours: Mapping[str, str]) -> dict[str, list[Any]
     if best:
         rows = [(each.queries, each.value, each.interval, colours[each.group]) for each in best]
         look = (
-            f"Difference from {found.groups[0].name}, best iterations by dev. A bar is a 95 % "
-            "interval; one that crosses zero may be chance."
+            f"Difference from {found.groups[0].name}, best trained iterations by dev. A bar is a "
+            "95 % interval; one that crosses zero may be chance."
         )
         drawn.insert(1, (spans("differences", "Difference on test", rows), look))
     shares = []
@@ -394,6 +318,13 @@ def _plots(found: Comparison, colours: Mapping[str, str]) -> dict[str, list[Any]
 
 def _on_test(it: Iteration) -> float | None:
     return it.accuracy("test")
+
+
+def _on_level(group: Group, level: str) -> float | None:
+    """Mean over runs of the best trained iteration's accuracy on a level's queries."""
+    values = [it.accuracy("test", level) for it in group.picked("best")]
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 _LOOK = {

@@ -5,6 +5,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from si.metrics import ends
 from si.records import HEAD, LEVELS, TAIL
 from si.report.counts import counted
 from si.report.palette import SERIES
@@ -12,7 +13,7 @@ from si.report.plots import Line, Plot, lines, stacked
 from si.report.summary import Iteration, RunSummary
 from si.report.tables import number, percent, points
 
-LOSSES = 150  # maximum points of a loss curve
+LOSSES = 40  # maximum points of a loss curve; more would show noise
 
 
 def draw(run: RunSummary) -> dict[str, list[Plot]]:
@@ -76,36 +77,9 @@ def _head_and_tail(run: RunSummary, split: str) -> str:
 
 def _shares(trained: Sequence[Iteration]) -> list[Plot]:
     xs = [it.t for it in trained]
-
-    def moved(what: str) -> str:
-        return "; ".join(
-            f"{name} {_from_to([it.share(what, levels) for it in trained], percent)}"
-            for name, levels in (("head", HEAD), ("tail", TAIL))
-        )
-
-    def stack(what: str) -> str:
-        layers = [Line(v, [it.share(what, [v]) for it in trained], v) for v in LEVELS]
-        return stacked(what, f"Shares of {what}", xs, layers)
-
     rates = [Line(v, [it.pass_rate(v) for it in trained], v) for v in LEVELS]
-    gaps = []
-    for levels in (HEAD, TAIL):
-        pairs = [(it.share("examples", levels), it.share("successes", levels)) for it in trained]
-        known = [new - old for new, old in pairs if new is not None and old is not None]
-        gaps.append(sum(known) / len(known) if known else None)
     return [
-        _plot(
-            stack("successes"),
-            "Does the bottom layer (head) grow from bar to bar while the top layers (tail) shrink? "
-            "That is the Matthew effect.",
-            f"{moved('successes')}.",
-        ),
-        _plot(
-            stack("examples"),
-            "Compared with the successes: are fewer examples head, and more of them tail?",
-            f"re-balancing moved the head's share by {points(gaps[0])} and the tail's by "
-            f"{points(gaps[1])} (means over iterations).",
-        ),
+        *_stages_of_shares(trained),
         _plot(
             lines("pass", "First-round pass rate by level", xs, rates),
             "How often samples are correct before any re-balancing. Do the lower lines rise?",
@@ -117,6 +91,58 @@ def _shares(trained: Sequence[Iteration]) -> list[Plot]:
             + ".",
         ),
     ]
+
+
+def _stages_of_shares(trained: Sequence[Iteration]) -> list[Plot]:
+    """Shares by level of the first round's successes, of all successes where there is a second
+    round, and of the examples where they are not simply the successes."""
+    look = (
+        "Does the bottom layer (head) grow from bar to bar while the top layers (tail) shrink? "
+        "That is the Matthew effect."
+    )
+    if any((it.spent or {}).get("samples_2") for it in trained):
+        first = _stack(trained, "first", "Shares of the first round's successes", look)
+        change = _gaps(trained, "first", "successes")
+        look = (
+            "Compared with the first round alone: are fewer successes head, and more of them tail?"
+        )
+        here = (
+            f"the second round moved the head's share by {change[0]} and the tail's by {change[1]}"
+        )
+        rounds = "Shares of both rounds' successes"
+        drawn = [first, _stack(trained, "successes", rounds, look, f"{here} (means).")]
+    else:
+        drawn = [_stack(trained, "successes", "Shares of successes", look)]
+    change = _gaps(trained, "successes", "examples")
+    if change != (points(0.0), points(0.0)):
+        look = "Compared with the successes: are fewer examples head, and more of them tail?"
+        here = f"re-balancing moved the head's share by {change[0]} and the tail's by {change[1]}"
+        title = "Shares of examples"
+        drawn.append(_stack(trained, "examples", title, look, f"{here} (means over iterations)."))
+    return drawn
+
+
+def _stack(trained: Sequence[Iteration], what: str, title: str, look: str, here: str = "") -> Plot:
+    layers = [Line(v, [_share(it, what, [v]) for it in trained], v) for v in LEVELS]
+    moved = "; ".join(
+        f"{name} {_from_to([_share(it, what, levels) for it in trained], percent)}"
+        for name, levels in (("head", HEAD), ("tail", TAIL))
+    )
+    return _plot(stacked(what, title, [it.t for it in trained], layers), look, here or f"{moved}.")
+
+
+def _share(it: Iteration, what: str, levels: Sequence[str]) -> float | None:
+    return it.first_round_share(levels) if what == "first" else it.share(what, levels)
+
+
+def _gaps(trained: Sequence[Iteration], before: str, after: str) -> tuple[str, str]:
+    """By how many points the shares of head and tail differ, on the mean over iterations."""
+    found = []
+    for levels in (HEAD, TAIL):
+        pairs = [(_share(it, after, levels), _share(it, before, levels)) for it in trained]
+        known = [new - old for new, old in pairs if new is not None and old is not None]
+        found.append(points(sum(known) / len(known) if known else None))
+    return found[0], found[1]
 
 
 def _lengths(trained: Sequence[Iteration]) -> list[Plot]:
@@ -185,7 +211,8 @@ def _losses(trained: Sequence[Iteration]) -> Plot:
         means = [it.losses[i : i + width] for i in starts]
         values = [sum(part) / len(part) if part else None for part in means]
         series.append(Line(f"it. {it.t}", values, SERIES[(it.t - 1) % len(SERIES)]))
-    firsts, lasts = ([it.losses[i] for it in trained if it.losses] for i in (0, -1))
+    pairs = [found for it in trained if (found := ends(it.losses))]
+    firsts, lasts = ([pair[i] for pair in pairs] for i in (0, 1))
     return _plot(
         lines(
             "losses",
@@ -197,8 +224,8 @@ def _losses(trained: Sequence[Iteration]) -> Plot:
             points=False,
         ),
         "The loss should fall. If it starts low, the policy already gives such answers.",
-        f"from iteration to iteration the first step's loss is {_from_to(firsts, _loss)}, the last "
-        f"step's {_from_to(lasts, _loss)}."
+        f"from iteration to iteration the mean of the first quarter is {_from_to(firsts, _loss)}, "
+        f"of the last {_from_to(lasts, _loss)}."
         if firsts
         else "no losses were recorded.",
     )

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from math import sqrt
 from typing import Any, NamedTuple
 
+from si.answers.unread import LARGEST
 from si.records import HEAD, TAIL
 from si.report.counts import Change, between
 from si.report.summary import Iteration, RunSummary, score_name
@@ -80,28 +81,76 @@ def _of_queries(run: RunSummary) -> str:
 
 
 def rebalanced(run: RunSummary) -> str:
-    """How re-balancing moved shares from successes to training examples, over all iterations."""
+    """What re-balancing did to the shares: the second round against the first alone, and the
+    reshaping of all successes to training examples; means over iterations."""
     if not run.trained:
         return "Nothing has been trained yet."
-    means = {}
-    for name, levels in (("head", HEAD), ("tail", TAIL)):
-        for what in ("successes", "examples"):
-            shares = [it.share(what, levels) for it in run.trained]
-            known = [share for share in shares if share is not None]
-            means[name, what] = sum(known) / len(known) if known else 0.0
-    head, tail = (
-        f"{percent(means[name, 'successes'])} to {percent(means[name, 'examples'])}"
-        for name in ("head", "tail")
+    second = any((it.spent or {}).get("samples_2") for it in run.trained)
+    first, successes, examples = (
+        [_mean_share(run, what, levels) for levels in (HEAD, TAIL)]
+        for what in ("first round", "successes", "examples")
     )
-    if all(abs(means[n, "examples"] - means[n, "successes"]) < 0.0005 for n in ("head", "tail")):
-        return (
-            "The training examples are the unchanged successes: head "
-            f"{percent(means['head', 'examples'])}, tail {percent(means['tail', 'examples'])} "
-            "(mean over iterations)."
+    said = []
+    if second and None not in first:
+        without, given = ([percent(share) for share in shares] for shares in (first, successes))
+        said.append(
+            f"Without the second round the head would have been {without[0]}, the tail "
+            f"{without[1]} of the training data; with it {given[0]} and {given[1]}."
         )
+    reshaped = any(
+        abs((new or 0.0) - (old or 0.0)) >= 0.0005
+        for old, new in zip(successes, examples, strict=True)
+    )
+    head, tail = (
+        f"{percent(old)} to {percent(new)}" for old, new in zip(successes, examples, strict=True)
+    )
+    if reshaped:
+        said.append(
+            f"From successes to training examples, {run.strategy} moved the head's share from "
+            f"{head} and the tail's from {tail}."
+        )
+    elif not said:
+        said.append(
+            "The training examples are the unchanged successes: head "
+            f"{percent(examples[0])}, tail {percent(examples[1])}."
+        )
+    return f"{' '.join(said)} Shares are means over iterations."
+
+
+def _mean_share(run: RunSummary, what: str, levels: Sequence[str]) -> float | None:
+    """Mean over iterations of the levels' share of `successes`, `examples` or the successes of the
+    `first round`; None without any."""
+    shares = [
+        it.first_round_share(levels) if what == "first round" else it.share(what, levels)
+        for it in run.trained
+    ]
+    known = [share for share in shares if share is not None]
+    return sum(known) / len(known) if known else None
+
+
+def unread(run: RunSummary) -> str:
+    """A warning if in some iteration too many responses have no answer to compare; else empty."""
+    many = [it for it in run.trained if (it.unread or 0.0) > LARGEST]
+    if not many:
+        return ""
+    worst = max(many, key=lambda it: it.unread or 0.0)
     return (
-        f"From successes to training examples, {run.strategy} moved the head's share from "
-        f"{head} and the tail's from {tail} (mean over iterations)."
+        f"In {len(many)} of {len(run.trained)} iterations, more than a third of the first round's "
+        f"responses have no answer to compare (up to {percent(worst.unread)}, iteration "
+        f"{worst.t}). Accuracies and shares then measure the form of the answers more than their "
+        "content. Let the prompt ask for a form that is read (`Answer: X` or \\boxed{X}), or judge "
+        "with --set verify.profile=lenient."
+    )
+
+
+def one_sample_levels(run: RunSummary) -> str:
+    """A warning if levels are measured with one sample a query; else empty."""
+    if run.level_samples != 1:
+        return ""
+    return (
+        "Levels are measured with one sample a query (K = 1), so they mean nothing: a query is "
+        "head or tail by the luck of that sample. Read nothing by level on this page. Measure them "
+        "with more samples: --set levels.k=16."
     )
 
 

@@ -11,7 +11,7 @@ from math import lcm
 from typing import Any, NamedTuple
 
 from si.records import HEAD, LEVELS, TAIL
-from si.report.counts import Change, changed
+from si.report.counts import Change, changed, excludes_zero
 from si.report.intervals import Interval, crossed
 from si.report.summary import Iteration, RunSummary, collect
 from si.store.keys import Ref, digest
@@ -49,11 +49,13 @@ class Group:
         return [it.right["test"] for it in self.picked(which) if "test" in it.right]
 
     def picked(self, which: str) -> list[Iteration]:
-        """One iteration of each run: the `best` on dev, the `last`, or `zero`."""
+        """One iteration of each run: of the trained ones the `best` on dev or the `last`, `zero`
+        (policy 0), or the one with this number. Runs without it are left out."""
         found = []
         for _, run in self.runs:
-            t = {"best": run.best, "last": run.last, "zero": 0}[which]
-            if t is not None:
+            named = {"best": run.best_trained, "last": run.last or None, "zero": 0}
+            t = named[which] if which in named else int(which)
+            if t is not None and t <= run.last:
                 found.append(run.iterations[t])
         return found
 
@@ -62,7 +64,7 @@ class Difference(NamedTuple):
     """A group's test accuracy minus another's.
 
     Attributes:
-        which: each run's `best` iteration on dev, or its `last`.
+        which: each run's `best` trained iteration on dev, its `last`, or an iteration's number.
         queries: all, or those of head or tail levels.
         n: how many queries.
         value: mean over seeds (-1 to 1).
@@ -81,6 +83,20 @@ class Difference(NamedTuple):
     value: float
     interval: Interval
     change: Change | None
+
+    @property
+    def real(self) -> bool:
+        """Whether it is more than chance explains, by its interval."""
+        return self.change.real if self.change else excludes_zero(self.interval)
+
+    @property
+    def words(self) -> str:
+        """What its interval says, as a sentence's beginning."""
+        if self.change:
+            return self.change.words
+        if self.interval.low == self.interval.high:
+            return "no answer differs, so the interval has no width"
+        return f"{'more' if self.real else 'no more'} than chance explains"
 
     def to_json(self) -> dict[str, Any]:
         change = self.change and {

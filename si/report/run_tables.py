@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from si.metrics import ends
 from si.records import HEAD, LEVELS, TAIL
 from si.report.counts import between, counted
-from si.report.findings import matthew, progress, rebalanced
+from si.report.findings import matthew, one_sample_levels, progress, rebalanced, unread
 from si.report.summary import SOURCES, SPENT, RunSummary, score_name
 from si.report.tables import Table, number, percent, percents, point_range, points, probability
 
@@ -22,7 +23,9 @@ CONCENTRATION = {
 
 def words(run: RunSummary) -> list[tuple[str, str]]:
     """What happened: (heading, sentences)."""
+    warnings = " ".join(filter(None, (unread(run), one_sample_levels(run))))
     found = [
+        *([("Warning", warnings)] if warnings else []),
         ("Held-out accuracy", progress(run)),
         ("Matthew effect", f"{matthew(run).words} {_by_level(run)}".strip()),
         ("Re-balancing", rebalanced(run)),
@@ -170,14 +173,13 @@ def _spent(run: RunSummary) -> list[Table]:
     found = [
         Table(
             "Cost",
-            ["iteration", *SPENT.values(), "identical", "first loss", "last loss"],
+            ["iteration", *SPENT.values(), "identical", "loss, first quarter", "last"],
             [
                 [
                     str(it.t),
                     *(number((it.spent or {}).get(key, 0)) for key in SPENT),
                     percent(it.identical),
-                    number(it.losses[0] if it.losses else None, 3),
-                    number(it.losses[-1] if it.losses else None, 3),
+                    *(number(value, 3) for value in ends(it.losses) or (None, None)),
                 ]
                 for it in run.trained
             ],

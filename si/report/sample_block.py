@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from si.randomness import keyed_rng
-from si.records import LEVELS
-from si.report.samples import GUIDED, HELD_OUT, Query, Response, Responses
+from si.records import LEVELS, TAIL
+from si.report.samples import FIRST, GUIDED, HELD_OUT, Query, Response, Responses
 
 # --- for the page --------------------------------------------------------------------------
 
@@ -33,10 +33,35 @@ def few(found: Responses, t: int, seed: int) -> list[tuple[Query, Response]]:
     return picked
 
 
+def opening(found: Responses) -> int | None:
+    """The response that the browser opens on: a correct guided one to the tail query that the first
+    round of its iteration solved least, the shortest prefix first; None without any."""
+    solved: dict[tuple[int, int], list[bool]] = defaultdict(list)
+    for response in found.responses:
+        if response.how == FIRST:
+            solved[response.query, response.t].append(response.correct)
+
+    def rank(i: int) -> tuple[float, int, int]:
+        response = found.responses[i]
+        first = solved[response.query, response.t]
+        return sum(first) / max(1, len(first)), response.tokens_given, i
+
+    made = [
+        i
+        for i, response in enumerate(found.responses)
+        if response.how == GUIDED
+        and response.correct
+        and found.queries[response.query].level in TAIL
+    ]
+    return min(made, key=rank, default=None)
+
+
 def pack(found: Responses) -> str:
-    """The block: an object with the columns of `queries` and `responses`, and the list `images`."""
+    """The block: an object with the columns of `queries` and `responses`, the list `images`, and
+    which response is shown first."""
     block = {
         "levels": LEVELS,
+        "opening": opening(found),
         "images": found.images,
         "queries": _columns(Query, found.queries),
         "responses": _columns(Response, found.responses),

@@ -4,6 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from si.answers.unread import UNREAD
 from si.errors import DataError
 from si.store.artifact import Artifact
 from si.store.keys import Ref, Spec
@@ -37,6 +41,7 @@ class Iteration:
         identical: share (0 to 1) of the successes with the same text as another of their query.
         sources: second-round samples by where their prefix came from: own, earlier, reference
             or plain (no prefix).
+        unread: share (0 to 1) of the first round's responses without an answer to compare.
     """
 
     t: int
@@ -47,6 +52,17 @@ class Iteration:
     losses: Sequence[float] = ()
     identical: float | None = None
     sources: Mapping[str, int] = field(default_factory=dict)
+    unread: float | None = None
+
+    def first_round_share(self, levels: Sequence[str]) -> float | None:
+        """Share (0 to 1) of these levels among the successes of the first round alone, which is
+        what vanilla would have trained on; None without any."""
+        figures = self.metrics or {}
+        rates, queries = (figures.get(f"{n}_by_level") or {} for n in ("accuracy", "queries"))
+        # Every query has K samples, so successes are in proportion to queries x pass rate.
+        solved = {level: n * (rates.get(level) or 0.0) for level, n in queries.items()}
+        total = sum(solved.values())
+        return sum(solved.get(level, 0.0) for level in levels) / total if total else None
 
     def share(self, what: str, levels: Sequence[str]) -> float | None:
         """Share (0 to 1) of these levels among `successes` or `examples`; None without any."""
@@ -83,7 +99,10 @@ class RunSummary:
     oracle (best on test, which cannot be chosen without the test split). None if the split was
     not scored.
 
-    `levels`: levels of the held-out queries, by id.
+    Attributes:
+        levels: levels of the held-out queries, by id.
+        level_samples: samples of policy 0 that the levels are measured with, the most of a query;
+            None if unknown.
     """
 
     strategy: str
@@ -91,6 +110,7 @@ class RunSummary:
     data: str
     iterations: tuple[Iteration, ...]
     levels: Mapping[str, str] = field(default_factory=dict)
+    level_samples: int | None = None
 
     @property
     def last(self) -> int:
@@ -99,6 +119,12 @@ class RunSummary:
     @property
     def best(self) -> int | None:
         return best([it.scores for it in self.iterations], "dev")
+
+    @property
+    def best_trained(self) -> int | None:
+        """The best on dev of the trained policies, without policy 0; None if there is none."""
+        found = best([it.scores for it in self.iterations[1:]], "dev")
+        return None if found is None else found + 1
 
     @property
     def oracle(self) -> int | None:
@@ -167,7 +193,27 @@ def collect(store: Store, refs: Mapping[str, Ref]) -> RunSummary:
     scored = Artifact.open(store, refs["scores-0"])
     ids, levels = scored.table("scores.parquet", 0, ["query_id", "level"]).to_pydict().values()
     level_of = dict(zip(ids, levels, strict=True))
-    return RunSummary(strategy, k, refs["data"].address, tuple(iterations), level_of)
+    return RunSummary(
+        strategy, k, refs["data"].address, tuple(iterations), level_of, _level_samples(store, refs)
+    )
+
+
+def _level_samples(store: Store, refs: Mapping[str, Ref]) -> int | None:
+    if "levels" not in refs:
+        return None
+    counts = Artifact.open(store, refs["levels"]).tables("levels.parquet", ["n"])["n"]
+    found: int | None = pc.max(counts).as_py()
+    return found
+
+
+def _unread(store: Store, ref: Ref) -> float | None:
+    """Share of a round's responses in which no answer was found that can be compared."""
+    verdicts = Artifact.open(store, ref)
+    if not verdicts.manifest.rows or verdicts.manifest.spec.schema < 2:  # without reasons
+        return None
+    reasons = verdicts.tables("verdicts.parquet", ["reason"])["reason"]
+    unread = pc.sum(pc.is_in(reasons, pa.array(UNREAD))).as_py() or 0
+    return float(unread / verdicts.manifest.rows)
 
 
 def _iteration(store: Store, refs: Mapping[str, Ref], t: int) -> Iteration:
@@ -201,4 +247,5 @@ def _iteration(store: Store, refs: Mapping[str, Ref], t: int) -> Iteration:
         sources = {name: asked.get(f"samples_{name}", 0) for name in SOURCES}
     metrics = Artifact.open(store, refs[f"examples-{t}"]).json("metrics.json")
     losses, identical = facts["policy"].get("losses", ()), facts["examples"].get("identical")
-    return Iteration(t, scores, right, metrics, spent, losses, identical, sources)
+    unread = _unread(store, refs[f"verify-{t}"]) if f"verify-{t}" in refs else None
+    return Iteration(t, scores, right, metrics, spent, losses, identical, sources, unread)

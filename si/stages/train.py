@@ -15,6 +15,7 @@ from si.datasets.dataset import Dataset
 from si.engines.port import PromptSettings, Trainer, TrainSettings
 from si.engines.threads import sleep_while_waiting
 from si.errors import NothingToTrain, RecipeError
+from si.metrics import ends
 from si.plugins import load_class
 from si.randomness import keyed_seed
 from si.records import TrainingRow, render_prompt
@@ -79,8 +80,11 @@ class Facts(stage.Facts):
     losses: list[float] = Field([])
 
     def describe(self) -> str:
-        fall = f", loss {self.losses[0]:.3f} -> {self.losses[-1]:.3f}" if self.losses else ""
-        return f"{self.steps} steps{fall}"
+        found = ends(self.losses)
+        if found is None:
+            return f"{self.steps} steps"
+        first, last = found
+        return f"{self.steps} steps, mean loss {first:.3f} -> {last:.3f} (first and last quarter)"
 
 
 def train(job: Job[Settings, Params]) -> ShardFunction:

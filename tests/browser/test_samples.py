@@ -14,6 +14,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 from si.config.recipe import Report
 from si.report.lineage import lineage
 from si.report.page import page
+from si.report.sample_block import opening
 from si.report.samples import GREEDY, GUIDED, Responses, gather
 from si.report.summary import collect
 from si.stages.job import Job
@@ -96,7 +97,7 @@ def address(shown: Responses, i: int) -> str:
 def test_works_from_a_file_and_is_quiet(opened: Any, shown: Responses) -> None:
     """Opened from the disk, all samples are there and the console stays empty."""
     assert count(opened) == len(shown.responses)
-    assert chosen(opened) == address(shown, 0)
+    assert chosen(opened) == address(shown, opening(shown) or 0)
     assert list(opened.get_log("browser")) == []
     assert opened.find_element(By.CLASS_NAME, "few").is_displayed() is False
 

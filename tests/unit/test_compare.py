@@ -132,3 +132,46 @@ def test_runs_group_by_all_but_the_seed(tmp_path: Path) -> None:
     ]
     assert found.groups[0].name == "demo-vanilla"
     assert found.groups[0].seeds == (0, 1)
+
+
+def test_trained_policies_are_compared_with_trained_ones() -> None:
+    """A run that only falls has policy 0 as its best; it is compared by its best trained policy,
+    and the words say that none beat policy 0."""
+    falling, steady = group("c", [0], 0.8, 0.5, 0.4), group("ab", [0], 0.8, 0.75, 0.7)
+    assert falling.runs[0][1].best == 0
+    assert [it.t for it in falling.picked("best")] == [1]
+    found = Comparison([falling, steady])
+    said = dict(found.words)["ab against c"]
+    best = next(each for each in found.differences if each.queries == "all")
+    assert best.value > 0.1 and ": more than chance explains" in said
+    assert "ahead in 2 of 2 (2 by more than chance explains) and behind in 0" in said
+    never = [name for name, made in (*steady.runs, *falling.runs) if made.best == 0]
+    assert f"on dev, no trained iteration of {' and '.join(never)} beat it" in said
+    back = dict(Comparison([steady, falling]).words)["c against ab"]
+    assert "ahead in 0 of 2 (0 by more than chance explains) and behind in 2 (2 by" in back
+    table = next(t for t in found.tables if t.title.startswith("At the same iteration"))
+    assert [row[1] for row in table.rows] == ["1", "2"]
+    assert found.tables[0].columns[3] == "policy 0"
+
+
+@pytest.mark.parametrize("chance,word", [(0.5, "no more than"), (0.8, "more than")])
+def test_over_seeds_the_word_follows_the_interval(chance: float, word: str) -> None:
+    """Several seeds have no sign test; their interval decides what is said, as for one."""
+    found = Comparison([group("c", range(5), 0.4, 0.5), group("ab", range(5), 0.4, chance)])
+    whole = next(each for each in found.differences if each.queries == "all")
+    assert whole.real == (not whole.interval.low <= 0 <= whole.interval.high)
+    assert whole.words == f"{word} chance explains"
+    assert dict(found.words)["ab against c"].count(whole.words.capitalize()) == 1
+
+
+def test_other_measures_are_not_compared() -> None:
+    """Greedy accuracy against avg@4 is called what it is; alike measures are not mentioned."""
+    greedy, sampled = group("c", [0], 0.4, 0.5), group("ab", [0], 0.4, 0.5)
+    assert "measured differently" not in dict(Comparison([greedy, sampled]).words)["ab against c"]
+    for _, made in sampled.runs:
+        for it in made.iterations:
+            it.scores["test"]["samples"] = 4
+    found = Comparison([greedy, sampled])
+    said = dict(found.words)["ab against c"]
+    assert "measured differently (4 sampled answers a query against greedy answers)" in said
+    assert found.tables[0].title.startswith("Test accuracy or avg@4")

@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from difflib import SequenceMatcher
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,11 +17,13 @@ import pytest
 from PIL import Image
 
 from si.errors import DataError
+from si.metrics import ends
 from si.records import LEVELS
 from si.report.compare import Named, compare, page
-from si.report.findings import matthew, progress, rebalanced
+from si.report.findings import matthew, progress, rebalanced, unread
 from si.report.intervals import wilson
 from si.report.page import Section, extended
+from si.report.run_tables import words
 from si.report.sample_images import PIXELS, embed
 from si.report.summary import Iteration, RunSummary, collect
 from si.report.tables import Table, percent, percents, points
@@ -204,7 +207,7 @@ def test_comparison_counts_queries(store: FolderStore, runs: Any) -> None:
     made = compare(store, [Named(*run) for run in runs.items()])
     tables = {table.title: table for table in made.tables}
     (row, *_) = tables["Query by query against vanilla, on test"].rows
-    first, second = (run.iterations[run.best or 0] for _, run in made.runs)
+    first, second = (run.iterations[run.best_trained or 0] for _, run in made.runs)
     difference = second.scores["test"]["correct"] - first.scores["test"]["correct"]
     assert int(row[7]) - int(row[8]) == difference
     assert row[2:4] == ["all", str(first.scores["test"]["n"])]
@@ -280,9 +283,77 @@ def test_progress_is_claimed_only_beyond_chance(right: tuple[str, ...], words: s
     assert words in progress(_run((0.5, 0.1), right=right))
 
 
+def test_a_fall_after_the_best_iteration_is_told() -> None:
+    """A run that rose and then fell says both; one that stayed says nothing of its last
+    iteration."""
+    fell = progress(_run((0.5, 0.1), (0.5, 0.1), right=("a", "abcdefghij", "ab")))
+    assert fell.startswith("Held-out accuracy rose: 10.0 % to 100.0 % on test")
+    assert "From there it fell to 20.0 % at the last iteration" in fell
+    stayed = progress(_run((0.5, 0.1), (0.5, 0.1), right=("a", "abcdefghij", "abcdefghi")))
+    assert "From there" not in stayed
+
+
 def test_rebalancing_says_when_nothing_was_moved() -> None:
     """Examples that equal the successes are called unchanged."""
     assert "unchanged successes" in rebalanced(_run((0.5, 0.1)))
+
+
+def _resampled(
+    rates: tuple[float, float], given: tuple[float, float], examples: tuple[float, float]
+) -> RunSummary:
+    """A run with a second round: pass rates of 50 head and 50 tail queries in the first, and the
+    (head, tail) shares of both rounds' successes and of the examples."""
+    run = _run(given, given)
+    by_level = dict.fromkeys(LEVELS, 0.0)
+    figures = {
+        what: {"share_by_level": by_level | {"L1": head, "U": tail}, "total": 100}
+        for what, (head, tail) in (("successes", given), ("examples", examples))
+    }
+    figures["queries_by_level"] = dict.fromkeys(LEVELS, 0) | {"L1": 50, "U": 50}
+    figures["accuracy_by_level"] = dict.fromkeys(LEVELS) | {"L1": rates[0], "U": rates[1]}
+    its = [replace(it, metrics=it.metrics and figures) for it in run.iterations]
+    its[1] = replace(its[1], spent={"samples_2": 10})
+    return replace(run, iterations=tuple(its), strategy="gr+rp")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [((0.6, 0.4), "with it 60.0 % and 40.0 %."), ((0.9, 0.1), "with it 90.0 % and 10.0 %.")],
+)
+def test_a_second_round_is_compared_with_the_first_alone(given: Any, words: str) -> None:
+    """Resampling is judged by what vanilla would have trained on, in whichever direction it went;
+    a reshaping strategy on top is told apart."""
+    said = rebalanced(_resampled((0.8, 0.2), given, given))
+    assert "Without the second round the head would have been 80.0 %, the tail 20.0 %" in said
+    assert words in said and "From successes" not in said
+    both = rebalanced(_resampled((0.8, 0.2), given, (0.5, 0.5)))
+    assert f"gr+rp moved the head's share from {percent(given[0])} to 50.0 %" in both
+
+
+def test_unreadable_answers_are_told_beyond_a_third() -> None:
+    """The judge's warning stands on the page if more than a third of a round cannot be read."""
+    run = _run((0.5, 0.1), (0.5, 0.1))
+    few, many = (
+        replace(run, iterations=(*run.iterations[:2], replace(run.iterations[2], unread=share)))
+        for share in (0.33, 0.5)
+    )
+    assert unread(few) == ""
+    assert unread(many).startswith("In 1 of 2 iterations, more than a third")
+    assert "50.0 %, iteration 2" in unread(many)
+    assert words(many)[0][0] == "Warning"
+
+
+def test_levels_of_one_sample_mean_nothing() -> None:
+    """Levels from one sample a query are called meaningless; from more they are not."""
+    run = _run((0.5, 0.1))
+    assert "mean nothing" in dict(words(replace(run, level_samples=1)))["Warning"]
+    assert words(replace(run, level_samples=16))[0][0] == "Held-out accuracy"
+
+
+def test_losses_are_compared_by_quarters() -> None:
+    """One noisy step does not make a training look worse."""
+    assert ends([0.5, 0.4, 0.4, 0.3, 0.3, 0.2, 0.1, 0.9]) == (0.45, 0.5)
+    assert ends([0.4]) == (0.4, 0.4) and ends([]) is None
 
 
 def test_figures_are_printed_alike() -> None:

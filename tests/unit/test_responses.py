@@ -14,8 +14,8 @@ from PIL import Image
 
 import si.report.samples
 from si.records import KEY
-from si.report.sample_block import pack
-from si.report.samples import GREEDY, GUIDED, Responses, gather
+from si.report.sample_block import opening, pack
+from si.report.samples import FIRST, GREEDY, GUIDED, Query, Response, Responses, gather
 from si.store.artifact import Artifact
 from si.store.folder import FolderStore
 from si.store.keys import Ref
@@ -185,3 +185,28 @@ def test_long_texts_are_cut_and_counted(
     lengths = {len(r.given) + len(r.text) + r.more for r in shown.responses if r.t == 1}
     assert whole <= lengths
     assert max(len(r.given) + len(r.text) for r in shown.responses) == 20
+
+
+def made(levels: str, *rows: tuple[int, str, bool, int]) -> Responses:
+    """Responses of iteration 1: (query, how, correct, given tokens)."""
+    queries = [Query(str(i), "train", "f", v, 1, "q", "a", [], 0) for i, v in enumerate(levels)]
+    responses = [
+        Response(query, 1, how, "", 0, "", "", 0, correct, "a", "exact", "stop", 9, given, 0)
+        for query, how, correct, given in rows
+    ]
+    return Responses(queries, responses, [], len(responses), len(queries))
+
+
+def test_the_browser_opens_where_a_prefix_made_the_difference() -> None:
+    """Of correct guided responses to tail queries, the one whose query the first round solved
+    least; none without such a response."""
+    shown = made(
+        "1UU",
+        *((0, FIRST, False, 0), (0, GUIDED, True, 2)),
+        *((1, FIRST, True, 0), (1, FIRST, False, 0), (1, GUIDED, True, 2)),
+        *((2, FIRST, False, 0), (2, FIRST, False, 0), (2, GUIDED, False, 1)),
+        *((2, GUIDED, True, 4), (2, GUIDED, True, 3)),
+    )
+    assert opening(shown) == 9
+    assert opening(made("U", (0, FIRST, True, 0), (0, GUIDED, False, 2))) is None
+    assert opening(made("1", (0, GUIDED, True, 2))) is None

@@ -7,7 +7,7 @@
   // --- data: columns of queries (Q) and responses (R), si/report/samples.py ------------------------
   const bytes = Uint8Array.from(atob(packed.textContent), (c) => c.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-  const { levels, images, queries: Q, responses: R } = await new Response(stream).json();
+  const { levels, opening, images, queries: Q, responses: R } = await new Response(stream).json();
   const every = R.query.map((_, i) => i);
   const HOW = {
     first: "first round",
@@ -327,6 +327,6 @@
 
   root.hidden = false;
   document.documentElement.classList.add("browsing");
-  if (!follow()) apply();
+  if (!follow()) apply(opening ?? undefined);
   started = true;
 })();
