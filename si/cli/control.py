@@ -2,14 +2,15 @@
 
 import json
 import os
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
 from si import __version__
 from si.cli.console import Screen, plural, say
 from si.cli.options import match_steps
-from si.clusters.kubernetes.client import Client
+from si.clusters.kubernetes.client import Client, ClusterUnavailable
 from si.clusters.kubernetes.jobs import ClusterHub, KubernetesCluster
 from si.clusters.kubernetes.lease import Lease
 from si.clusters.kubernetes.manifests import state_of
@@ -22,6 +23,8 @@ from si.runs.limits import Budget
 from si.runs.record import begin
 from si.store.open import open_store
 
+JOURNAL_PATIENCE = 5.0  # seconds that the loop may wait for a write of its journal
+
 
 def control(
     run: Annotated[str, typer.Argument(help="The run's name.")],
@@ -29,19 +32,9 @@ def control(
 ) -> None:
     """Run the controller of a run, inside the cluster."""
     cluster = Client()
-    found = run_objects(cluster, release, run)
-    if not found:
-        raise RunMissing(
-            f"No run {run} of release {release} in namespace {cluster.namespace}",
-            "",
-            "It may have been cancelled.",
-        )
-    owner = found[0]
-    name, pod = owner["metadata"]["name"], os.environ["POD_NAME"]
-
-    def save(state: dict[str, object]) -> None:
-        cluster.patch_run(name, {"state": json.dumps(state)})
-
+    owner = _run_of(cluster, run, release)
+    pod = os.environ["POD_NAME"]
+    save = _writer(cluster, owner["metadata"]["name"])
     try:
         wanted, place, unknown = read_run(owner)
     except RecipeError as error:
@@ -72,13 +65,50 @@ def control(
                 at_work = Run(run, recipe, store, doing, generation, hear, budget=budget, hub=hub)
                 report = conclude(at_work)
         except SiError as error:
-            journal.end(error, controller=pod)
-            if isinstance(error, StageFailed) and error.exit_code == RETRY:
-                # The stage's Job has used its retries; only the user can decide to start over.
-                error.exit_code = 1
+            _record(journal, error, pod)
             raise
         stopped, address = at_work.stopped, report.spec.address if report else None
         journal.end(report=address, iterations=at_work.done, stopped=stopped and stopped.to_json())
     # Reaching a limit is not a failure of this Job; those who attach read it from the state.
     say(f"{run}: {stopped.words if stopped else 'done'}")
     say(f"{plural(at_work.done, 'iteration')}; the report is {address}/ in {store.url}")
+
+
+def _run_of(cluster: Client, run: str, release: str) -> dict[str, Any]:
+    found = run_objects(cluster, release, run)
+    if not found:
+        raise RunMissing(
+            f"No run {run} of release {release} in namespace {cluster.namespace}",
+            "",
+            "It may have been cancelled.",
+        )
+    return found[0]
+
+
+def _writer(cluster: Client, name: str) -> Callable[[dict[str, Any]], None]:
+    """A function that writes the journal to the run's object. While the run works, a failed write
+    is made good by the next one."""
+
+    def save(state: dict[str, Any]) -> None:
+        working = state.get("phase") == "running"
+        try:
+            patience = JOURNAL_PATIENCE if working else None
+            cluster.patch_run(name, {"state": json.dumps(state)}, patience)
+        except ClusterUnavailable as error:
+            if not working:
+                raise  # nothing would follow
+            say(f"The journal is not written: {error}", err=True)
+
+    return save
+
+
+def _record(journal: Journal, error: SiError, pod: str) -> None:
+    """Record why the controller ends, and set the error's exit code by whether it is restarted."""
+    if isinstance(error, StageFailed) or error.exit_code != RETRY:
+        journal.end(error, controller=pod)
+    elif journal.interrupted(error, controller=pod):
+        return
+    if error.exit_code == RETRY:
+        # Only the user can decide to start over: a stage's Job has used its retries, or this
+        # controller its own.
+        error.exit_code = 1

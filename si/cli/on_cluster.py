@@ -321,6 +321,12 @@ class Follower:
 
     def show(self, state: Mapping[str, Any]) -> None:
         """Show what has changed since the last state."""
+        error = state.get("error") if state["phase"] == "retrying" else None
+        if error and error["headline"] not in self.reported:
+            self.reported.add(error["headline"])
+            event = {"event": "problem", "entry": "controller", "detail": error["detail"]}
+            headline = f"{error['headline']}; the controller is started again"
+            self.screen.hear({**event, "headline": headline, "ways_out": ()})
         for stage in state["stages"]:
             entry = stage["entry"]
             before = self.shown.get(entry)

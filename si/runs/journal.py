@@ -14,6 +14,7 @@ from si.events import Event
 from si.runs.limits import LIMITS
 from si.stages import STAGES
 
+FUTILE = 6  # errors in a row that a controller is restarted after
 LAST_FAILURES = 10  # kept per stage; the count continues
 
 
@@ -21,7 +22,8 @@ class Journal:
     """A run's state, updated by the loop's events.
 
     Attributes:
-        state: `phase` (running, done, stopped at a limit, failed), `generation`, `starts` (of the
+        state: `phase` (running, retrying after an error that may pass, done, stopped at a limit,
+            failed), `futile` (errors since the last progress), `generation`, `starts` (of the
             controller), `stopped` (why it ended early: a `Stop`, or None), `stages` in
             the order of their start; for a stage `entry`, `state` (running or done), `shards`,
             `committed`, `words`, `seconds`, `attempts` (Jobs created), `failures` (the last ones:
@@ -46,6 +48,19 @@ class Journal:
         if error:
             self.state["error"] = said(error)
         self.save(self.state)
+
+    def interrupted(self, error: SiError, **facts: Any) -> bool:
+        """Record an error after which the controller is restarted, unless it fails again and again
+        without any progress in between; returns whether it is."""
+        progress = sum(stage["committed"] for stage in self.state["stages"])
+        futile = self.state.get("futile", 0) if progress == self.state.get("progress") else 0
+        self.state |= {"progress": progress, "futile": futile + 1}
+        if futile >= FUTILE:
+            self.end(error, **facts)
+            return False
+        self.state |= facts | {"phase": "retrying", "error": said(error)}
+        self.save(self.state)
+        return True
 
     def hear(self, event: Event) -> None:
         """Record one event of `si.run.Run` or of a cluster."""

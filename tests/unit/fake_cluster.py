@@ -46,7 +46,7 @@ class FakeCluster(Client):
     def pods_of(self, job: str) -> list[Thing]:
         return [pod for pod in self.pods if pod["metadata"]["name"].startswith(f"{job}-")]
 
-    def patch_run(self, name: str, data: Mapping[str, str]) -> None:
+    def patch_run(self, name: str, data: Mapping[str, str], patience: float | None = None) -> None:
         self.objects["ConfigMap", name]["data"] |= data
 
     def delete_job(self, name: str) -> None:

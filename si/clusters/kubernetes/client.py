@@ -1,7 +1,10 @@
 """A client of the API server, for the rest of this package."""
 
+import itertools
 import json
 import logging
+import random
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,8 +19,33 @@ from si.errors import RecipeError, SiError, StoreUnavailable
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
+# A request that an API server may answer later: it is starting, busy, or behind a proxy that is.
+TRANSIENT = (408, 429, 500, 502, 503, 504)
+# How long transient errors are retried: by a command that someone waits for, and in the cluster.
+PATIENCE, PATIENCE_INSIDE = 10.0, 300.0
+LONGEST_PAUSE = 30.0
+
+
 class ClusterUnavailable(StoreUnavailable):
     """The cluster's API is unreachable, or denies a request."""
+
+
+def pause(failures: int, error: Exception | None = None) -> float:
+    """Seconds to wait after so many failures in a row: doubling, with jitter, at most
+    `LONGEST_PAUSE`; or what the server asks for."""
+    headers = getattr(error, "headers", None) or {}
+    asked = str(headers.get("Retry-After", ""))
+    if asked.isdecimal():
+        return min(float(asked), 2 * LONGEST_PAUSE) + random.random()
+    return float(min(LONGEST_PAUSE, 0.5 * 2 ** min(failures, 10)) * random.uniform(0.5, 1))
+
+
+def transient(error: Exception) -> bool:
+    """Whether a request may succeed later. Requests are safe to repeat: names are deterministic."""
+    if isinstance(error, ApiException):
+        # Status 0 is the client's own for a connection that failed.
+        return error.status in TRANSIENT or not error.status
+    return isinstance(error, HTTPError | OSError)
 
 
 class Client:
@@ -47,6 +75,7 @@ class Client:
                 "Set KUBECONFIG. If kubectl get pods works, this works too.",
             ) from error
         self.namespace = namespace or current
+        self.patience = PATIENCE_INSIDE if ACCOUNT.exists() else PATIENCE
         self.api = kubernetes.client.ApiClient()
         self.api.user_agent = f"si-ctl/{__version__}"
         self.core = kubernetes.client.CoreV1Api(self.api)
@@ -60,35 +89,56 @@ class Client:
         made: dict[str, Any] = self.api.sanitize_for_serialization(thing)
         return made
 
-    def call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """One request in this namespace.
+    def call(
+        self,
+        method: Callable[..., Any],
+        *args: Any,
+        patience: float | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """One request in this namespace; transient errors are retried with increasing pauses.
+
+        Args:
+            patience: seconds to go on trying, by default the client's.
 
         Raises:
             ApiException: for 404 and 409, which callers handle.
             ClusterUnavailable: for all other errors.
         """
         name = method.__name__.removesuffix("_namespaced")
-        try:
-            if "namespaced" in name:
-                kwargs["namespace"] = self.namespace
-            return self.plain(method(*args, **kwargs))
-        except ApiException as error:
-            if error.status in (404, 409):
-                raise
-            what = f"{name.replace('_', ' ')} in namespace {self.namespace}"
-            raise ClusterUnavailable(
-                f"The cluster denied the request: {what} ({error.status})",
-                error_message(error),
-                "Ask for these rights; docs/operations.md lists what a user of a cluster needs."
-                if error.status in (401, 403)
-                else "Run the same command again; it resumes.",
-            ) from error
-        except (HTTPError, OSError) as error:
-            raise ClusterUnavailable(
+        if "namespaced" in name:
+            kwargs["namespace"] = self.namespace
+        until = time.monotonic() + (self.patience if patience is None else patience)
+        for failures in itertools.count():
+            try:
+                return self.plain(method(*args, **kwargs))
+            except (ApiException, HTTPError, OSError) as error:
+                wait = pause(failures, error)
+                if transient(error) and time.monotonic() + wait < until:
+                    time.sleep(wait)
+                    continue
+                raise self._unavailable(name, error) from error
+        raise AssertionError  # the loop ends only by return or raise
+
+    def _unavailable(self, name: str, error: Exception) -> Exception:
+        """What to raise for a failed request: the error itself for 404 and 409."""
+        if not isinstance(error, ApiException):
+            return ClusterUnavailable(
                 "The cluster's API is unreachable",
                 str(error),
                 "Check with kubectl get pods, then run the same command again.",
-            ) from error
+            )
+        handled: Exception = error
+        if error.status in (404, 409):
+            return handled
+        what = f"{name.replace('_', ' ')} in namespace {self.namespace}"
+        return ClusterUnavailable(
+            f"The cluster denied the request: {what} ({error.status})",
+            error_message(error),
+            "Ask for these rights; docs/cluster.md lists what a user of a cluster needs."
+            if error.status in (401, 403)
+            else "Run the same command again; it resumes.",
+        )
 
     def read(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Any] | None:
         """The result of `call`, or None if there is no such object."""
@@ -161,14 +211,15 @@ class Client:
             *lines, rest = (rest + piece).split(b"\n")
             yield from (line.decode(errors="replace") for line in lines)
 
-    def patch_run(self, name: str, data: Mapping[str, str]) -> None:
-        """Set keys of a run's ConfigMap.
+    def patch_run(self, name: str, data: Mapping[str, str], patience: float | None = None) -> None:
+        """Set keys of a run's ConfigMap; `patience` as for `call`.
 
         Raises:
             SiError: if the run was cancelled.
         """
         try:
-            self.call(self.core.patch_namespaced_config_map, name, body={"data": dict(data)})
+            body = {"data": dict(data)}
+            self.call(self.core.patch_namespaced_config_map, name, patience=patience, body=body)
         except ApiException as error:
             raise SiError(
                 "The run was cancelled: its ConfigMap is gone",

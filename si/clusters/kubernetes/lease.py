@@ -89,7 +89,8 @@ class Lease:
         with contextlib.suppress(ApiException, SiError):
             body = self._held()
             body["spec"]["holderIdentity"] = ""
-            self.client.call(self.client.leases.replace_namespaced_lease, self.name, body=body)
+            renew = self.client.leases.replace_namespaced_lease
+            self.client.call(renew, self.name, patience=0, body=body)  # it expires by itself
 
     def _held(self) -> dict[str, Any]:
         now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -119,7 +120,10 @@ class Lease:
         while not self.ended.wait(self.RENEW):
             try:
                 self.lease = self.client.call(
-                    self.client.leases.replace_namespaced_lease, self.name, body=self._held()
+                    self.client.leases.replace_namespaced_lease,
+                    self.name,
+                    patience=self.RENEW / 2,
+                    body=self._held(),
                 )
             except ApiException:
                 if not self.ended.is_set():
