@@ -1,6 +1,7 @@
 """`si-ctl data`: import, generate, list and inspect data sets."""
 
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,17 +9,29 @@ from typing import Annotated, Any
 import typer
 
 from si.cli.console import Counting, plural, say, table
-from si.cli.options import ForceOption, JsonOption, StoreOption, open_place, resolve, writing_store
+from si.cli.options import (
+    EncodingOption,
+    ForceOption,
+    JsonOption,
+    StoreOption,
+    open_place,
+    resolve,
+    writing_store,
+)
 from si.clusters.local import local_folder
 from si.config.recipe import AnswerKind
 from si.datasets.columns import parse_map
+from si.datasets.find import SPLIT_NAMES
 from si.datasets.hub import NAME, download
+from si.datasets.import_source import Input, Reading
 from si.datasets.importing import SHOWN, Imported, Source, import_data
 from si.datasets.sources import synth as synthesize
 from si.datasets.sources import synth_spec
 from si.datasets.splits import SHARES, Splits
-from si.errors import DataError
+from si.errors import DataError, RecipeError
+from si.machine import gpus
 from si.machine.files import errors
+from si.readers.reading import check_encoding
 from si.records import SPLITS
 from si.report.dataset import inspect as inspected
 from si.store.commit import Manifest, load_manifest
@@ -28,6 +41,12 @@ from si.untrusted import one_line, slug
 
 EMBEDDED = "synth:embedded"
 LONGEST = 300  # characters of a name on the screen
+FEW = 20  # queries of a split, below which a note says that it is small
+RECIPE = "qwen2-vl-7b-k8"  # suits the images of any data set
+TINY = (
+    "--strategy vanilla --k 2 --iterations 1 --set model.source=Qwen/Qwen2-VL-2B-Instruct "
+    "--set levels.k=2 --set data.schedule=fixed --set evaluate.limit=8"
+)
 
 ColumnsOption = Annotated[
     str,
@@ -50,14 +69,35 @@ AnswerKindOption = Annotated[
     typer.Option(help="Kind of all answers.  \\[default: inferred for each row]"),
 ]
 
+ImagesOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--images",
+        metavar="FOLDER",
+        help="Folder or zip archive that image paths may start from; repeatable.",
+    ),
+]
+RowsOption = Annotated[
+    str,
+    typer.Option(
+        metavar="MODULE:FUNCTION",
+        show_default=False,
+        help="Your function from the source's path to rows, for other layouts.",
+    ),
+]
+
 group = typer.Typer(no_args_is_help=True, help="Import, generate, list and inspect data sets.")
 
 
 @group.command("import")
 def import_(
-    source: Annotated[
-        str,
-        typer.Argument(help="A file, a folder, or a data set on the hub (owner/name)."),
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE",
+            help="A file, a folder, a zip archive, or a data set on the hub (owner/name). Several "
+            "are joined; train=FILE names the split of one.",
+        ),
     ],
     name: Annotated[
         str | None, typer.Option(help="The data set's name.  \\[default: the source's]")
@@ -65,6 +105,9 @@ def import_(
     columns: ColumnsOption = "",
     split: SplitOption = "",
     answer_kind: AnswerKindOption = None,
+    images: ImagesOption = None,
+    encoding: EncodingOption = "",
+    rows: RowsOption = "",
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out bad rows, and count and list them.")
     ] = False,
@@ -76,38 +119,80 @@ def import_(
     The same command again resumes: rows that were checked or committed are not read again.
     """
     where = writing_store(resolve(None, None, {"place.store": store})[1])
+    notes = local_folder(where) / "imports"
     mapped, splits = parse_map(columns), Splits.parse(split)
-    path, origin = Path(source), source
-    if not path.exists() and NAME.fullmatch(source):
-        path, origin = download(source)
-    opened = Source.open(path, mapped, splits, answer_kind, origin)
+    inputs, origin = _inputs(sources)
+    how = Reading(
+        answer_kind,
+        confined=origin.startswith("hf:"),
+        images=tuple(images or ()),
+        encoding=check_encoding(encoding),
+        rows=rows,
+        scratch=notes,
+    )
+    opened = Source.open(inputs, mapped, splits, None, origin, how)
     # Progress goes to the error stream: standard output is the address alone.
     with Counting() as screen:
         for line in _opened(opened, origin):
             screen.line(line)
-        default = path.resolve().name if path.is_dir() else path.stem
-        slug = _slug(name or (default if origin == source else origin.split("@")[0]))
-        notes = local_folder(where) / "imports"
+        path = inputs[0][1]
+        default = path.resolve().name if path.is_dir() else path.name.partition(".")[0]
+        slug = _slug(name or (origin.split("@")[0] if how.confined else default))
         try:
             with errors(notes):
                 made = import_data(where, opened, slug, notes, skip_bad, screen.hear)
         except KeyboardInterrupt:
             screen.line("\nInterrupted. Resume with the same command.")
             raise typer.Exit(130) from None
-    for line in _summary(made, splits):
+    for line in (*_summary(made, splits), *next_steps(made.manifest.spec.address, store)):
         screen.line(line)
-    use = f"--set data.schedule=fixed --set data.source={made.manifest.spec.address}"
-    screen.line(f"Use it: si-ctl iterate {use}" + (f" --store {store}" if store else ""))
     if as_json:
         typer.echo(json.dumps(_facts(made), indent=2))
     else:
         say(made.manifest.spec.address)
 
 
+def _inputs(sources: list[str]) -> tuple[list[Input], str]:
+    """The files and folders to import, each with its split if one was given; and their origin."""
+    if len(sources) == 1 and not Path(sources[0]).exists() and NAME.fullmatch(sources[0]):
+        path, origin = download(sources[0])
+        return [(None, path)], origin
+    inputs: list[Input] = []
+    for source in sources:
+        split, equals, path_ = source.partition("=")
+        named = bool(equals) and not Path(source).exists()
+        if named and split.lower() not in SPLIT_NAMES:
+            raise RecipeError(
+                f"{split!r} is not a split",
+                f"in {source!r}; splits: {', '.join(SPLITS)}",
+                f"For example: train={path_}",
+            )
+        inputs.append(
+            (SPLIT_NAMES[split.lower()] if named else None, Path(path_ if named else source))
+        )
+    return inputs, " ".join(sources)
+
+
+def next_steps(address: str, store: str | None) -> Iterator[str]:
+    """The commands to run next, ready to paste: with a recipe that suits real images."""
+    where = f" --store {shlex.quote(store)}" if store else ""
+    run = f"--recipe {RECIPE} --set data.source={address}{where}"
+    yield f"Look at it: si-ctl data inspect {address}{where} --sheet sheet.html"
+    if gpus.count():
+        yield f"Train on it: si-ctl iterate {run}"
+        return
+    yield "No GPU was found here. The embedded model reads only its own puzzles, not these images."
+    yield f"Preview a run with a real model: si-ctl iterate {run} --dry-run"
+    yield f"Estimate its cost: si-ctl estimate {run}"
+    tiny = f"{TINY} --set data.source={address}{where}"
+    yield f"Try a small model on this CPU, which is slow: si-ctl iterate {tiny}"
+
+
 def _opened(source: Source, origin: str) -> Iterator[str]:
     """What an import found in its source, line by line."""
     files, rows = plural(len(source.files), "file"), plural(source.rows, "row")
     yield f"{files}, {rows}: {one_line(origin, LONGEST)}"
+    yield from source.notes
     for taken in dict.fromkeys(tuple(each.items()) for each in source.columns.values()):
         pairs = (f"{field} <- {one_line(column, LONGEST)}" for field, column in taken)
         yield "  " + ", ".join(pairs)
@@ -121,6 +206,7 @@ def _facts(made: Imported) -> dict[str, Any]:
         "splits": _splits(made.manifest),
         "rows": made.rows,
         "dealt": made.dealt,
+        "filled": made.filled,
         "bad": [row._asdict() for row in made.bad],
         "repeats": made.repeats,
         "overlaps": [list(lost) for lost in made.overlaps],
@@ -156,15 +242,32 @@ def _summary(made: Imported, splits: Splits) -> Iterator[str]:
         yield f"{made.repeats:,} rows left out that repeat another of their split"
     for change, count in made.changed.items():
         yield f"{count:,} rows with re-encoded images: {change}"
-    missing = [split for split in SPLITS if not counts.get(split)]
-    if missing:
-        yield f"No {' and no '.join(missing)} queries: a run needs all three splits."
-        if made.dealt < made.rows:
-            yield "To divide rows by content: --split train=80,dev=10,test=10"
+    yield from _about_splits(made, counts)
     bad = list(map(str, made.bad))
     yield from _listed("bad rows left out", bad)
     lost = [f"{place}: in {first}, so not in {later}" for first, later, place in made.overlaps]
     yield from _listed("rows left out that are also in an earlier split", lost)
+
+
+def _about_splits(made: Imported, counts: dict[str, int]) -> Iterator[str]:
+    """Splits that are empty or small, and what to do about it."""
+    if made.filled:
+        words = " and ".join(made.filled)
+        yield f"{words} would have been empty: it got the rows of one image of another split."
+    missing = [split for split in SPLITS if not counts.get(split)]
+    if missing:
+        yield f"No {' and no '.join(missing)} queries: a run needs all three splits."
+        if made.dealt < made.rows:
+            yield (
+                "To divide rows by content, run the same command with "
+                "--split train=80,dev=10,test=10; or name a file for each: "
+                "si-ctl data import train=FILE dev=FILE test=FILE"
+            )
+        else:
+            yield "There are fewer images than splits, and rows with one image share a split."
+    small = [f"{split} {counts[split]}" for split in SPLITS if 0 < counts.get(split, 0) < FEW]
+    if small:
+        yield f"Few queries: {', '.join(small)}. Differences in accuracy will not be significant."
 
 
 def _listed(title: str, lines: list[str]) -> Iterator[str]:

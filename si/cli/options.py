@@ -130,6 +130,12 @@ SamplesOption = Annotated[
         "--k", min=1, help="Samples per query.  \\[default: the most common number in FILE]"
     ),
 ]
+EncodingOption = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME", show_default=False, help="Encoding of texts, if it is not UTF-8: latin-1."
+    ),
+]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace existing files.")]
 SkipBadOption = Annotated[
     bool, typer.Option("--skip-bad", help="Leave out unusable rows, and count them.")

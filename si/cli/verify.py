@@ -13,7 +13,7 @@ from si.cli.options import ForceOption, JsonOption, MapOption, SkipBadOption, ma
 from si.errors import DataError, OutputError, RecipeError
 from si.machine.files import check, check_folder
 from si.report.tables import percent, percents
-from si.rollouts.chunks import file_suffix
+from si.rollouts.chunks import is_rollouts
 from si.rollouts.judged import Judged
 from si.rollouts.opinions import Opinions
 from si.rollouts.verify import judge_file
@@ -146,7 +146,7 @@ def _targets(files: list[Path], out: Path | None, force: bool) -> list[tuple[Pat
     """
     found: list[Path] = []
     for path in files:
-        inside = sorted(p for p in path.rglob("*") if file_suffix(p)) if path.is_dir() else [path]
+        inside = sorted(p for p in path.rglob("*") if is_rollouts(p)) if path.is_dir() else [path]
         if not inside:
             raise DataError(f"No JSON lines, JSON or Parquet files in {path}")
         found += inside

@@ -2,28 +2,34 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
+from string import ascii_uppercase
 
+from si.datasets.chats import answer_of, is_chat
 from si.datasets.rows import File
 from si.errors import DataError, RecipeError
-from si.readers.aliases import match_aliases, root
+from si.readers.aliases import dead_end, match_aliases, root
 from si.untrusted import one_line
 
 # Field -> names of columns, the likeliest first; a column serves one field.
 NAMES: dict[str, tuple[str, ...]] = {
     field: tuple(names.split())
     for field, names in {
-        "question": "question problem query prompt instruction",
+        "question": "question problem query prompt instruction problem_text",
         "answer": "answer final_answer ground_truth reward_model.ground_truth gt_answer "
-        "label solution",
+        "label solution response output",
         "images": "images decoded_image image image_paths image_path img picture file_name",
         "choices": "choices options",
         "rationale": "rationale solution_steps steps reasoning explanation solution",
+        "context": "hint context passage",
         "split": "split",
         "id": "id qid pid question_id index",
         "difficulty": "difficulty",
         "family": "family",
     }.items()
 }
+# Columns that hold conversations, in which the question, the answer and images may be found.
+CHATS = ("messages", "conversations", "conversation", "texts")
 NEEDED = ("question", "answer", "images")
 
 
@@ -52,14 +58,15 @@ def parse_map(text: str) -> dict[str, str]:
 def recognise(file: File, given: Mapping[str, str]) -> dict[str, str]:
     """Field -> column of a file.
 
-    A column may be written as a path into a struct (`a.b`), or as several columns whose values are
-    listed (`a+b`), which is how `image_1`, `image_2` ... become one field.
+    A column may be written as a path into a struct or a list (`a.b.0`), or as several columns whose
+    values are listed (`a+b`), which is how `image_1`, `image_2` ... become one field.
 
     Args:
         given: from `parse_map`; it overrides what is recognised.
 
     Raises:
-        DataError: if a given column does not exist, or no column for a needed field is recognised.
+        DataError: if a given column or path does not exist, or no column for a needed field is
+            recognised.
     """
     names = file.columns
     found = {field: column for field, column in given.items() if column}
@@ -71,6 +78,12 @@ def recognise(file: File, given: Mapping[str, str]) -> dict[str, str]:
                 _listed(names),
                 f"Name one of them: --map {field}=COLUMN",
             )
+        for path in column.split("+"):
+            if why := dead_end(file.first, path, names):
+                raise DataError(
+                    f"{one_line(file.name)}: --map {field}={one_line(path, 100)} leads nowhere",
+                    one_line(why, 300),
+                )
     wanted = {field: aliases for field, aliases in NAMES.items() if field not in given}
     found = match_aliases(names, wanted, found)
     numbered = sorted(
@@ -78,14 +91,39 @@ def recognise(file: File, given: Mapping[str, str]) -> dict[str, str]:
     )
     if numbered and "images" not in found and "images" not in given:
         found["images"] = "+".join(name for _, name in numbered)
+    _take_letters(names, given, found)
+    _take_chat(file, given, found)
     missing = [field for field in NEEDED if field not in found]
     if missing:
         raise DataError(
             f"{one_line(file.name)} has no column that is known to hold the {missing[0]}",
             f"{_listed(names)}\nknown names: {', '.join(NAMES[missing[0]])}",
-            f"Name the column: --map {missing[0]}=COLUMN",
+            (
+                f"Name the column, or a path into it: --map {missing[0]}=COLUMN",
+                "Convert rows of other layouts with a function: --rows module:function",
+            ),
         )
     return found
+
+
+def _take_letters(names: Sequence[str], given: Mapping[str, str], found: dict[str, str]) -> None:
+    """Take the columns `A`, `B` ... for the choices, as benchmarks in TSV files have them."""
+    letters = list(takewhile(lambda letter: letter in names, ascii_uppercase))
+    if len(letters) > 1 and "choices" not in found and "choices" not in given:
+        found["choices"] = "+".join(letters)
+
+
+def _take_chat(file: File, given: Mapping[str, str], found: dict[str, str]) -> None:
+    """Take a conversation for the question, the answer and the images that no column holds."""
+    chat = next((name for name in CHATS if name in file.columns), None)
+    if chat is None or not file.first or not is_chat(file.first[0].get(chat)):
+        return
+    if "question" not in found:
+        found["question"] = chat
+    if "answer" not in found and any(answer_of(row[chat]) for row in file.first if row.get(chat)):
+        found["answer"] = chat
+    if "images" not in found and "images" not in given:
+        found["images"] = chat
 
 
 def needed_columns(file: File, columns: Mapping[str, str]) -> list[str]:

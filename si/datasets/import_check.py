@@ -23,7 +23,7 @@ from si.datasets.rows import File, file_stamp
 from si.errors import DataError
 from si.events import Event
 from si.lookahead import ordered_map
-from si.readers.files import Row
+from si.readers.reading import Row
 from si.untrusted import one_line
 
 WINDOW = 64  # rows in work at the same time

@@ -16,7 +16,7 @@ from si.datasets.sources import parts
 from si.errors import StageFailed
 from si.events import Event
 from si.lookahead import ordered_map
-from si.readers.files import Row
+from si.readers.reading import Row
 from si.store.commit import Manifest, announce, commit_shard, committed, finish
 from si.store.keys import Spec
 from si.store.port import Store

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -48,6 +48,7 @@ class Plan:
         rows: for each file, row number -> what is planned for it; other rows are left out.
         bad: rows that cannot be used.
         dealt: how many rows got their split from their content, by shares.
+        filled: splits that would have been empty, and got rows of another one.
         repeats: how many rows repeat an earlier one of their split, and are left out.
         overlaps: (earlier split, later split, location) of rows that an earlier split has, too.
             They are left out of the later one.
@@ -60,6 +61,7 @@ class Plan:
     rows: list[dict[int, PlannedRow]] = field(default_factory=list)
     bad: list[Bad] = field(default_factory=list)
     dealt: int = 0
+    filled: list[str] = field(default_factory=list)
     repeats: int = 0
     overlaps: list[tuple[str, str, str]] = field(default_factory=list)
     changed: Counter[str] = field(default_factory=Counter)
@@ -74,14 +76,19 @@ def plan_import(source: Source, notes: pa.Table) -> Plan:
     """
     plan = Plan(rows=[{} for _ in source.files])
     by_split: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
+    dealt: list[dict[str, Any]] = []
     for batch in notes.to_batches(max_chunksize=10_000):
         for note in batch.to_pylist():
             if note["field"] is not None:
                 location = _location(source, note)
                 plan.bad.append(Bad(location, note["label"], note["field"], note["why"]))
             else:
-                plan.dealt += source.splits.deals(note["split"])
-                by_split[source.splits.deal(note["split"], note["group"])].append(note)
+                split = source.splits.deal(note["split"], note["group"])
+                by_split[split].append(note)
+                if source.splits.deals(note["split"]):
+                    dealt.append(note | {"dealt": split})
+    plan.dealt = len(dealt)
+    plan.filled = fill_empty(by_split, dealt, [s for s in SPLITS if source.splits.asks(s)])
     first_split: dict[str, str] = {}  # query id -> the split that stores it
     everything = hashlib.sha256()
     for split, of_split in by_split.items():
@@ -104,6 +111,43 @@ def plan_import(source: Source, notes: pa.Table) -> Plan:
                 everything.update(f"{split} {query_id} {note['mark'].hex()}\n".encode())
     plan.digest = everything.hexdigest()
     return plan
+
+
+def fill_empty(
+    by_split: dict[str, list[dict[str, Any]]],
+    dealt: Sequence[Mapping[str, Any]],
+    asked: Sequence[str],
+) -> list[str]:
+    """Give each empty split that was asked for the rows of one image of the largest split.
+
+    Which images are moved depends on their content alone. With fewer images than splits, some stay
+    empty.
+
+    Args:
+        by_split: split -> notes; is changed.
+        dealt: notes of rows that were dealt by content, with `dealt`, the split they got.
+        asked: the splits that rows are dealt to.
+
+    Returns:
+        The splits that were filled.
+    """
+    groups: dict[str, set[bytes]] = {}
+    for note in dealt:
+        groups.setdefault(note["dealt"], set()).add(note["group"])
+    filled: list[str] = []
+    for split in asked if dealt else ():
+        if by_split[split]:
+            continue
+        fullest = max(groups, key=lambda name: len(groups[name]))
+        if len(groups[fullest]) < 2:
+            break
+        chosen = min(groups[fullest], key=lambda group: hashlib.sha256(b"fill" + group).digest())
+        groups[fullest].remove(chosen)
+        moved = [note for note in by_split[fullest] if note["group"] == chosen]
+        by_split[fullest] = [note for note in by_split[fullest] if note["group"] != chosen]
+        by_split[split] += moved
+        filled.append(split)
+    return filled
 
 
 def _add(plan: Plan, note: Mapping[str, Any]) -> None:

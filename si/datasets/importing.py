@@ -44,12 +44,13 @@ class Imported:
     Attributes:
         rows: rows in the source.
         kept: the data set was in the store already.
-        dealt, bad, repeats, overlaps, changed: as in `si.datasets.import_plan.Plan`.
+        dealt, filled, bad, repeats, overlaps, changed: as in `si.datasets.import_plan.Plan`.
     """
 
     manifest: Manifest
     rows: int
     dealt: int
+    filled: list[str]
     bad: list[Bad]
     repeats: int
     overlaps: list[tuple[str, str, str]]
@@ -107,6 +108,7 @@ def import_data(
         manifest,
         rows=source.rows,
         dealt=plan.dealt,
+        filled=plan.filled,
         bad=plan.bad,
         repeats=plan.repeats,
         overlaps=plan.overlaps,
@@ -122,11 +124,17 @@ def _bad_rows(source: Source, bad: list[Bad], notes: Path) -> DataError:
     lines = [str(row) for row in bad[:SHOWN]]
     if len(bad) > SHOWN:
         lines.append(f"... all of them: {listing}")
+    missing = sum("no file" in row.why or "leaves the folder" in row.why for row in bad)
+    images = "Say which folder paths of images start from: --images FOLDER"
+    empty = sum(row.why == "empty answer" for row in bad)
+    held = "Answers of a benchmark's test part are often withheld: import its other files, by name."
     count = f"at least {len(bad)}" if len(bad) >= ENOUGH else str(len(bad))
     return DataError(
         f"{count} of {source.rows:,} rows cannot be used; nothing was imported",
         "\n".join(lines),
         (
+            *([images] if 2 * missing > len(bad) else []),
+            *([held] if 2 * empty > len(bad) else []),
             "Fix the rows and run the same command again.",
             "Leave them out, counted and listed: --skip-bad",
             "If a column was taken for the wrong field, name the correct one: --map FIELD=COLUMN",

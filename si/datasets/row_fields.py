@@ -1,6 +1,7 @@
 r"""Parse a row of a data set: its question, reference answer, images, and its other fields.
 
-Values are read as their authors meant them. The one user turn of a chat is the question. Marks such
+Values are read as their authors meant them. The last user turn of a chat is the question, below the
+turns before it. Marks such
 as `<image>` are removed, because the images come before the question. Options are written below
 the question. Of a worked answer (`#### 42`, `<answer>42</answer>`, `\boxed{42}`) the final answer
 is taken, and the whole is kept as the rationale.
@@ -17,12 +18,17 @@ from typing import Any
 from si.answers import find, infer
 from si.answers.choices import Options, named, several
 from si.answers.text import fold
+from si.datasets.chats import answer_of, images_of, is_chat, question_of
+from si.datasets.find import SPLIT_NAMES
 from si.datasets.row_images import BadRow, find_images
-from si.datasets.rows import SPLIT_NAMES, File
-from si.readers.files import Row
+from si.datasets.rows import File
+from si.readers.aliases import walk
+from si.readers.reading import Row
 
+# `<image>`, `<image1>`, `<image 1>`, and the tokens that chat templates write for an image.
 _IMAGE_MARK = re.compile(
-    r"[ \t]*(?:<image>|<\|vision_start\|><\|image_pad\|><\|vision_end\|>|<\|image_pad\|>)[ \t]*\n?"
+    r"[ \t]*(?:<image ?(\d*)>|<\|vision_start\|><\|image_pad\|><\|vision_end\|>|<\|image_pad\|>)"
+    r"[ \t]*\n?"
 )
 _CONTROL_TOKEN = re.compile(r"<\|[a-z_]{2,30}\|>")
 _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
@@ -79,9 +85,11 @@ def parse_row(
     if isinstance(row, str):
         raise BadRow("line", row)
     values = {name: _value(row, column, file) for name, column in columns.items()}
-    images = find_images(values["images"], file)
-    question = _question(values["question"], len(images))
-    options = options_of(values.get("choices"))
+    images = find_images(_shown(values["images"]), file)
+    question = _question(values["question"], values.get("context"), len(images))
+    options = [
+        _IMAGE_MARK.sub(_numbered, text).strip() for text in options_of(values.get("choices"))
+    ]
     answer, worked = _answer(values["answer"], options)
     inferred = "choice"
     if options:
@@ -138,10 +146,17 @@ def _value(row: Row, column: str, file: File) -> Any:
         if names and isinstance(value, int) and 0 <= value < len(names):
             return names[value]
         return value
-    value = row
-    for part in column.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    return value
+    return walk(row, column.split("."))
+
+
+def _numbered(mark: re.Match[str]) -> str:
+    """A mark of an image in an option, where its number is all that it says."""
+    return f" (image {mark[1] or 1}) "
+
+
+def _shown(value: Any) -> Any:
+    """The images of a row; where a conversation has them in its turns, all of those."""
+    return images_of(value) if is_chat(value) else value
 
 
 def _text(value: Any, field: str, joined: bool = False) -> str:
@@ -155,7 +170,8 @@ def _text(value: Any, field: str, joined: bool = False) -> str:
         if joined:
             return "\n".join(texts)
         if len(set(texts)) > 1:
-            raise BadRow(field, f"several {field}s: {', '.join(map(repr, texts[:3]))}")
+            listed = ", ".join(map(repr, texts[:3]))
+            raise BadRow(field, f"several {field}s: {listed}; take one: --map {field}=COLUMN.0")
         value = texts[0] if texts else ""
     if isinstance(value, dict):
         raise BadRow(field, f"a struct of {', '.join(map(str, value))[:60]} instead of text")
@@ -171,15 +187,21 @@ def _text(value: Any, field: str, joined: bool = False) -> str:
     return text
 
 
-def _question(value: Any, images: int) -> str:
-    """The question's text; `images` is how many images the row has."""
-    if isinstance(value, list) and any(isinstance(turn, dict) for turn in value):
-        value = _user_turn(value)
-    text = _text(value, "question")
-    marks = len(_IMAGE_MARK.findall(text))
-    if marks and marks != images:
-        raise BadRow("question", f"{marks} marks of images, but {images} images")
-    text = _without_marks(text)
+def _question(value: Any, context: Any, images: int) -> str:
+    """The question's text, below its context if it has one.
+
+    Args:
+        images: how many images the row has.
+    """
+    text = _text(question_of(value) if is_chat(value) else value, "question")
+    marks = _IMAGE_MARK.findall(text)
+    count = max((int(number) for number in marks if number), default=len(marks))
+    if marks and (count > images or (count < images and not any(marks))):
+        raise BadRow("question", f"{count} marks of images, but {images} images")
+    text = _without_marks(text, images)
+    if context:
+        above = _without_marks(_text(context, "context", joined=True), images)
+        text = text if not above or above in text else f"{above}\n{text}"
     if not text:
         raise BadRow("question", "empty question")
     control = _CONTROL_TOKEN.search(text)
@@ -188,30 +210,33 @@ def _question(value: Any, images: int) -> str:
     return text
 
 
-def _user_turn(chat: list[Any]) -> Any:
-    """The content of a chat's one user turn; of a turn in parts, the text."""
-    turns = [
-        turn.get("content", turn.get("value"))
-        for turn in chat
-        if isinstance(turn, dict) and turn.get("role", turn.get("from")) in ("user", "human")
-    ]
-    if len(turns) != 1:
-        raise BadRow("question", f"a chat with {len(turns)} user turns instead of one")
-    if not isinstance(turns[0], list):
-        return turns[0]
-    parts = [part.get("text") for part in turns[0] if isinstance(part, dict)]
-    return "\n".join(part for part in parts if isinstance(part, str))
+def _without_marks(text: str, images: int) -> str:
+    """A text without image marks at its ends; those within it become `(image 1)` and so on.
 
+    Args:
+        images: how many images the row has: a mark with a number stays where there are several.
+    """
 
-def _without_marks(text: str) -> str:
-    """A question without image marks at its ends; those within it become `(image 1)` and so on."""
+    def removable(mark: re.Match[str]) -> bool:
+        return not mark[1] or images == 1
+
     total, before = len(_IMAGE_MARK.findall(text)), 0
-    while match := _IMAGE_MARK.match(text):
+    while (match := _IMAGE_MARK.match(text)) and removable(match):
         text, before = text[match.end() :].lstrip(), before + 1
-    while (marks := list(_IMAGE_MARK.finditer(text))) and not text[marks[-1].end() :].strip():
+    while (
+        (marks := list(_IMAGE_MARK.finditer(text)))
+        and not text[marks[-1].end() :].strip()
+        and removable(marks[-1])
+    ):
         text = text[: marks[-1].start()].rstrip()
     numbers = iter(range(before + 1, total + 1))
-    return _IMAGE_MARK.sub(lambda _: f" (image {next(numbers)}) ", text).strip()
+
+    def named(mark: re.Match[str]) -> str:
+        place = next(numbers)
+        return f" (image {mark[1] or place}) "
+
+    named_text = _IMAGE_MARK.sub(named, text).strip()
+    return re.sub(r"(\(image \d+\)) +([,.?!;:])", r"\1\2", named_text)
 
 
 def _answer(value: Any, options: Sequence[str]) -> tuple[str, str | None]:
@@ -225,11 +250,14 @@ def _answer(value: Any, options: Sequence[str]) -> tuple[str, str | None]:
         return chr(65 + value), None
     if options and isinstance(value, list | tuple) and len(value) > 1:  # several are correct
         return "; ".join(_text(each, "answer") for each in value), None
-    text = _text(value, "answer")
+    spoken = is_chat(value)
+    text = _text(answer_of(value) if spoken else value, "answer")
     found = _TAGGED.findall(text)[-1:] or _HASHES.findall(text)[-1:]
     if not found and "\\boxed" in text:
         boxed = find(text)
         found = [boxed.text] if boxed.where == "boxed" and boxed.text else []
+    if not found and spoken and (said := find(text).text):
+        found = [said.rstrip(" .")]
     if not found:
         return text, None
     if not found[0].strip():
@@ -274,6 +302,8 @@ def _letter(answer: str, options: Sequence[str]) -> str:
         return chr(65 + equal[0])
     if equal:
         raise BadRow("answer", f"{answer!r} may mean several of the choices")
+    if answer.isdecimal() and int(answer) < len(options) and not _any_number(options):
+        return chr(65 + int(answer))
     alike = [i for i, option in enumerate(options) if fold(option) == fold(answer)]
     if len(alike) == 1:
         return chr(65 + alike[0])
@@ -282,6 +312,11 @@ def _letter(answer: str, options: Sequence[str]) -> str:
     if alike or not letters:
         raise BadRow("answer", f"{answer[:60]!r} is not one of the {len(options)} choices")
     return ", ".join(letters)
+
+
+def _any_number(options: Sequence[str]) -> bool:
+    """Whether an option's text is a number, so that a number as the answer may be meant as it."""
+    return any(infer(option) == "number" for option in options)
 
 
 def _split(value: Any, splits: Mapping[str, str]) -> str | None:

@@ -66,6 +66,10 @@ class Splits:
         """Whether rows of this split (None: without a split) are distributed by content."""
         return not self.every and (split is None or split in self.shares)
 
+    def asks(self, split: str) -> bool:
+        """Whether rows are distributed to this split."""
+        return not self.every and (self.shares or SHARES).get(split, 0) > 0
+
     def deal(self, split: str | None, group: bytes) -> str:
         """The split of a row.
 

@@ -60,6 +60,33 @@ def walk(value: Any, path: Sequence[str]) -> Any:
     return value
 
 
+def dead_end(rows: Sequence[Mapping[str, Any]], path: str, columns: Sequence[str]) -> str:
+    """Why a path into a column leads nowhere in any of some rows; empty if it leads somewhere.
+
+    Args:
+        rows: the first rows of a file; rows without the column are not asked.
+        path: `messages.0.content`; a column is always somewhere.
+        columns: the names of the file's columns.
+    """
+    if path in columns:
+        return ""
+    first, *rest = path.split(".")
+    values = [row[first] for row in rows if row.get(first) is not None]
+    if not rest or not values or any(walk(value, rest) is not None for value in values):
+        return ""
+    reached, value = first, values[0]
+    for key in rest:
+        inner = walk(value, [key])
+        if inner is None:
+            break
+        reached, value = f"{reached}.{key}", inner
+    if isinstance(value, Mapping):
+        return f"{reached} has {', '.join(map(str, value)) or 'nothing'}"
+    if isinstance(value, list):
+        return f"{reached} is a list of {len(value)}: 0 to {len(value) - 1}"
+    return f"{reached} is a {type(value).__name__}, not an object or a list"
+
+
 def look_up(row: Mapping[str, Any], path: str) -> Any:
     """What a row holds in a column, or at a path into one; None if it has no such column."""
     return row[path] if path in row else walk(row, path.split("."))

@@ -1,148 +1,60 @@
-"""Read rows from JSON lines, JSON, Parquet and Arrow files.
+"""Read rows from Parquet and Arrow files in batches, and recognise the kind of any file of rows.
 
-A line or an element that is not a JSON object does not end the reading: it is yielded as a text
-that says why, so that callers can name the row. Whatever else a damaged file raises becomes one
-`DataError` that names the file (`reading`).
-
-JSON lines, Parquet and Arrow are read in batches, so that memory is bounded whatever the size of
-the file. JSON may be compressed with gzip.
+Memory is bounded whatever the size of the file. Whatever a damaged file raises becomes one
+`DataError` that names the file (`si.readers.reading`).
 """
 
-import gzip
-import json
-import zlib
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from si.errors import DataError
-from si.untrusted import one_line
+from si.readers.json_files import holds_json_lines
+from si.readers.reading import Row, any_wanted, open_bytes, reading
 
-Row = dict[str, Any]
-LONGEST = 300  # characters of a name or a library's message in an error
-
-
-@contextmanager
-def reading(name: str) -> Iterator[None]:
-    """Raise what readers raise over a damaged file as a `DataError` that names the file."""
-    try:
-        yield
-    except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-        lines = str(error).splitlines() or [type(error).__name__]
-        raise DataError(
-            f"The file {one_line(name, LONGEST)} cannot be read", one_line(lines[0], LONGEST)
-        ) from error
+# Suffix -> kind of file; those of text may be followed by .gz.
+KINDS = {
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "csv",
+}
+_MAGIC = ((b"PAR1", "parquet"), (b"ARROW1", "arrow"), (b"\xff\xff\xff\xff", "arrow"))
 
 
-def any_wanted(wanted: Sequence[int] | None, start: int, stop: int) -> bool:
-    """Whether a row number from `start` to `stop` (exclusive) is among those wanted.
+def kind_by_name(path: Path) -> str:
+    """The kind of a file by its name: parquet, arrow, jsonl, json or csv; empty for other ones."""
+    name = path.name.removesuffix(".gz")
+    kind = next((kind for suffix, kind in KINDS.items() if name.endswith(suffix)), "")
+    return "" if kind in ("parquet", "arrow") and name != path.name else kind
 
-    Args:
-        wanted: ascending row numbers; all if None.
+
+def kind_of(path: Path) -> str:
+    """The kind of a file by its name and its first bytes; empty if it is not a file of rows.
+
+    A file of JSON lines is recognised under any name.
     """
-    if wanted is None:
-        return True
-    at = bisect_left(wanted, start)
-    return at < len(wanted) and wanted[at] < stop
-
-
-# --- JSON ------------------------------------------------------------------------------------
-
-
-def json_lines(path: Path, wanted: Sequence[int] | None = None) -> Iterator[tuple[int, Row | str]]:
-    """The rows of a JSON lines file with their line numbers, counted from 1.
-
-    Blank lines are skipped. A line that is not a JSON object is a text that says why.
-
-    Args:
-        wanted: ascending numbers of the lines to parse; all if None.
-    """
-    for number, line in _stored_lines(path):
-        if any_wanted(wanted, number, number + 1):
-            yield number, _parsed(line)
-        elif wanted is not None and number > wanted[-1]:
-            return
-
-
-def count_json_lines(path: Path) -> int:
-    """How many lines of a file are not blank."""
-    return sum(1 for _ in _stored_lines(path))
-
-
-def json_rows(path: Path, name: str, single: bool = False) -> list[Row | str]:
-    """The rows of a JSON file: a list of objects, an object with one such list, or JSON lines.
-
-    An element that is not an object is a text that says why.
-
-    Args:
-        name: how errors name the file.
-        single: an object without such a list is a row.
-
-    Raises:
-        DataError: if the file is not JSON, or holds no list of rows.
-    """
-    with reading(name), _open(path) as file:
-        text = file.read()
+    kind = kind_by_name(path)
+    if kind in ("parquet", "arrow", "jsonl", "csv"):
+        return kind
+    if holds_json_lines(path):
+        return "jsonl"
+    if kind:
+        return kind
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        rows = [_parsed(line) for line in text.splitlines() if line and not line.isspace()]
-        if not rows or any(isinstance(row, str) for row in rows):
-            raise DataError(
-                f"The file {one_line(name, LONGEST)} is not JSON", one_line(error, LONGEST)
-            ) from error
-        return rows
-    if isinstance(value, dict):
-        lists = [v for v in value.values() if isinstance(v, list) and v and isinstance(v[0], dict)]
-        value = lists[0] if len(lists) == 1 else [value] if single else value
-    if not isinstance(value, list):
-        raise DataError(
-            f"The file {one_line(name, LONGEST)} does not hold a list of rows",
-            f"a list of objects was expected, not {_kind(value)}",
-        )
-    return [_object(row) for row in value]
-
-
-def _open(path: Path) -> BinaryIO:
-    return cast(BinaryIO, gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
-
-
-def _stored_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines that are not blank, with their numbers from 1."""
-    with _open(path) as file:
-        for number, line in enumerate(file, 1):
-            if not line.isspace():
-                yield number, line
-
-
-def _parsed(line: bytes) -> Row | str:
-    try:
-        return _object(json.loads(line))
-    except (ValueError, RecursionError) as error:
-        return f"not JSON: {error}"
-
-
-def _object(row: Any) -> Row | str:
-    return row if isinstance(row, dict) else f"{_kind(row)} instead of a JSON object"
-
-
-def _kind(value: Any) -> str:
-    """A JSON value's kind in JSON's own words."""
-    for types, words in (
-        ((bool,), "a truth value"),
-        ((str,), "a string"),
-        ((int, float), "a number"),
-        ((list,), "a list"),
-        ((dict,), "an object"),
-    ):
-        if isinstance(value, types):
-            return words
-    return "null"
+        with open_bytes(path) as file:
+            start = file.read(64)
+    except (OSError, EOFError):
+        return ""
+    found = next((kind for magic, kind in _MAGIC if start.startswith(magic)), "")
+    return found or ("json" if start.lstrip()[:1] in (b"{", b"[") else "")
 
 
 # --- Parquet and Arrow -----------------------------------------------------------------------

@@ -1,9 +1,12 @@
 """Rollouts in JSON lines, JSON and Parquet files of any tool, or in memory."""
 
 import re
+import shutil
+import weakref
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import pyarrow as pa
@@ -11,7 +14,9 @@ import pyarrow as pa
 from si.errors import DataError
 from si.metrics import Array
 from si.readers.aliases import root
-from si.rollouts.chunks import SUFFIXES, Part, Row, chunks, file_suffix, first_rows
+from si.readers.archives import unpack
+from si.readers.files import KINDS
+from si.rollouts.chunks import Part, Row, Text, chunks, first_rows, is_rollouts
 from si.rollouts.identity import candidates, is_finer
 from si.rollouts.known_tools import Layout
 from si.rollouts.normalise import Normaliser
@@ -45,7 +50,7 @@ class FileSource:
         self.bad: list[Bad] = []
         self.parts = list(parts)
         if not self.parts:
-            raise DataError("There is nothing to read", f"looked for {', '.join(SUFFIXES)}")
+            raise DataError("There is nothing to read", f"looked for {', '.join(KINDS)}")
         self._recognise(mapping or {}, set(found))
         self._leave_out_validation()
         self._take_finer_id(mapping or {})
@@ -55,30 +60,28 @@ class FileSource:
 
     @classmethod
     def of_paths(
-        cls, paths: Sequence[Path], mapping: Mapping[str, str] | None = None
+        cls, paths: Sequence[Path], mapping: Mapping[str, str] | None = None, encoding: str = ""
     ) -> "FileSource":
         """Rollouts in files and folders; of a folder, every file with a suffix that can be read.
+
+        Args:
+            encoding: of texts; empty for UTF-8.
 
         Raises:
             DataError: if a path does not exist, or there is nothing to read.
         """
-        files: list[Path] = []
-        found: set[str] = set()
-        for path in paths:
-            if path.is_dir():
-                inside = sorted((p for p in path.rglob("*") if file_suffix(p)), key=_natural)
-                files += inside
-                found |= {str(p) for p in inside}
-            elif path.exists():
-                files.append(path)
-            else:
-                raise DataError(f"There is no file {path}", f"looked in {path.absolute().parent}")
-        if not files:
-            raise DataError(
-                f"No rollouts in {', '.join(map(str, paths))}",
-                f"looked for {', '.join(SUFFIXES)}, also with .gz",
-            )
-        return cls([(str(path), path) for path in files], mapping, found)
+        scratch = Path(mkdtemp(prefix="si-rollouts-")) if any(map(is_zip, paths)) else None
+        try:
+            files, found = files_of(paths, scratch)
+            parts = [(name, Text(path, encoding) if encoding else path) for name, path in files]
+            made = cls(parts, mapping, found)
+        except BaseException:
+            if scratch:
+                shutil.rmtree(scratch, ignore_errors=True)
+            raise
+        if scratch:
+            weakref.finalize(made, shutil.rmtree, scratch, True)
+        return made
 
     def _recognise(self, mapping: Mapping[str, str], found: set[str]) -> None:
         """Take the layout of the first part that has one; of those found, keep who share it."""
@@ -186,6 +189,46 @@ class FileSource:
                     yield table
         if first_scan:
             self.bad = bad
+
+
+def is_zip(path: Path) -> bool:
+    """Whether a path is a zip archive, by its name."""
+    return path.suffix == ".zip" and path.is_file()
+
+
+def files_of(
+    paths: Sequence[Path], scratch: Path | None = None
+) -> tuple[list[tuple[str, Path]], set[str]]:
+    """The files in files, folders and zip archives, as (name, path) in their order.
+
+    Args:
+        scratch: a folder to unpack zip archives in; needed if there are any.
+
+    Returns:
+        The files, and the names of those that were found in a folder or an archive.
+
+    Raises:
+        DataError: if a path does not exist, or there is nothing to read.
+    """
+    files: list[tuple[str, Path]] = []
+    found: set[str] = set()
+    for number, path in enumerate(paths):
+        folder = unpack(path, scratch / str(number)) if scratch and is_zip(path) else path
+        if folder.is_dir():
+            inside = sorted(filter(is_rollouts, folder.rglob("*")), key=_natural)
+            named = [(str(path / p.relative_to(folder)), p) for p in inside]
+            files += named
+            found |= {name for name, _ in named}
+        elif path.exists():
+            files.append((str(path), path))
+        else:
+            raise DataError(f"There is no file {path}", f"looked in {path.absolute().parent}")
+    if not files:
+        raise DataError(
+            f"No rollouts in {', '.join(map(str, paths))}",
+            f"looked for {', '.join(KINDS)}, also with .gz",
+        )
+    return files, found
 
 
 def _key_columns(layout: Layout, names: Sequence[str]) -> set[str]:

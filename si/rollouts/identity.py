@@ -16,9 +16,9 @@ import pyarrow.compute as pc
 from si.metrics import Array
 from si.readers.aliases import look_up
 from si.report.tables import number, percent
+from si.rollouts.known_tools import IDS
 from si.rollouts.table import Groups, Rollouts
 
-IDS = ("id", "idx", "index", "sample_id", "pid", "item_id", "data_id", "example_index")
 ENOUGH = 2  # samples of a query by which an id that repeats is recognised
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from si.answers import KINDS, Case, Judge, MathPool, Policy, Verdict
 from si.answers import understand as understood
@@ -24,8 +25,19 @@ from si.events import Event
 from si.machine.files import check
 from si.plugins import load
 from si.readers.aliases import look_up, root
-from si.readers.files import open_parquet
-from si.rollouts.chunks import BROKEN, Row, file_suffix, first_rows, json_objects
+from si.readers.files import KINDS as FILES
+from si.readers.files import arrow_batches, arrow_schema, kind_of, open_parquet
+from si.readers.reading import reading
+from si.rollouts.chunks import (
+    BROKEN,
+    Part,
+    Row,
+    Text,
+    first_rows,
+    is_columnar,
+    json_objects,
+    taken_apart,
+)
 from si.rollouts.judged import Judged
 from si.rollouts.known_tools import ALIASES, ANSWERS, LAYOUTS
 from si.rollouts.layouts import write
@@ -61,22 +73,24 @@ def judge_file(
     timeout: float = 5.0,
     skip_bad: bool = False,
     force: bool = False,
+    encoding: str = "",
     on_event: Callable[[Event], None] = lambda _: None,
 ) -> Judged:
-    """Judge all responses of a JSONL, JSON or Parquet file.
+    """Judge all responses of a file, of any kind that `si.readers.files` knows.
 
     Args:
         mapping: field -> column or path: response (or messages, whose last one it is), answer
             (one, or a list of accepted ones); answer_kind, choices, finish_reason, reward, id,
             question and truth if there are any.
-        out: a file of the same kind to write, completely or not at all: all rows and columns,
-            and the columns of `VERDICT`.
+        out: a file to write, completely or not at all: all rows and columns, and the columns of
+            `VERDICT`. Parquet from Parquet and Arrow; JSON lines or JSON from texts.
         judge: `answers`, or `package.module:function` as a recipe's `verify.judge`.
         policy: profile, tolerance, units and rules; by default those of a recipe.
         opinions: collects further checks of the verdicts.
         timeout: processor seconds that math-verify may take for one answer.
         skip_bad: leave out rows without a response or a reference instead of refusing; in `out`
             their verdicts are null.
+        encoding: of texts; empty for UTF-8.
         on_event: receives how many rows are `done` of the `total`, if that is known.
 
     Raises:
@@ -85,7 +99,8 @@ def judge_file(
     kind = _kind_of(path)
     if out is not None:
         _check_out(out, path, kind, force)
-    names, rows = first_rows(str(path), path)
+    part: Part = Text(path, encoding) if encoding else path
+    names, rows = first_rows(str(path), part)
     columns = understand(names, rows, mapping or {}, str(path))
     made = Judged(str(path), columns, opinions=opinions or Opinions())
     own = None if judge == "answers" else load("judge", judge, {})
@@ -93,7 +108,8 @@ def judge_file(
         rules = Judge(policy or Policy(), pool).judge_all
         work = _Work(made, rules if own is None else partial(judge_custom, own), skip_bad)
         wanted = None if out else sorted({root(where, names) for where in columns.values()})
-        judged = work.judged(_pieces(path, kind, wanted, made.bad), _count(path, kind), on_event)
+        pieces = _pieces(part, path, kind, wanted, made.bad)
+        judged = work.judged(pieces, _count(path, kind), on_event)
         if out is None:
             for _ in judged:
                 pass
@@ -105,25 +121,33 @@ def judge_file(
 
 
 _WRITTEN = (".jsonl", ".json", ".parquet")
+_TABLES = ("parquet", "arrow")
 
 
 def _kind_of(path: Path) -> str:
-    """The file's suffix, if it is one that can be judged."""
+    """The file's kind, if it is one that can be judged."""
     if not path.is_file():
         raise DataError(f"There is no file {path}", f"looked in {path.absolute().parent}")
-    kind = file_suffix(path)
+    kind = kind_of(path)
     if not kind:
-        raise DataError(f"{path} is neither JSON lines, JSON nor Parquet, by its name")
+        raise DataError(f"{path} is not a file of rows", f"known: {', '.join(FILES)}")
     return kind
 
 
 def _check_out(out: Path, path: Path, kind: str, force: bool) -> None:
     """Refuse an output file of another kind than the input's, or that cannot be written."""
-    if (out.suffix == ".parquet") != (kind == ".parquet") or out.suffix not in _WRITTEN:
+    table = kind in _TABLES
+    if (out.suffix == ".parquet") != table or out.suffix not in _WRITTEN:
         raise DataError(
             f"{out} cannot be written from {path.name}",
             "",
-            f"Name a file as {'x.parquet' if kind == '.parquet' else 'x.jsonl'}: --out",
+            f"Name a file as {'x.parquet' if table else 'x.jsonl'}: --out",
+        )
+    if table and _holds_columns(path, kind):
+        raise DataError(
+            f"{path} holds columns as lists, so its verdicts cannot be written beside them",
+            "",
+            "Judge it without --out, or write a row for each sample first.",
         )
     check(out, force)
 
@@ -194,25 +218,42 @@ def _several(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(v, str) for v in value)
 
 
-def _pieces(
-    path: Path, kind: str, columns: Sequence[str] | None, bad: list[Bad]
-) -> Iterator[list[Row]]:
-    if kind == ".parquet":
+def _batches(path: Path, kind: str, columns: Sequence[str] | None) -> Iterator[list[Row]]:
+    """The rows of a Parquet or Arrow file, a piece at a time."""
+    if kind == "parquet":
         with open_parquet(path) as file:
             for batch in file.iter_batches(PIECE, columns=columns):
                 yield batch.to_pylist()
         return
-    rows = iter(json_objects(str(path), path, bad))
+    with reading(str(path)):
+        for _, batch in arrow_batches(path, PIECE, columns, None):
+            yield batch.to_pylist()
+
+
+def _holds_columns(path: Path, kind: str) -> bool:
+    """Whether the first row of a table holds columns as lists."""
+    first = next(_batches(path, kind, None), [])
+    return bool(first) and is_columnar(first[0])
+
+
+def _pieces(
+    part: Part, path: Path, kind: str, columns: Sequence[str] | None, bad: list[Bad]
+) -> Iterator[list[Row]]:
+    if kind in _TABLES:
+        for batch in _batches(path, kind, columns):
+            yield [each for row in batch for each in taken_apart(str(path), row)]
+        return
+    rows = iter(json_objects(str(path), part, bad))
     while piece := list(islice(rows, PIECE)):
         yield piece
 
 
 def _count(path: Path, kind: str) -> int | None:
     """How many rows the file has, if looking is cheap."""
-    if kind == ".parquet":
+    if kind == "parquet":
         with open_parquet(path) as file:
             return int(file.metadata.num_rows)
-    if path.suffix == ".gz" or kind == ".json":
+    if path.suffix == ".gz" or kind != "jsonl":
         return None
     with path.open("rb") as lines:
         return sum(1 for line in lines if line.strip())
@@ -220,9 +261,10 @@ def _count(path: Path, kind: str) -> int | None:
 
 def _schema(path: Path, kind: str, several: bool, _: Row) -> pa.Schema:
     fields: list[pa.Field] = []
-    if kind == ".parquet":
-        with open_parquet(path) as file:
-            fields = [one for one in file.schema_arrow if one.name not in VERDICT]
+    if kind in _TABLES:
+        with reading(str(path)):
+            schema = arrow_schema(path) if kind == "arrow" else pq.read_schema(path)
+            fields = [one for one in schema if one.name not in VERDICT]
     plain = [
         one.with_type(one.type.value_type) if pa.types.is_dictionary(one.type) else one
         for one in fields

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from si.datasets.columns import recognise
+from si.datasets.find import find_files
 from si.datasets.images import fit, header, pixels
 from si.datasets.row_fields import parse_row
 from si.datasets.row_images import BadRow
-from si.datasets.rows import find_files
 from si.errors import DataError
 from tests.unit.layouts import picture
 
