@@ -17,8 +17,8 @@ tool() {
         command -v "$1" || { echo "$1 is needed: install it, or set LOCAL_CLUSTER=offline" >&2; return 1; }
     fi
 }
-# Nothing is built on a disk that is too full, and no tool that the script does not need.
-[[ $LOCAL_CLUSTER != offline || -z ${gigabytes:-} ]] || "$offline/space" "$gigabytes"
+# Nothing is built where something else is missing, and no tool that the script does not need.
+[[ $LOCAL_CLUSTER != offline || -z ${gigabytes:-} ]] || "$offline/needs" "$gigabytes"
 for name in ${needs:-kind kubectl helm}; do
     path=$(tool "$name")
     printf -v "$name" %s "$path" # $kind, $kubectl, $helm
