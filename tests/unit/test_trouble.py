@@ -2,12 +2,28 @@
 cut to what matters; tests/cluster meets them alive."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from si import events
-from si.clusters.kubernetes.diagnosis import failure, finished, last_words, problems, stage_failed
-from si.errors import RETRY, UNUSABLE, SiError
+from si.clusters.kubernetes.diagnosis import (
+    evicted,
+    failure,
+    finished,
+    last_words,
+    pressure,
+    problems,
+    stage_failed,
+)
+from si.clusters.kubernetes.jobs import KubernetesCluster
+from si.clusters.kubernetes.runs import begin
+from si.config.place import Place
+from si.config.recipe import Recipe
+from si.errors import RETRY, UNUSABLE, SiError, StageFailed
+from si.store.folder import FolderStore
+from si.store.keys import Spec
+from tests.unit.fake_cluster import FakeCluster
 
 JOB = {"metadata": {"name": "si-r-it01-explore-1", "uid": "u"}, "spec": {"parallelism": 1}}
 
@@ -96,6 +112,68 @@ def test_failures():
     assert "OOMKilled" in failure(ended(137, reason="OOMKilled"))
     assert failure(ended(4)) == "failed with exit code 4"
     assert failure(pod("Running")) is None
+
+
+def evicted_pod(resource, index="0", name="p", reason="Evicted"):
+    """A pod as a kubelet leaves it that is short of a resource."""
+    condition = {"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet"}
+    made = pod("Failed", [condition], name=name)
+    made["metadata"]["annotations"] = {"batch.kubernetes.io/job-completion-index": index}
+    made["status"] |= {
+        "reason": reason,
+        "message": f"The node was low on resource: {resource}. Threshold quantity: 100Mi, "
+        "available: 90Mi. Container stage was using 9Gi, request is 0, has larger consumption.",
+    }
+    return made
+
+
+def test_evictions_are_counted_by_reason():
+    """A pod that nodes evict again and again ends the stage, with the resource and the value."""
+    pods = [evicted_pod("memory", name=f"p-{n}") for n in range(3)]
+    assert pressure(pods[0]) == "memory"
+    assert evicted("it01/explore", "explore", pods, 3) is None
+    error = evicted("it01/explore", "explore", pods, 2)
+    assert "evicted pod 0 of stage it01/explore 3 times: they ran out of memory" in str(error)
+    assert "place.kubernetes.explore.resources.requests.memory" in str(error)
+    disk = [evicted_pod("ephemeral-storage", name=f"p-{n}") for n in range(3)]
+    assert "place.kubernetes.train.scratch" in str(evicted("it01/train", "train", disk, 2))
+
+
+def test_evictions_count_for_each_index_and_no_other_disruption_does():
+    """Pods of several indexes share no count; drains, preemptions and node shutdowns have none."""
+    spread = [evicted_pod("memory", str(n), f"p-{n}") for n in range(9)]
+    assert evicted("it01/explore", "explore", spread, 1) is None
+    shut = [evicted_pod("memory", reason="Terminated") for _ in range(9)]
+    drain = {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}
+    drained = [pod("Failed", [drain]) for _ in range(9)]
+    assert evicted("it01/explore", "explore", shut + drained, 0) is None
+
+
+def test_a_stage_that_is_evicted_for_ever_ends(tmp_path):
+    """The controller removes its Job, whose pods Kubernetes would replace without an end."""
+    cluster = FakeCluster()
+    owner = begin(cluster, Place(store="s3://bucket", retries=1), Recipe(), "r", False).owner
+    place = Place(store="s3://bucket", retries=1)
+    doing = KubernetesCluster(cluster, place, "r", 1, owner, FolderStore(tmp_path))
+    name = "si-r-it01-explore-1"
+
+    def pods():
+        uid = cluster.job(name)["metadata"]["uid"]
+        made = [evicted_pod("memory", name=f"{name}-{n}") for n in range(2)]
+        for each in made:
+            each["metadata"]["ownerReferences"] = [{"uid": uid}]
+        return made
+
+    doing.jobs = SimpleNamespace(get=cluster.job)
+    doing.pods, doing.warnings = SimpleNamespace(all=pods), SimpleNamespace(all=list)
+    heard = []
+    spec = Spec("explore", "it01", {}, {}, {}, shards=1)
+    with pytest.raises(StageFailed, match="they ran out of memory"):
+        doing.run("it01/explore", spec, heard.append)
+    assert cluster.job(name) is None
+    assert [event["why"] for event in heard if event["event"] == "failure"] == [
+        "was disrupted (TerminationByKubelet)"
+    ] * 2
 
 
 def test_finished():

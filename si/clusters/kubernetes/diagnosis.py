@@ -5,6 +5,7 @@ waiting. They do not end it, because most are solved from outside (a node, a Sec
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from si.errors import RETRY, UNUSABLE, StageFailed
 Thing = Mapping[str, Any]
 
 _PULL = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
+INDEX = "batch.kubernetes.io/job-completion-index"
 _CONFIG = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 
 _AGAIN = "Then helm upgrade, and the same iterate command with --apply."
@@ -148,6 +150,53 @@ def failure(pod: Thing) -> str | None:
     if "exitCode" in ended:
         return f"failed with exit code {ended['exitCode']}"
     return str(status.get("reason") or "failed")
+
+
+def pressure(pod: Thing) -> str | None:
+    """The resource that a node ran out of when it evicted the pod; None if it did not."""
+    status = pod.get("status", {})
+    disrupted = any(
+        condition["type"] == "DisruptionTarget"
+        and condition.get("reason") == "TerminationByKubelet"
+        for condition in status.get("conditions") or ()
+    )
+    if not disrupted or status.get("reason") != "Evicted":
+        return None  # a node that is shut down ends its pods by the same condition
+    found = re.search(r"low on resource: ([\w.-]+\w)", status.get("message") or "")
+    return found[1] if found else "an unknown resource"
+
+
+def evicted(entry: str, kind: str, pods: Iterable[Thing], retries: int) -> StageFailed | None:
+    """The error of a Job of which nodes evicted the same pod again and again, which Kubernetes
+    repeats without an end; None if no pod was evicted more than `retries` times.
+
+    Args:
+        kind: explore, verify or train, for what to do.
+    """
+    by_index: dict[str, list[str]] = {}
+    for pod in pods:
+        if (resource := pressure(pod)) and failure(pod):
+            index = (pod["metadata"].get("annotations") or {}).get(INDEX, "0")
+            by_index.setdefault(index, []).append(resource)
+    for index, resources in by_index.items():
+        if len(resources) <= retries:
+            continue
+        what = max(set(resources), key=resources.count)
+        setting = {
+            "memory": f"place.kubernetes.{kind}.resources.requests.memory",
+            "ephemeral-storage": f"place.kubernetes.{kind}.scratch",
+        }.get(what, f"place.kubernetes.{kind}.resources.requests")
+        return StageFailed(
+            f"Nodes evicted pod {index} of stage {entry} {len(resources)} times: they ran out of "
+            f"{what}",
+            "place.retries allows " + str(retries),
+            (
+                f"Request what it needs, so that it runs on a node that has it: {setting} in the "
+                "chart's values. " + _AGAIN,
+            ),
+            exit_code=RETRY,
+        )
+    return None
 
 
 def stage_failed(entry: str, job: Thing, pods: Iterable[Thing]) -> StageFailed:

@@ -14,7 +14,14 @@ from typing import Any
 
 from si.clusters.kubernetes import manifests
 from si.clusters.kubernetes.client import Client
-from si.clusters.kubernetes.diagnosis import Problem, failure, finished, problems, stage_failed
+from si.clusters.kubernetes.diagnosis import (
+    Problem,
+    evicted,
+    failure,
+    finished,
+    problems,
+    stage_failed,
+)
 from si.clusters.kubernetes.runs import never_ran
 from si.clusters.kubernetes.watch import WATCH_SECONDS, Mirror
 from si.config.place import Place
@@ -22,6 +29,7 @@ from si.datasets import sources
 from si.errors import RETRY, StageFailed
 from si.events import Event
 from si.runs.limits import LimitReached
+from si.stages import STAGES
 from si.store.commit import Manifest, committed
 from si.store.keys import Spec
 from si.store.port import Store
@@ -229,6 +237,10 @@ class KubernetesCluster:
             current = problems(job, pods, self.warnings.all())
             reported = self._report(current, reported, on_event)
             ended = finished(job)
+            kind = job["metadata"]["labels"]["app.kubernetes.io/component"]
+            if ended is None and (error := self._evicted(entry, kind, pods)):
+                self.client.delete_job(name)
+                raise error
             if ended == "Complete":
                 return True
             if ended == "Failed":
@@ -241,6 +253,13 @@ class KubernetesCluster:
             # The watches wake this thread up. The time limit is for counting shards in the store.
             self.changed.wait(PROGRESS_SECONDS if shards else WATCH_SECONDS)
             self.changed.clear()
+
+    def _evicted(
+        self, entry: str, component: str, pods: list[dict[str, Any]]
+    ) -> StageFailed | None:
+        """An error if nodes evict a pod again and again."""
+        kind = STAGES[component].image if component in STAGES else component
+        return evicted(entry, kind, pods, self.place.retries)
 
     def _report(
         self, now: Iterator[Problem], reported: set[str], on_event: Callable[[Event], None]
