@@ -43,6 +43,7 @@ VERBS = {
     "data": Verb("Data and recipes", "Import, generate, list and inspect data sets."),
     "fetch": Verb("Data and recipes", "Copy a recipe's data set and policy 0 into the store."),
     "config": Verb("Data and recipes", "Show and check recipes and settings."),
+    "doctor": Verb("Data and recipes", "Check that this machine has what a run needs."),
     "cancel": Verb("Cluster", "Stop a run on a cluster and remove its Jobs."),
     "control": Verb("", "Run the controller of a run, inside the cluster."),
 }

@@ -22,6 +22,7 @@ from si.runs.journal import Journal
 from si.runs.limits import Budget
 from si.runs.record import begin
 from si.store.open import open_store
+from si.store.probe import ensure
 
 JOURNAL_PATIENCE = 5.0  # seconds that the loop may wait for a write of its journal
 
@@ -51,6 +52,7 @@ def control(
             state = {}
         journal = Journal(state, save)
         try:
+            ensure(store)
             generation = state.get("generation") or begin(store, run, recipe, bool(fresh))
             begin(store, run, recipe)  # refuses a recipe that is not the generation's
             journal.start(generation=generation, fresh=fresh, controller=pod)

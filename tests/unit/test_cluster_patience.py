@@ -244,7 +244,8 @@ def test_a_journal_that_cannot_be_written_does_not_end_the_loop(monkeypatch, cap
     for name, stand in (
         ("Client", lambda: cluster), ("Lease", Nothing), ("KubernetesCluster", Nothing),
         ("Run", Loop), ("conclude", conclude), ("open_store", lambda _: SimpleNamespace(url="s3")),
-        ("begin", lambda *_: 1), ("match_steps", lambda _, recipe: recipe),
+        ("ensure", lambda _: None), ("begin", lambda *_: 1),
+        ("match_steps", lambda _, recipe: recipe),
     ):  # fmt: skip
         monkeypatch.setattr(control, name, stand)
     end_is_down = False
