@@ -11,6 +11,7 @@ from si.machine.files import create_folder, write_files
 from si.report.page import Section, extended
 from si.report.tables import Table, number
 from si.runs.status import status
+from si.runs.usage import made_by
 from si.stages import STAGES
 from si.store.artifact import Artifact
 from si.store.port import Store
@@ -26,8 +27,8 @@ def write(
 ) -> Path:
     """Copy a report out of the store: the page, and Markdown and JSON beside it.
 
-    The copy also shows what is not part of the run's content, and so in no artefact: times, costs,
-    and why the run ended early.
+    The copy also shows what is not part of the run's content, and so in no artefact: its name, the
+    date, times, costs, and why the run ended early.
 
     Args:
         out: the page's path; by default reports/RUN.html in the store's folder, where an older
@@ -46,7 +47,10 @@ def write(
     tree = status(where, name)
     page, *others = report_files(out)
     whole = extended(
-        artifact.read("report.html").decode(), [times(tree), spending(where, tree, place)]
+        artifact.read("report.html").decode(),
+        [spending(where, tree, place), times(tree)],
+        name,
+        about(where, artifact),
     )
     files = {path: artifact.read(f"report{path.suffix}") for path in others}
     write_files({page: whole.encode()} | files, force)
@@ -72,7 +76,15 @@ def spending(where: Store, tree: dict[str, Any], place: Place) -> Section:
     """Estimate against actual, and why the run ended early if it did."""
     found, stopped = costs(where, tree["run"], place, tree), tree["stopped"]
     said = f"{found.words} " + (f"The run ended early. {stopped['words']}." if stopped else "")
-    return Section("costs", "What it cost", said.strip(), tables=[found.table])
+    return Section("costs", "Estimate and actual", said.strip(), tables=[found.table])
+
+
+def about(where: Store, artifact: Artifact) -> list[tuple[str, str]]:
+    """When the report was made, and with which version."""
+    made = made_by(where, artifact.manifest)
+    when = str(made.get("finished", "")).replace("T", " ").replace("Z", " UTC")
+    known = (("Date", when), ("Version", f"si-ctl {made['si_ctl']}" if "si_ctl" in made else ""))
+    return [(name, value) for name, value in known if value]
 
 
 def times(tree: dict[str, Any]) -> Section:

@@ -63,6 +63,7 @@ def sizes_of(store: Store, recipe: Recipe) -> dict[str, Any] | None:
 
 FIGURES = ("made", "tokens", "hours", "wall", "bytes", "cost")
 Figures = dict[str, float]
+MEGABYTE = 1_000_000
 
 
 class Costs(NamedTuple):
@@ -107,25 +108,29 @@ class Costs(NamedTuple):
         parts = [(name, self.estimated.get(name), self.actual.get(name)) for name in names]
         parts.append(("all", total(self.estimated), total(self.actual)))
         for name, foreseen, took in parts:
-            cells = [name]
-            for figure, digits in zip(FIGURES, (0, 0, 4, 1, 0, 2), strict=True):
-                for part in (foreseen, took):
-                    value = (part or {}).get(figure)
-                    shown = value and (round(value) if digits == 0 else value)
-                    cells.append(number(shown or None, digits))
-            rows.append(cells)
+            shown = [
+                [_shown(part, figure, digits) for part in (took, foreseen)]
+                for figure, digits in zip(FIGURES, (0, 0, 3, 0, 1, 2), strict=True)
+            ]
+            rows.append([name, *(f"{now} ({then})" if then else now for now, then in shown)])
         unit = "worker hours" if self.on == CPU else "GPU hours"
-        heads = ("samples or examples", "sampled tokens", unit, "wall seconds", "bytes", "cost")
-        columns = [f"{head}, {which}" for head in heads for which in ("est.", "actual")]
+        columns = ["samples or examples", "tokens", unit, "wall seconds", "MB", "cost"]
         begun = self.begun["hours"]
         return Table(
-            "Estimate and actual by stage",
+            "Cost by stage: actual, and in brackets the estimate",
             ["stage", *columns],
             rows,
-            "The estimate uses public figures, not this run's (si-ctl estimate --calibrate does "
-            "that). Actual: all attempts that recorded their times, with those that lost a race. "
+            "Tokens are sampled ones. The estimate uses public figures, not this run's (si-ctl "
+            "estimate --calibrate does that). Actual: all attempts that recorded their times, with "
+            "those that lost a race. "
             + (f"An incomplete iteration took {begun:.3g} {unit} more." if begun else ""),
         )
+
+
+def _shown(part: Figures | None, figure: str, digits: int) -> str:
+    """A figure as text, bytes as megabytes; empty if it is zero or unknown."""
+    value = (part or {}).get(figure, 0.0) / (MEGABYTE if figure == "bytes" else 1)
+    return number(value if digits else round(value), digits) if value else ""
 
 
 def costs(store: Store, run: str, place: Place, tree: Mapping[str, Any]) -> Costs:

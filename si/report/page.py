@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from si.config.recipe import Report
 from si.entry import BEGINNING, LOOP
@@ -27,6 +27,7 @@ from si.store.keys import canonical
 if TYPE_CHECKING:
     from si.report.plots import Plot
 
+PAPER = "https://arxiv.org/abs/2510.26474"
 STRATEGIES = {
     "vanilla": "Vanilla self-improvement",
     "tc": "Threshold clipping",
@@ -94,7 +95,9 @@ class Section(NamedTuple):
     tables: Sequence[Table] = ()
 
 
-_MORE = ("<!-- more links -->\n", "<!-- more sections -->\n")
+_COSTS = "<!-- more about cost -->\n"
+_ABOUT = "<!-- more about the run -->\n"
+_SECTIONS_BEFORE = "<!-- more sections -->\n"  # in pages that were stored before _COSTS
 _SECTIONS = {
     "accuracy": (
         "Held-out accuracy",
@@ -119,16 +122,27 @@ _SECTIONS = {
 }
 
 
-def extended(html: str, sections: Sequence[Section]) -> str:
-    """A committed page with more sections after its own tables.
+def extended(
+    html: str,
+    sections: Sequence[Section],
+    run: str = "",
+    about: Sequence[tuple[str, str]] = (),
+) -> str:
+    """A committed page with what is not part of a run's content, and so in no artefact; only a copy
+    of the page outside the store may show it.
 
-    Times and costs are not part of a run's content, so they cannot be in the artefact; a copy of
-    the page outside the store may show them.
+    Args:
+        sections: more about the cost, after the page's own figures on it.
+        run: the run's name, which goes before title and heading.
+        about: (name, value) of what a reader may want to know about the run, such as the date.
     """
-    for mark, template in zip(_MORE, ("link.html", "section.html"), strict=True):
-        more = "".join(render(template, part=section) for section in sections)
-        html = html.replace(mark, more + mark, 1)
-    return html
+    if run:
+        name = str(escape(run))
+        html = html.replace("<title>", f"<title>{name}: ", 1).replace("<h1>", f"<h1>{name}: ", 1)
+    more = "".join(render("section.html", part=section) for section in sections)
+    said = "".join(render("about.html", name=name, value=value) for name, value in about)
+    mark = _COSTS if _COSTS in html else _SECTIONS_BEFORE
+    return html.replace(mark, more, 1).replace(_ABOUT, said, 1)
 
 
 def page(
@@ -168,6 +182,7 @@ def page(
         anchors={node.address: node.anchor for node in nodes},
         recipe=_recipe(settings),
         data=run.data,
+        paper=PAPER,
     )
 
 

@@ -22,7 +22,7 @@ from si.records import LEVELS
 from si.report.compare import Named, compare, page
 from si.report.findings import matthew, progress, rebalanced, unread
 from si.report.intervals import wilson
-from si.report.page import Section, extended
+from si.report.page import PAPER, Section, extended
 from si.report.run_tables import words
 from si.report.sample_images import PIXELS, embed
 from si.report.summary import Iteration, RunSummary, collect
@@ -98,6 +98,8 @@ def test_page_is_self_contained(store: FolderStore, runs: Any, files: dict[str, 
         loads.feed(text)
         assert loads.tags.isdisjoint({"iframe", "object", "embed", "base"})
         assert loads.addresses
+        followed = {PAPER} if text == report else set()  # only by a reader who clicks
+        assert loads.links - set(loads.addresses) == followed
         assert all(address.startswith(("data:", "#")) for address in loads.addresses)
         assert ("script" in loads.tags) == (text == report)
     scripts = re.findall(r"<script>(.*?)</script>", report, re.DOTALL)
@@ -107,19 +109,27 @@ def test_page_is_self_contained(store: FolderStore, runs: Any, files: dict[str, 
 
 
 def test_a_copy_may_show_more(files: dict[str, Any]) -> None:
-    """A section added outside of the store stands behind the page's own ones, escaped; the rest of
-    the page stays as it was."""
+    """A copy outside of the store has the run's name in title and heading, what is known about it
+    in the head, and more in the section on cost, all escaped; the rest stays as it was."""
     html = files["report.html"].decode()
     table = Table("Spent", ["stage", "<b>"], [["explore", "<script>"]])
-    more = extended(html, [Section("times", "Times & costs", "Seconds.", tables=[table])])
+    sections = [Section("times", "Times & costs", "Seconds.", tables=[table])]
+    more = extended(html, sections, "a<b>", [("Date", "<i>1999")])
     matched = SequenceMatcher(None, html.split("\n"), more.split("\n"), False).get_opcodes()
-    changes = [(kind, more.split("\n")[a:b]) for kind, _, _, a, b in matched if kind != "equal"]
-    assert [kind for kind, _ in changes] == ["insert", "insert"]
-    link, section = ("\n".join(lines) for _, lines in changes)
-    assert '<a href="#times">Times &amp; costs</a>' in link
-    assert "&lt;script&gt;" in section and "<script" not in section
-    start = more.index('<section id="times">')
-    assert more.index('id="spent"') < start < more.index('<section id="samples">')
+    changes = ["\n".join(more.split("\n")[a:b]) for kind, _, _, a, b in matched if kind != "equal"]
+    title, head, times = changes
+    assert title.startswith("<title>a&lt;b&gt;: ") and head.startswith("<h1>a&lt;b&gt;: ")
+    assert "<div><dt>Date</dt><dd>&lt;i&gt;1999</dd></div>" in head
+    assert "Times &amp; costs" in times and "&lt;script&gt;" in times and "<script" not in times
+    start = more.index('<div id="times">')
+    assert more.index('<section id="spent">') < start < more.index('<section id="samples">')
+    assert more.count("</section>") == html.count("</section>")
+
+
+def test_pages_stored_before_may_show_more() -> None:
+    """A page that an older version stored gets its times, too."""
+    old = "<title>x</title><!-- more sections -->\n"
+    assert 'id="times"' in extended(old, [Section("times", "Times", "Seconds.")])
 
 
 class _Loads(HTMLParser):
@@ -129,11 +139,16 @@ class _Loads(HTMLParser):
         super().__init__()
         self.tags: set[str] = set()
         self.addresses: list[str] = []
+        self.links: set[str] = set()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
         for name, value in attrs:
             assert not name.startswith("on")
+            if (tag, name) == ("a", "href"):
+                self.links.add(value or "")
+                if value == PAPER:
+                    continue
             if name in ("src", "href", "xlink:href", "srcset", "action", "data", "poster"):
                 self.addresses.append(value or "")
             self.addresses += re.findall(r"url\(([^)]*)", value or "")
