@@ -10,7 +10,7 @@ from si.records import HEAD, LEVELS, TAIL
 from si.report.counts import counted
 from si.report.palette import SERIES
 from si.report.plots import Line, Plot, lines, stacked
-from si.report.summary import Iteration, RunSummary
+from si.report.summary import Iteration, RunSummary, score_name
 from si.report.tables import number, percent, points
 
 LOSSES = 40  # maximum points of a loss curve; more would show noise
@@ -35,6 +35,8 @@ def _plot(svg: str, look: str, here: str) -> Plot:
 def _accuracy(run: RunSummary) -> list[Plot]:
     every = [it.t for it in run.iterations]
     splits = [s for s in ("test", "dev") if s in run.iterations[0].scores]
+    name = score_name(next((run.iterations[0].samples(split) for split in splits), 0))
+    name = name[0].upper() + name[1:]
     best = {} if run.best is None else dict.fromkeys(splits, run.best)
     series = []
     for split, colour in zip(splits, SERIES, strict=False):
@@ -46,7 +48,7 @@ def _accuracy(run: RunSummary) -> list[Plot]:
     ring = "" if run.best is None else "; the ring marks the best iteration on dev"
     drawn = [
         _plot(
-            lines("accuracy", "Accuracy", every, series, marks=best, close=True),
+            lines("accuracy", name, every, series, marks=best, close=True),
             "Do both lines rise? " + f"The band is the 95 % interval of {splits[0]}{ring}."
             if splits
             else "",
@@ -57,7 +59,7 @@ def _accuracy(run: RunSummary) -> list[Plot]:
         by_level = [Line(v, [it.accuracy(split, v) for it in run.iterations], v) for v in LEVELS]
         drawn.append(
             _plot(
-                lines(f"accuracy-{split}", f"Accuracy on {split} by level", every, by_level),
+                lines(f"accuracy-{split}", f"{name} on {split} by level", every, by_level),
                 "Do the lower lines (tail) rise without the upper ones (head) falling?",
                 _head_and_tail(run, split),
             )

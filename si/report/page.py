@@ -16,7 +16,7 @@ from si.entry import BEGINNING, LOOP
 from si.records import HEAD, LEVELS, TAIL
 from si.report.counts import between, counted
 from si.report.lineage import Node
-from si.report.run_tables import tables, words
+from si.report.run_tables import answers, tables, words
 from si.report.sample_block import few, pack
 from si.report.samples import Responses
 from si.report.summary import RunSummary, score_name
@@ -101,8 +101,8 @@ _SECTIONS_BEFORE = "<!-- more sections -->\n"  # in pages that were stored befor
 _SECTIONS = {
     "accuracy": (
         "Held-out accuracy",
-        "One greedy response to each held-out query after every iteration. Iteration 0 is policy "
-        "0, which the run starts from.",
+        "Every held-out query is answered after every iteration. Iteration 0 is policy 0, which "
+        "the run starts from.",
     ),
     "shares": (
         "Training data by level",
@@ -165,9 +165,7 @@ def page(
         lead=_lead(run, settings),
         tiles=_tiles(run),
         words=words(run),
-        sections=[
-            Section(name, *said, drawn[name], numbers[name]) for name, said in _SECTIONS.items()
-        ],
+        sections=_sections(run, drawn, numbers),
         few=few(shown, run.last, settings.get("seed", 0)),
         shown=shown,
         browser=bool(room.samples and shown.responses),
@@ -184,6 +182,19 @@ def page(
         data=run.data,
         paper=PAPER,
     )
+
+
+def _sections(
+    run: RunSummary, drawn: Mapping[str, Sequence["Plot"]], numbers: Mapping[str, Sequence[Table]]
+) -> list[Section]:
+    """The page's sections; that on accuracy says how queries are answered."""
+    how = [f"{answers(part)}." for part in run.iterations[0].scores.values()]
+    leads = {name: lead for name, (_, lead) in _SECTIONS.items()}
+    leads["accuracy"] = " ".join((leads["accuracy"], *how[:1]))
+    return [
+        Section(name, title, leads[name], drawn[name], numbers[name])
+        for name, (title, _) in _SECTIONS.items()
+    ]
 
 
 def _heading(strategy: str) -> str:

@@ -98,6 +98,7 @@ def test_pages_have_it_as_their_headline(made: Any, tmp_path: Path) -> None:
     assert "avg@3 on test" in page.read("report.md").decode()
     html = page.read("report.html").decode()
     assert "3 sampled responses per query at temperature 1" in html
+    assert "Avg@3 on test by level" in html and "greedy response" not in html
     summary = collect(store, report_inputs(store, vanilla.name))
     assert {round(3 * share) for share in summary.iterations[1].right["test"].values()} > {3}
     export(store, choose(store, vanilla.name, "last"), tmp_path / "policy")
