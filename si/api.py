@@ -15,6 +15,7 @@ from si.rollouts.files import FileSource
 from si.rollouts.rebalance import Rebalanced
 from si.rollouts.rebalance import rebalance as rebalanced
 from si.rollouts.table import Rollouts, RunSource, read, with_levels
+from si.rollouts.training_images import ImageIndex
 from si.runs.status import find_run, report_inputs
 from si.store.keys import Spec
 from si.store.open import open_store
@@ -78,6 +79,8 @@ def rebalance(
     k: int | None = None,
     skip_bad: bool = False,
     force: bool = False,
+    data: str | None = None,
+    copy_images: bool = False,
     store: str | None = None,
 ) -> Rebalanced:
     """A strategy's training rows for these rollouts, or the draws that it asks for.
@@ -91,9 +94,13 @@ def rebalance(
             draws to sample.
         out: the file to write, completely or not at all; its suffix selects JSONL, JSON or
             Parquet. Without it the rows are returned as a table.
-        format: trl, sharegpt (LLaMA-Factory), verl, or jsonl. Draws are plain rows in every format.
+        format: trl, sharegpt (LLaMA-Factory), verl, swift, or jsonl. Draws are plain rows in every
+            format.
         seed: random seed. Equal arguments give equal bytes.
         force: replace an existing file.
+        data: takes images from the data that were sampled from, a file, a folder, or the address
+            of a data set in the store; matched by id, by number, or by question and answer.
+        copy_images: copy the images that are files into a folder beside `out`.
 
     Returns:
         `kind` (examples or draws), `rows`, `samples` (requested by draws), `successes`,
@@ -107,7 +114,13 @@ def rebalance(
     """
     given = rollouts(source, map, skip_bad, store)
     path = None if out is None else Path(out)
-    return rebalanced(given, strategy, format, path, seed, threshold, k, force)
+    index = None if data is None else ImageIndex.open(data, _store(store))
+    return rebalanced(
+        given,
+        *(strategy, format, path, seed, threshold, k, force),
+        data=index,
+        copy_images=copy_images,
+    )
 
 
 def rollouts(

@@ -19,6 +19,8 @@ from si.cli.options import (
     ThresholdOption,
     mapping,
 )
+from si.rollouts.rebalance import Rebalanced
+from si.rollouts.trainers import command
 
 
 def rebalance(
@@ -30,13 +32,23 @@ def rebalance(
         str, typer.Option(help="vanilla, tc or rp for examples; ar or gr for draws.")
     ] = "rp",
     layout: Annotated[
-        str, typer.Option("--format", help="trl, sharegpt (LLaMA-Factory), verl or jsonl.")
+        str, typer.Option("--format", help="trl, sharegpt (LLaMA-Factory), verl, swift or jsonl.")
     ] = "trl",
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     columns: MapOption = None,
     threshold: ThresholdOption = None,
     k: SamplesOption = None,
     skip_bad: SkipBadOption = False,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS|FILE",
+            help="Data that the rollouts were sampled from, to take their images from.",
+        ),
+    ] = None,
+    copy_images: Annotated[
+        bool, typer.Option("--copy-images", help="Copy images into a folder beside FILE.")
+    ] = False,
     force: ForceOption = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
@@ -57,11 +69,18 @@ def rebalance(
         k=k,
         skip_bad=skip_bad,
         force=force,
+        data=data,
+        copy_images=copy_images,
         store=store,
     )
     if as_json:
         typer.echo(json.dumps(made.to_json(), indent=2))
         return
+    _show(made, layout, out)
+
+
+def _show(made: Rebalanced, layout: str, out: Path) -> None:
+    """Print what was written, notes, and the command that trains on it."""
     if made.kind == "draws":
         counts = f"{made.rows} draws for {made.samples} samples"
     else:
@@ -70,3 +89,5 @@ def rebalance(
     say(f"A response with a reward of {made.threshold:g} or more counts as correct.")
     for note in made.notes:
         say(note)
+    if made.kind == "examples" and (line := command(layout, out)):
+        say(f"Train on it: {line}")

@@ -21,7 +21,8 @@ from si.rollouts.identity import candidates, is_finer
 from si.rollouts.known_tools import Layout
 from si.rollouts.normalise import Normaliser
 from si.rollouts.recognise import recognise
-from si.rollouts.table import Bad
+from si.rollouts.table import IMAGES, Bad
+from si.rollouts.training_images import located
 
 _STEP = re.compile(r"(?:^|step[-_]?|completions_|iter(?:ation)?[-_]?)(\d+)$", re.IGNORECASE)
 _TASK = re.compile(r"samples_(.+?)(?:_\d{4}-\d\d-\d\dT.*)?$")
@@ -185,10 +186,21 @@ class FileSource:
             for chunk in chunks(name, part, normaliser.columns, rows, bad):
                 table = normaliser.table(name, chunk, number, bad)
                 number += len(chunk)
+                if "images" in wanted and "images" in table.column_names:
+                    table = _located(table, part)
                 if len(table):
                     yield table
         if first_scan:
             self.bad = bad
+
+
+def _located(table: pa.Table, part: Part) -> pa.Table:
+    """A table whose paths of images, which are relative to its file, are absolute."""
+    path = part.path if isinstance(part, Text) else part
+    folder = path.parent if isinstance(path, Path) else Path()
+    cells = [located(images or [], folder) for images in table["images"].to_pylist()]
+    place = table.column_names.index("images")
+    return table.set_column(place, "images", pa.array(cells, IMAGES))
 
 
 def is_zip(path: Path) -> bool:

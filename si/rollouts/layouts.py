@@ -5,6 +5,7 @@
 - sharegpt (LLaMA-Factory): `conversations` of `from` and `value`, `images` as paths, and an
   `<image>` in the text for each
 - verl: `messages` of `role` and `content`, `images`; Parquet (its multi-turn SFT data set)
+- swift (ms-swift): `messages`, `images` as paths
 - jsonl: `query_id`, `step`, `prompt`, `response`, `copy`
 """
 
@@ -12,7 +13,6 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
-from hashlib import sha256
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from si.errors import DataError
-from si.machine.files import create_folder, output, write_files
+from si.machine.files import output
 from si.rollouts.table import IMAGES
 
 MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
@@ -30,6 +30,7 @@ SUFFIXES = {
     "trl": (".jsonl", ".json", ".parquet"),
     "sharegpt": (".json", ".jsonl"),
     "verl": (".parquet",),
+    "swift": (".jsonl",),
     "jsonl": (".jsonl",),
 }
 PIECE = 10_000  # rows written at a time
@@ -41,19 +42,29 @@ class TrainingRows:
     """Turns samples into rows of one layout.
 
     Args:
-        name: trl, sharegpt, verl or jsonl.
-        out: the file for the rows, or None. Beside a JSON file, images that are bytes are written
-            into a folder.
+        name: trl, sharegpt, verl, swift or jsonl.
+        out: the file for the rows, or None.
         source: name of the layout that the rollouts had, for their prompts.
-        notes: is extended by notes for the user on prompts and images.
+        notes: is extended by notes for the user on prompts.
+        place: what becomes of an image in a row; by default it stays as it is.
     """
 
-    def __init__(self, name: str, out: Path | None, source: str, notes: list[str]):
+    def __init__(
+        self,
+        name: str,
+        out: Path | None,
+        source: str,
+        notes: list[str],
+        place: Callable[[Mapping[str, Any]], Any] = dict,
+    ):
         self.name, self.out, self.source, self.notes = name, out, source, notes
+        self.place = place
+        self.images = False  # whether a row has any
         self.make = {
             "trl": self._trl,
             "sharegpt": self._sharegpt,
             "verl": self._verl,
+            "swift": self._verl,
             "jsonl": self._plain,
         }[name]
 
@@ -80,6 +91,9 @@ class TrainingRows:
     def _trl(self, sample: Mapping[str, Any]) -> dict[str, Any]:
         prompt = self._prompt(sample)
         images = self._images(sample)
+        if images:  # TRL puts them before the first user turn by itself
+            turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+            prompt = [turn | {"content": _unmarked(turn["content"])} for turn in turns]
         if isinstance(prompt, str):
             return {"prompt": prompt, "completion": sample["response"], **images}
         answer = [{"role": "assistant", "content": sample["response"]}]
@@ -101,10 +115,10 @@ class TrainingRows:
         prompt = self._prompt(sample)
         turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
         images = sample.get("images") or []
-        missing = len(images) - sum(turn["content"].count("<image>") for turn in turns)
+        missing = len(images) - sum(turn["content"].count(MARK) for turn in turns)
         if missing > 0:
             last = max((i for i, t in enumerate(turns) if t["role"] == "user"), default=0)
-            turns[last] = turns[last] | {"content": "<image>" * missing + turns[last]["content"]}
+            turns[last] = turns[last] | {"content": MARK * missing + turns[last]["content"]}
         return [*turns, {"role": "assistant", "content": sample["response"]}]
 
     def _prompt(self, sample: Mapping[str, Any]) -> Prompt:
@@ -115,39 +129,55 @@ class TrainingRows:
                 "Name its column: --map prompt=COLUMN",
             )
         stripped = self.source == "verl"
-        whole = stripped or self.name in ("sharegpt", "verl")
+        whole = stripped or self.name in ("sharegpt", "verl", "swift") or bool(sample.get("images"))
         # A run of si-ctl stores the question itself, without a chat template around it.
         if self.source == "si-ctl":
             return [{"role": "user", "content": sample["prompt"]}]
-        prompt = parse_prompt(sample["prompt"], stripped, whole)
+        prompt = parse_prompt(with_marks(sample["prompt"]), stripped, whole)
+        self._check_marks(sample, prompt)
         if isinstance(prompt, str) and whole:
             self._note("Prompts are not in messages: each one becomes a message of the user.")
         return prompt
 
+    def _check_marks(self, sample: Mapping[str, Any], prompt: Prompt) -> None:
+        """Refuse a row whose prompt shows more images than it has: training on it fails."""
+        texts = [prompt] if isinstance(prompt, str) else [turn["content"] for turn in prompt]
+        marks = sum(text.count(MARK) for text in texts)
+        images = len(sample.get("images") or [])
+        if marks > images:
+            raise DataError(
+                f"The prompt of {sample['query_id']} shows {marks} image{'s'[: marks - 1]}, "
+                f"but its row has {images or 'none'}",
+                f"prompt: {' '.join(str(sample['prompt']).split())[:120]!r}",
+                "Take the images from the data that were sampled from: --data FILE, or the "
+                "address of a data set in the store",
+            )
+
     def _images(self, sample: Mapping[str, Any]) -> dict[str, Any]:
         images = sample.get("images") or []
-        if not images:
-            return {}
-        if self.out is None or self.out.suffix == ".parquet":
-            return {"images": images}
-        folder = self.out.with_name(f"{self.out.stem}-images")
-        paths = []
-        for image in images:
-            if not image["bytes"]:
-                paths.append(image["path"])
-                continue
-            kind = "jpg" if image["bytes"][:2] == b"\xff\xd8" else "png"
-            path = folder / f"{sha256(image['bytes']).hexdigest()[:16]}.{kind}"
-            if not path.exists():
-                create_folder(folder)
-                write_files({path: image["bytes"]})
-                self._note(f"Images lie in {folder}.")
-            paths.append(f"{folder.name}/{path.name}")
-        return {"images": paths}
+        self.images = self.images or bool(images)
+        return {"images": [self.place(image) for image in images]} if images else {}
 
     def _note(self, text: str) -> None:
         if text not in self.notes:
             self.notes.append(text)
+
+
+MARK = "<image>"
+# What chat templates write for an image, once or once per patch.
+_TOKENS = re.compile(
+    r"(?:<\|vision_start\|>)?(?:<\|image_pad\|>)+(?:<\|vision_end\|>)?"
+    r"|<img>(?:<IMG_CONTEXT>)*</img>|(?:<IMG_CONTEXT>)+|<image ?\d+>"
+)
+
+
+def with_marks(text: str) -> str:
+    """A prompt with an `<image>` for each image, whatever tokens a chat template wrote."""
+    return _TOKENS.sub(MARK, text)
+
+
+def _unmarked(text: str) -> str:
+    return text.replace(f"{MARK}\n", "").replace(MARK, "")
 
 
 _CHATML = re.compile(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>\n?", re.DOTALL)

@@ -53,7 +53,8 @@ class Normaliser:
         if "images" in wanted or "query_id" not in has:
             need.add("images")
         self.paths = {field: has[field] for field in FIELDS if field in need and field in has}
-        extra = (layout.only, layout.answer if "query_id" not in has else None)
+        answers = "query_id" not in has or "answer" in wanted
+        extra = (layout.only, layout.answer if answers else None)
         paths = [*self.paths.values(), *(name for name in extra if name)]
         self.columns = list(dict.fromkeys(root(path, names) for path in paths))
 
@@ -119,6 +120,8 @@ class Normaliser:
             if "images" in columns:
                 parts.append(image_digests(columns["images"]))
             columns["query_id"] = derived_ids(parts)
+        if "answer" in self.wanted and self.layout.answer:
+            columns["answer"] = _texts(value(self.layout.answer))
         columns["step"] = self._steps(value, rows)
         for field in ("response", "tokens"):
             if field in self.paths:
@@ -142,7 +145,7 @@ class Normaliser:
 
     def _wanted(self, columns: dict[str, Any]) -> pa.Table:
         table = {field: columns[field] for field in ("query_id", "step", "reward")}
-        for field in ("prompt", "response", "images"):
+        for field in ("prompt", "response", "images", "answer"):
             if field in self.wanted and field in columns:
                 table[field] = columns[field]
         unit = "characters"

@@ -23,6 +23,8 @@ from si.records import Draw, Outcome, Trajectory
 from si.rollouts.identity import merged_queries
 from si.rollouts.layouts import SUFFIXES, TrainingRows, write
 from si.rollouts.table import Groups, Rollouts, Verdicts, group, judge
+from si.rollouts.trainers import describe
+from si.rollouts.training_images import ImageIndex, ImageWriter
 from si.strategies import Strategy, by_name, rule_of, uses
 
 
@@ -70,18 +72,22 @@ def rebalance(
     k: int | None = None,
     force: bool = False,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
+    data: ImageIndex | None = None,
+    copy_images: bool = False,
 ) -> Rebalanced:
     """Write the training rows that a strategy makes of rollouts, or its draws if it resamples.
 
     Args:
         strategy: vanilla, tc, rp, ar, gr, or a composition such as gr+tc.
-        layout: of training rows: trl, sharegpt, verl or jsonl. Draws have one layout.
+        layout: of training rows: trl, sharegpt, verl, swift or jsonl. Draws have one layout.
         out: the file to write; None for a table in memory.
         seed: random seed.
         threshold: lowest reward of a success; see `si.rollouts.table.judge`.
         k: K; by default the most common number of samples per query and step.
         force: overwrite an existing file.
         settings: of the strategies, as `si.strategies.by_name` takes them.
+        data: has the images of rollouts without images.
+        copy_images: copy the images that are files into a folder beside `out`.
 
     Raises:
         RecipeError: for an unknown strategy or layout, or a suffix that the layout does not have.
@@ -102,23 +108,47 @@ def rebalance(
     work = _Work(rollouts, groups, verdicts.right, rule, size, seed)
     made = _result(strategy, layout, verdicts, size, out, notes)
     if resamples:
-        draws = list(work.draws())
-        if (reshaping := rule_of(strategy, "reshape")) != "vanilla":
-            notes.append(
-                f"These are the draws of {strategy}. Add their samples to the first round, and "
-                f"rebalance both with {reshaping}."
-            )
-        count, table = write(iter(draws), lambda _: _DRAWS, out, force)
-        samples = sum(draw["n"] for draw in draws)
-        queries = len({draw["query_id"] for draw in draws})
-        return made(kind="draws", rows=count, samples=samples, queries=queries, table=table)
+        return _written_draws(work.draws(), strategy, notes, out, force, made)
     used = work.used()
     if not used.any():
         raise _nothing_correct(verdicts)
-    writer = TrainingRows(layout, out, rollouts.source.layout.name, notes)
-    count, table = write(work.examples(used, writer), writer.schema, out, force)
+    images = ImageWriter(out, copy_images) if out else None
+    source = rollouts.source.layout.name
+    writer = TrainingRows(layout, out, source, notes, _placing(images, out))
+    count, table = write(work.examples(used, writer, data), writer.schema, out, force)
+    if layout == "sharegpt" and out:
+        notes.append(describe(out, writer.images))
+    notes += images.notes() if images else []
     queries = len(np.unique(rollouts.query[used > 0]))
     return made(kind="examples", rows=count, samples=0, queries=queries, table=table)
+
+
+def _written_draws(
+    requested: Iterator[dict[str, Any]],
+    strategy: str,
+    notes: list[str],
+    out: Path | None,
+    force: bool,
+    made: Callable[..., Rebalanced],
+) -> Rebalanced:
+    """Write the draws that a strategy requests, with a note on what to do with their samples."""
+    draws = list(requested)
+    if (reshaping := rule_of(strategy, "reshape")) != "vanilla":
+        notes.append(
+            f"These are the draws of {strategy}. Add their samples to the first round, and "
+            f"rebalance both with {reshaping}."
+        )
+    count, table = write(iter(draws), lambda _: _DRAWS, out, force)
+    samples = sum(draw["n"] for draw in draws)
+    queries = len({draw["query_id"] for draw in draws})
+    return made(kind="draws", rows=count, samples=samples, queries=queries, table=table)
+
+
+def _placing(images: ImageWriter | None, out: Path | None) -> Callable[[Mapping[str, Any]], Any]:
+    """What becomes of an image in a row: a path in JSON, its bytes in Parquet."""
+    if images is None or out is None:
+        return dict
+    return images.embedded if out.suffix == ".parquet" else images.path
 
 
 def _result(
@@ -186,15 +216,18 @@ class _Work:
         used[rows] = uses(self.rule, self.groups.right, numbers, self.k, rng)
         return used
 
-    def examples(self, used: Array, layout: TrainingRows) -> Iterator[dict[str, Any]]:
+    def examples(
+        self, used: Array, layout: TrainingRows, data: ImageIndex | None = None
+    ) -> Iterator[dict[str, Any]]:
         """Training rows in the order of the samples; the copies of a sample follow one another.
 
         Args:
             used: from `used`.
             layout: creates the rows.
+            data: has the images, if the rollouts have none.
         """
         seen = False
-        for here, table in self.rollouts.batches(("prompt", "response", "images")):
+        for here, table in self.rollouts.batches(("prompt", "response", "images", "answer")):
             seen = seen or "response" in table.column_names
             if not seen:
                 raise DataError(
@@ -212,6 +245,9 @@ class _Work:
                         f"A correct sample of {row['query_id']} has no response",
                         f"in {', '.join(self.rollouts.source.files[:3])}",
                     )
+                if data is not None and not row.get("images"):
+                    found = data.images(row)
+                    row["images"] = [{"bytes": image, "path": None} for image in found]
                 yield from (layout.row(row, copy) for copy in range(times))
 
     def draws(self) -> Iterator[dict[str, Any]]:

@@ -338,3 +338,105 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words[3] = "gr"
     shown = runner.invoke(app, [*words, "--force"])
     assert "2 draws for 7 samples, 2 queries" in shown.output
+
+
+# --- images --------------------------------------------------------------------------------
+
+
+def seen(folder: Path, queries: int = 3, **more: Any) -> Path:
+    """Rollouts about figures, as a trainer logs them: image tokens in prompts, no images."""
+    folder.mkdir(exist_ok=True)
+    made = [
+        {
+            "step": 1,
+            "prompt": "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>What is figure "
+            f"{q}?\nThink first.<|im_end|>\n<|im_start|>assistant\n",
+            "completion": f"{q}",
+            "accuracy_reward": float(j < 1),
+            "advantage": 0.0,
+        }
+        | {name: make(q) for name, make in more.items()}
+        for q in range(queries)
+        for j in range(2)
+    ]
+    pq.write_table(pa.Table.from_pylist(made), folder / "completions_00001.parquet")
+    return folder
+
+
+def figures(folder: Path, queries: int = 3, same: bool = False) -> Path:
+    """The data set that they were sampled from."""
+    folder.mkdir(exist_ok=True)
+    for q in range(queries):
+        Image.new("RGB", (40, 40), (q, 0, 0)).save(folder / f"{q}.png")
+    made = [
+        {"question": f"What is figure {0 if same else q}?", "answer": str(q), "image": f"{q}.png"}
+        for q in range(queries)
+    ]
+    lines(folder / "train.jsonl", made)
+    return folder
+
+
+@pytest.mark.parametrize("layout", ["trl", "sharegpt", "verl", "swift"])
+def test_rows_whose_images_are_missing_are_refused(layout: str, tmp_path: Path) -> None:
+    """A prompt that shows an image needs one, and the way to get it is named."""
+    out = tmp_path / f"train{SUFFIXES[layout][0]}"
+    with pytest.raises(DataError, match="shows 1 image, but its row has none") as refused:
+        si.rebalance(seen(tmp_path / "r"), "rp", out, format=layout)
+    assert "--data FILE" in refused.value.ways_out[0] and not out.exists()
+
+
+@pytest.mark.parametrize("layout", ["trl", "sharegpt", "verl", "swift"])
+def test_images_are_joined(layout: str, tmp_path: Path) -> None:
+    """--data gives each row the image of its question; tokens become one mark, or none in TRL."""
+    out = tmp_path / f"train{SUFFIXES[layout][0]}"
+    data = figures(tmp_path / "d")
+    si.rebalance(seen(tmp_path / "r"), "rp", out, format=layout, data=str(data))
+    for row in load(out):
+        text = json.dumps(row.get("messages") or row.get("conversations") or row["prompt"])
+        assert "image_pad" not in text and text.count("<image>") == (layout != "trl")
+        number = int(text.partition("What is figure ")[2][0])
+        (image,) = row["images"]
+        raw = image["bytes"] if layout == "verl" else (tmp_path / image).read_bytes()
+        assert raw == (data / f"{number}.png").read_bytes()
+
+
+def test_equal_questions_need_an_id(tmp_path: Path) -> None:
+    """Where question and answer fit several images, nothing is guessed; a finer id decides."""
+    data = figures(tmp_path / "d", same=True)
+    rollouts = seen(tmp_path / "r", 1)
+    with pytest.raises(DataError, match=r"3 queries of .* fit the query"):
+        si.rebalance(rollouts, "rp", tmp_path / "x.jsonl", data=str(data))
+    named = seen(tmp_path / "n", 1, query_id=lambda q: 2)
+    ids = {"query_id": "query_id"}
+    si.rebalance(named, "rp", tmp_path / "y.jsonl", data=str(data), map=ids)
+    (image,) = load(tmp_path / "y.jsonl")[0]["images"]
+    assert (tmp_path / image).read_bytes() == (data / "2.png").read_bytes()
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_paths_hold_from_the_new_file(copied: bool, tmp_path: Path) -> None:
+    """Paths relative to the rollouts become relative to the new file, or the files are copied."""
+    source = figures(tmp_path / "r") / "r.jsonl"
+    made = [{"prompt": "<image>Find x.", "images": ["1.png"], "response": "2", "reward": 1}]
+    lines(source, made)
+    out = tmp_path / "elsewhere" / "train.json"
+    out.parent.mkdir()
+    si.rebalance(source, "vanilla", out, format="sharegpt", copy_images=copied)
+    (image,) = load(out)[0]["images"]
+    assert image.startswith("train-images/" if copied else "../r/")
+    assert (out.parent / image).read_bytes() == (tmp_path / "r" / "1.png").read_bytes()
+    si.rebalance(source, "vanilla", out.with_suffix(".parquet"), format="verl")
+    assert load(out.with_suffix(".parquet"))[0]["images"][0]["bytes"].startswith(b"\x89PNG")
+
+
+def test_what_a_trainer_needs(tmp_path: Path) -> None:
+    """LLaMA-Factory's description is written once, and the command names folder and data set."""
+    out = tmp_path / "mine.json"
+    words = ["rebalance", str(plain(tmp_path)), "--format", "sharegpt", "--out", str(out)]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert f"--dataset_dir {tmp_path} --dataset mine " in done.output
+    info = json.loads((tmp_path / "dataset_info.json").read_text())
+    assert info["mine"]["columns"] == {"messages": "conversations"}
+    other = si.rebalance(plain(tmp_path), "rp", tmp_path / "other.json", format="sharegpt")
+    assert "Add to" in " ".join(other.notes) and '"other"' in " ".join(other.notes)
