@@ -498,12 +498,14 @@ def test_the_check_is_a_pod_of_the_place(render):
     assert spec["priorityClassName"] == "low"
 
 
-def test_the_check_has_other_keys_authorities_and_users(render):
+def test_the_check_has_other_keys_authorities_and_users(render, tmp_path):
     """A Secret with keys of its own, a private authority, and a platform that assigns users."""
     keys = {"AWS_ACCESS_KEY_ID": "user", "AWS_SECRET_ACCESS_KEY": "password"}
     given = {"secret": "bucket", "secret_keys": keys, "ca_secret": "authorities", "user": None}
     values = {**STORE, "place": {"store": "s3://b", "kubernetes": given}}
-    spec = render(values)["Pod", "si-check"]["spec"]
+    objects = render(values)
+    assert place_of(objects, tmp_path)[0].kubernetes.user is None
+    spec = objects["Pod", "si-check"]["spec"]
     (container,) = spec["containers"]
     variables = {each["name"]: each for each in container["env"]}
     for name, key in keys.items():

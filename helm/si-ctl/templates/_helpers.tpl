@@ -64,6 +64,9 @@ would look for it at a public registry, which does not have it, so without a reg
 {{- $_ := set $place.kubernetes "controller_account" (printf "%s-controller" $release) -}}
 {{- $_ := set $place.kubernetes "stage_account" (printf "%s-stage" $release) -}}
 {{- $_ := set $place.kubernetes "cache_claim" (include "si-ctl.cache" .) -}}
+{{- if not (hasKey $place.kubernetes "user") -}}{{/* Helm drops a null of the values. */}}
+{{- $_ := set $place.kubernetes "user" nil -}}
+{{- end -}}
 {{- range $kind := list "explore" "verify" "train" -}}
 {{- $_ := set (index $place.kubernetes $kind) "image" (include "si-ctl.image" (list $ $kind)) -}}
 {{- end -}}
