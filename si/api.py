@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from si.config.loading import load
 from si.errors import RunMissing
+from si.readers.reading import check_encoding
 from si.rollouts.diagnose import diagnose as diagnosed
 from si.rollouts.diagnosis import Diagnosis
 from si.rollouts.files import FileSource
@@ -29,6 +30,7 @@ def diagnose(
     threshold: float | None = None,
     k: int | None = None,
     skip_bad: bool = False,
+    encoding: str = "",
     store: str | None = None,
 ) -> Diagnosis:
     """How imbalanced training on these rollouts would be, and what each strategy would change.
@@ -49,6 +51,7 @@ def diagnose(
         k: samples per query, as the strategies count them. Default: the most common number.
         skip_bad: leave out unusable rows instead of raising; they are listed in
             `figures["source"]["skipped_rows"]`.
+        encoding: of texts that are not UTF-8: `latin-1`.
         store: where a run lies; a folder or `s3://bucket/prefix`.
 
     Returns:
@@ -64,7 +67,7 @@ def diagnose(
     Sources: strategies and shares by level arXiv 2510.26474; unbiased pass@k Chen et al. 2021
     (arXiv 2107.03374); Gini coefficient and entropy as in docs/method.md.
     """
-    return diagnosed(rollouts(source, map, skip_bad, store), threshold, k)
+    return diagnosed(rollouts(source, map, skip_bad, store, encoding), threshold, k)
 
 
 def rebalance(
@@ -81,6 +84,7 @@ def rebalance(
     force: bool = False,
     data: str | None = None,
     copy_images: bool = False,
+    encoding: str = "",
     store: str | None = None,
 ) -> Rebalanced:
     """A strategy's training rows for these rollouts, or the draws that it asks for.
@@ -89,7 +93,7 @@ def rebalance(
         si.rebalance(rows, "gr").table               # query_id, n, prefix ...
 
     Args:
-        source, map, threshold, k, skip_bad, store: as in `diagnose`.
+        source, map, threshold, k, skip_bad, encoding, store: as in `diagnose`.
         strategy: vanilla, tc or rp give examples; ar, gr and compositions such as gr+tc give
             draws to sample.
         out: the file to write, completely or not at all; its suffix selects JSONL, JSON or
@@ -112,7 +116,7 @@ def rebalance(
 
     Source: the strategies of arXiv 2510.26474, as in docs/method.md.
     """
-    given = rollouts(source, map, skip_bad, store)
+    given = rollouts(source, map, skip_bad, store, encoding)
     path = None if out is None else Path(out)
     index = None if data is None else ImageIndex.open(data, _store(store))
     return rebalanced(
@@ -128,6 +132,7 @@ def rollouts(
     mapping: Mapping[str, str] | None = None,
     skip_bad: bool = False,
     store: str | None = None,
+    encoding: str = "",
 ) -> Rollouts:
     """Rollouts as numeric columns; for the arguments and errors see `diagnose`."""
     if isinstance(source, str | Path):
@@ -141,7 +146,7 @@ def rollouts(
     parts = list(source) if isinstance(source, Iterable) else [source]
     if not parts or isinstance(parts[0], Mapping):
         return read(FileSource([("the rows", parts)] if parts else [], mapping), skip_bad)
-    return _from_paths(parts, mapping, skip_bad, store)
+    return _from_paths(parts, mapping, skip_bad, store, encoding)
 
 
 def _from_paths(
@@ -149,6 +154,7 @@ def _from_paths(
     mapping: Mapping[str, str] | None,
     skip_bad: bool,
     store: str | None,
+    encoding: str,
 ) -> Rollouts:
     """Rollouts of files and folders, of one verify artefact, or of the run with that name."""
     paths = [Path(source) for source in sources]
@@ -157,7 +163,7 @@ def _from_paths(
             return _from_artifact(paths[0].resolve())
         if not paths[0].exists() and not paths[0].suffix and len(paths[0].parts) == 1:
             return _from_run(_store(store), str(sources[0]))
-    return read(FileSource.of_paths(paths, mapping), skip_bad)
+    return read(FileSource.of_paths(paths, mapping, check_encoding(encoding)), skip_bad)
 
 
 def _store(store: str | None) -> Store:

@@ -28,7 +28,7 @@ from si.datasets.importing import SHOWN, Imported, Source, import_data
 from si.datasets.sources import synth as synthesize
 from si.datasets.sources import synth_spec
 from si.datasets.splits import SHARES, Splits
-from si.errors import DataError, RecipeError
+from si.errors import RETRY, ArtifactDamaged, ArtifactMissing, DataError, RecipeError, SiError
 from si.machine import gpus
 from si.machine.files import errors
 from si.readers.reading import check_encoding
@@ -293,9 +293,10 @@ def synth(
 def list_(store: StoreOption = None, as_json: JsonOption = False) -> None:
     """List the data sets in the store, with their addresses."""
     where = open_place(store)
+    sets, damaged = data_sets(where)
     found: list[dict[str, Any]] = [
         {"address": made.spec.address, "made_by": made.spec.stage, "splits": _splits(made)}
-        for made in data_sets(where)
+        for made in sets
     ]
     if as_json:
         typer.echo(json.dumps(found, indent=2))
@@ -304,16 +305,28 @@ def list_(store: StoreOption = None, as_json: JsonOption = False) -> None:
             [each["address"], *map(each["splits"].get, SPLITS), each["made_by"]] for each in found
         ]
         table(f"data sets in {where.url}", ["address", *SPLITS, "made by"], rows)
-    else:
+    elif not damaged:
         say(f"No data sets in {where.url}. Import one: si-ctl data import FOLDER")
+    for address, error in damaged.items():
+        say(f"{address} is damaged: {error.headline}", err=True)
+    if damaged:
+        say("The other data sets are not affected. Import the damaged ones again.", err=True)
+        raise typer.Exit(RETRY)
 
 
-def data_sets(store: Store) -> list[Manifest]:
-    """The manifests of all complete data sets in the store, by address."""
-    found = (address.rpartition("/") for address in store.list("data"))
-    folders = sorted(folder for folder, _, name in found if name == "spec.json")
-    specs = [Spec.load(store, folder) for folder in folders]
-    return [made for spec in specs if (made := load_manifest(store, spec))]
+def data_sets(store: Store) -> tuple[list[Manifest], dict[str, SiError]]:
+    """The manifests of all complete data sets in the store, by address; and what is damaged."""
+    listed = (address.rpartition("/") for address in store.list("data"))
+    found: list[Manifest] = []
+    damaged: dict[str, SiError] = {}
+    for folder in sorted(folder for folder, _, name in listed if name == "spec.json"):
+        try:
+            manifest = load_manifest(store, Spec.load(store, folder))
+        except (ArtifactDamaged, ArtifactMissing) as error:
+            damaged[folder] = error
+            continue
+        found += [manifest] if manifest else []
+    return found, damaged
 
 
 def find_data(store: Store, wanted: str) -> str:
@@ -323,7 +336,10 @@ def find_data(store: Store, wanted: str) -> str:
         DataError: with the addresses that exist.
     """
     wanted = synth_spec(wanted).address if wanted.startswith("synth:") else wanted.strip("/")
-    found = {made.spec.address: made.spec.name for made in data_sets(store)}
+    sets, damaged = data_sets(store)
+    if wanted in damaged:
+        raise damaged[wanted]
+    found = {made.spec.address: made.spec.name for made in sets}
     same = [wanted] if wanted in found else [a for a, name in found.items() if name == wanted]
     if len(same) == 1:
         return same[0]

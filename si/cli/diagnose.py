@@ -9,6 +9,7 @@ import typer
 from si.api import diagnose as diagnosed
 from si.cli.console import say, table
 from si.cli.options import (
+    EncodingOption,
     FilesArgument,
     ForceOption,
     JsonOption,
@@ -31,6 +32,7 @@ def diagnose(
     threshold: ThresholdOption = None,
     k: SamplesOption = None,
     skip_bad: SkipBadOption = False,
+    encoding: EncodingOption = "",
     out: Annotated[
         Path | None,
         typer.Option(
@@ -51,7 +53,13 @@ def diagnose(
     if page is not None:
         check(page, force)
     found = diagnosed(
-        files, map=mapping(columns), threshold=threshold, k=k, skip_bad=skip_bad, store=store
+        files,
+        map=mapping(columns),
+        threshold=threshold,
+        k=k,
+        skip_bad=skip_bad,
+        encoding=encoding,
+        store=store,
     )
     if page is not None:
         write_files({page: found.page().encode()}, force)

@@ -9,6 +9,7 @@ import typer
 from si.api import rebalance as rebalanced
 from si.cli.console import say
 from si.cli.options import (
+    EncodingOption,
     FilesArgument,
     ForceOption,
     JsonOption,
@@ -39,6 +40,7 @@ def rebalance(
     threshold: ThresholdOption = None,
     k: SamplesOption = None,
     skip_bad: SkipBadOption = False,
+    encoding: EncodingOption = "",
     data: Annotated[
         str | None,
         typer.Option(
@@ -70,6 +72,7 @@ def rebalance(
         skip_bad=skip_bad,
         force=force,
         data=data,
+        encoding=encoding,
         copy_images=copy_images,
         store=store,
     )

@@ -9,9 +9,17 @@ import typer
 
 from si.answers import MathPool, Policy, Tolerance
 from si.cli.console import Counting, say
-from si.cli.options import ForceOption, JsonOption, MapOption, SkipBadOption, mapping
+from si.cli.options import (
+    EncodingOption,
+    ForceOption,
+    JsonOption,
+    MapOption,
+    SkipBadOption,
+    mapping,
+)
 from si.errors import DataError, OutputError, RecipeError
 from si.machine.files import check, check_folder
+from si.readers.reading import check_encoding
 from si.report.tables import percent, percents
 from si.rollouts.chunks import is_rollouts
 from si.rollouts.judged import Judged
@@ -97,6 +105,7 @@ def verify(
     judge: JudgeOption = "answers",
     timeout: TimeoutOption = 5.0,
     skip_bad: SkipBadOption = False,
+    encoding: EncodingOption = "",
     out: OutOption = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
@@ -129,6 +138,7 @@ def verify(
                 timeout=timeout,
                 skip_bad=skip_bad,
                 force=force,
+                encoding=check_encoding(encoding),
                 on_event=counting.hear,
             )
         results.append((judged, target))

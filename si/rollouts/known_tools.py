@@ -141,7 +141,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     for field, names in {
         "query_id": "query_id uid question_id problem_id prompt_id qid task_id doc_id example_id",
         "prompt": "prompt question problem query input instruction",
-        "response": "response completion output generation text prediction solution "
+        "response": "response completion output generation text prediction predict solution "
         "responses completions outputs generations samples",
         "messages": "messages conversation conversations",
         "reward": "reward rewards correct is_correct score scores accuracy acc "

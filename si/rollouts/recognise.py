@@ -1,6 +1,7 @@
 """Recognise which tool wrote a file of rollouts, and which column holds what."""
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,7 @@ from si.rollouts.known_tools import ALIASES, ANSWERS, FIELDS, LAYOUTS, Layout, R
 # Columns that are called like this say how good a response is.
 _METRIC_NAME = re.compile(r"acc|correct|exact|match|pass|solve|verif", re.IGNORECASE)
 # Where a metric is an object, one of these keys holds its value.
-_METRIC_KEYS = ("score", "correct", "acc", "accuracy", "hit")
+_METRIC_KEYS = ("score", "correct", "acc", "accuracy", "hit", "true_false")
 # Columns of numbers that are not metrics.
 _NOT_METRICS = frozenset(
     [
@@ -24,6 +25,7 @@ _NOT_METRICS = frozenset(
         "filtered_resps",
         "filter",
         "metrics",
+        "submission",
         "doc_hash",
         "prompt_hash",
         "target_hash",
@@ -65,7 +67,8 @@ def recognise(
     if not {"query_id", "prompt", "messages"} & columns.keys():
         missing.append("the query's id (query_id), or its prompt (prompt) to identify it by")
     if missing:
-        raise _not_recognised(file, names, "; ".join(missing))
+        judged = "reward" not in columns and "response" in columns and _has_answers(names)
+        raise _not_recognised(file, names, "; ".join(missing), judged)
     only, value, note = _counted_rows(layout, names, rows)
     notes += note
     answer = layout.answer if layout.answer in names else None
@@ -189,12 +192,25 @@ def _numeric_path(name: str, rows: Sequence[Row]) -> str | None:
     return None
 
 
-def _not_recognised(file: str, names: Sequence[str], missing: str) -> DataError:
+def _has_answers(names: Sequence[str]) -> bool:
+    return bool({name.lower() for name in names} & set(ANSWERS))
+
+
+def _not_recognised(file: str, names: Sequence[str], missing: str, judged: bool) -> DataError:
+    """The error for a file that is not understood.
+
+    Args:
+        judged: it has responses and reference answers, so that `verify` can make the reward.
+    """
+    path = shlex.quote(file)
+    out = "judged.parquet" if file.endswith((".parquet", ".arrow")) else "judged.jsonl"
+    verify = f"Judge the responses: si-ctl verify {path} --out {out} && si-ctl diagnose {out}"
     tools = ", ".join(layout.name for layout in LAYOUTS)
     return DataError(
         f"{file} cannot be understood",
         f"columns found: {', '.join(names) or 'none'}\nmissing: {missing}",
         (
+            *([verify] if judged else []),
             "Name the columns: --map query_id=COLUMN,reward=COLUMN",
             f"Files of {tools} and si-ctl are recognised, and columns with names such as query_id, "
             "prompt, response, reward and step.",

@@ -10,8 +10,13 @@ from typer.testing import CliRunner
 import si
 from si.api import rollouts
 from si.cli import app
+from si.datasets.sources import commit, parts
+from si.errors import DataError
 from si.rollouts.identity import image_digests
 from si.rollouts.table import IMAGES
+from si.rollouts.verify import judge_file
+from si.store.folder import FolderStore
+from si.store.keys import Spec
 
 WORDS = "<image>What is the angle?"
 
@@ -135,3 +140,82 @@ def test_digests_of_images() -> None:
     ]
     one, other, path = image_digests(pa.array([*cells], IMAGES)).to_pylist()
     assert one == other != path
+
+
+# --- structures that tools write ---------------------------------------------------------------
+
+
+def test_columns_as_lists_are_rows(tmp_path: Path) -> None:
+    """A line per step whose columns are lists gives a sample for each entry, in verify as well."""
+    k, queries = 3, ("p0", "p1")
+    made = [
+        {
+            "step": [str(step)] * 6,
+            "prompt": [q for q in queries for _ in range(k)],
+            "completion": ["Answer: 1", "Answer: 2", "Answer: 1"] * 2,
+            "solution": ["1"] * 6,
+            "MyAccuracyORM": [1.0, 0.0, 1.0] * 2,
+            "advantages": [0.0] * 6,
+        }
+        for step in (1, 2)
+    ]
+    path = tmp_path / "completions.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in made))
+    found = si.diagnose(path).figures
+    assert (found["samples"], found["queries"], found["k"], found["steps"]) == (12, 2, 3, 2)
+    assert judge_file(path).right == 8
+    with pytest.raises(DataError, match="lists of different lengths"):
+        rollouts([{**made[0], "completion": ["x"]}])
+
+
+def test_judge_objects_of_lmms_eval() -> None:
+    """A metric that is an object of a judge, beside a copy for the submission, is the reward."""
+    made = [
+        {
+            "doc_id": q,
+            "target": "1",
+            "filtered_resps": ["1"],
+            "doc_hash": "h",
+            "input": "?",
+            "llm_as_judge_eval": {"extraction": "1", "true_false": q == 0},
+            "submission": {"extraction": "1", "true_false": q == 0},
+        }
+        for q in range(2)
+    ]
+    assert si.diagnose(made).figures["right"] == 1
+
+
+def test_predictions_without_a_reward_name_verify(tmp_path: Path) -> None:
+    """Responses with references but no reward: the printed command judges them, and it works."""
+    path = tmp_path / "generated_predictions.jsonl"
+    made = [{"prompt": f"p{n}", "predict": "Answer: 1", "label": str(n % 2)} for n in range(4)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in made))
+    with pytest.raises(DataError) as refused:
+        rollouts(path)
+    assert f"si-ctl verify {path} --out judged.jsonl" in refused.value.ways_out[0]
+    judge_file(path, out=tmp_path / "judged.jsonl")
+    assert si.diagnose(tmp_path / "judged.jsonl").figures["right"] == 2
+
+
+def test_encodings_of_rollouts(tmp_path: Path) -> None:
+    """A file that is not UTF-8 is named, and read with its encoding."""
+    path = tmp_path / "r.jsonl"
+    made = [{"query_id": "größe", "response": "ä", "reward": j} for j in (0, 1)]
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in made)
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(DataError, match="--encoding latin-1"):
+        rollouts(path)
+    assert rollouts(path, encoding="latin-1").ids.to_pylist() == ["größe"]
+
+
+def test_a_damaged_data_set_does_not_hide_the_others(tmp_path: Path) -> None:
+    """`data list` lists what is sound, names what is damaged, and exits with 4."""
+    store = FolderStore(tmp_path / "store")
+    for name in ("good", "bad"):
+        commit(store, Spec("synth", name, {}, {}, {}), lambda _: parts([], "train"))
+    (spec,) = (tmp_path / "store" / "data").glob("bad-*/spec.json")
+    spec.chmod(0o644)
+    spec.write_text("{}")
+    done = CliRunner().invoke(app, ["data", "list", "--store", str(tmp_path / "store")])
+    assert done.exit_code == 4, done.output
+    assert "good-" in done.stdout and f"data/{spec.parent.name} is damaged" in done.stderr
