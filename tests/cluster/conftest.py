@@ -50,6 +50,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.timeout(900))
+            item.add_marker(pytest.mark.slow)  # a command each few seconds, while pods work
             if not os.environ.get("SI_TEST_E2E"):
                 item.add_marker(pytest.mark.skip(reason="no cluster is given: make e2e"))
 

@@ -14,7 +14,7 @@ from tests.loop.running import SI_CTL, environment
 RUN = "embedded-gr-k4-s0"
 
 
-def problem(lab: Lab, seconds: float = 90) -> dict:
+def problem(lab: Lab, seconds: float = 300) -> dict:
     """The first problem that the run's object tells."""
 
     def look() -> dict | None:
