@@ -181,18 +181,23 @@ def test_fixed_settings_replace_a_controller_that_never_ran():
     """The controller's image was wrong. With the fixed release the same command replaces it."""
     cluster = FakeCluster()
     first = begin(cluster, place(), RECIPE, "r", False)
+    uid = cluster.job(first.controller)["metadata"]["uid"]
     cluster.run_pod(first.controller, "Pending", containerStatuses=[{"state": {"waiting": {}}}])
     fixed = place(image="lab/explore:2")
     again = begin(cluster, fixed, RECIPE, "r", False)
-    assert cluster.of("Job") == [again.controller] != [first.controller]
+    assert cluster.of("Job") == [again.controller]
+    assert cluster.job(again.controller)["metadata"]["uid"] != uid
     assert "place.kubernetes.explore.image: lab/explore:2 instead of" in again.notes[0]
     assert read_run(again.owner)[1] == fixed
+    third = begin(cluster, place(image="lab/explore:3"), RECIPE, "r", False)
+    assert cluster.of("Job") == [third.controller] and read_run(third.owner)[1] != fixed
 
 
 def test_a_working_controller_keeps_its_settings_until_apply():
     """What differs is reported, with the option that restarts it."""
     cluster = FakeCluster()
     first = begin(cluster, place(), RECIPE, "r", False)
+    uid = cluster.job(first.controller)["metadata"]["uid"]
     cluster.run_pod(first.controller)
     fixed = place(image="lab/explore:2")
     again = begin(cluster, fixed, RECIPE, "r", False)
@@ -200,7 +205,8 @@ def test_a_working_controller_keeps_its_settings_until_apply():
     assert read_run(again.owner)[1] == place()
     assert begin(cluster, place(), RECIPE, "r", False, apply=True).controller == first.controller
     applied = begin(cluster, fixed, RECIPE, "r", False, apply=True)
-    assert applied.controller != first.controller and cluster.of("Job") == [applied.controller]
+    assert cluster.of("Job") == [applied.controller]
+    assert cluster.job(applied.controller)["metadata"]["uid"] != uid
     assert read_run(applied.owner)[1] == fixed
 
 

@@ -200,6 +200,9 @@ def begin(
                 return Begun(owner, name, tuple(notes))
             cluster.delete_job(name)
             notes.append(f"The controller {name} is replaced.")
+            # By one of its name: a gap in the numbers would hide those that come after it.
+            _controller(cluster, job, owner)
+            break
         attempt, last = attempt + 1, job
     done = state_of(owner).get("phase") == "done" and not more
     if last and done and finished(last) == "Complete":
