@@ -6,7 +6,7 @@ those of docs/method.md, "Matthew metrics".
 """
 
 from collections.abc import Sequence
-from math import comb
+from math import comb, fsum, log
 from typing import Any
 
 import numpy as np
@@ -92,8 +92,11 @@ def entropy(count: Array) -> float | None:
     if not total or len(count) == 1:
         return 1.0 if total else None
     value, times = np.unique(count[count > 0], return_counts=True)
-    share = value / total
-    return float(min(1.0, abs(times @ (share * np.log(share))) / np.log(len(count))))
+    # BLAS adds in an order of its own on every kind of processor, and their logarithms differ in
+    # the last bit: an exact sum, rounded, is the same everywhere.
+    pairs = zip(times.tolist(), (value / total).tolist(), strict=True)
+    found = -fsum(n * share * log(share) for n, share in pairs) / log(len(count))
+    return round(min(1.0, abs(found)), 12)
 
 
 def pass_at(k: int, n: int, correct: int) -> float:
