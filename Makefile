@@ -18,8 +18,8 @@ help: ## Show this
 install: .make/demo ## Create the environment in .venv, with .venv/bin/si-ctl and the local engines
 
 .PHONY: demo
-demo: install ## Run five iterations of guided resampling, ending with a report
-	$(BIN)/si-ctl iterate --strategy gr
+demo: install ## Run plain self-improvement and guided resampling side by side, ending with a page
+	$(BIN)/si-ctl demo
 
 .PHONY: test
 test: .make/test $(if $(COVERAGE),.make/coverage-installed) ## Run the tests (COVERAGE=1: print the lines of si/ that they reach)
@@ -75,7 +75,8 @@ bench: .make/test ## Run the benchmarks; each prints a ratio to a named baseline
 .PHONY: policy
 policy: .make/demo ## Rebuild the embedded policy and its levels from scratch
 	$(BIN)/python -m si.embedded.make_policy
-	$(BIN)/python -m si.embedded.make_levels
+	$(BIN)/python -m si.embedded.make_levels synth:embedded
+	$(BIN)/python -m si.embedded.make_levels synth:puzzles
 
 .PHONY: chart
 chart: .make/demo ## Regenerate the chart's schema and its README's table of values

@@ -27,6 +27,9 @@ class Verb(NamedTuple):
 
 
 VERBS = {
+    "demo": Verb(
+        "Runs", "Show plain self-improvement and guided resampling side by side, on this machine."
+    ),
     "iterate": Verb("Runs", "Improve a policy on its own correct answers, iteration by iteration."),
     "estimate": Verb("Runs", "Estimate what a run will cost before it starts."),
     "status": Verb("Runs", "Show a run as a tree of iterations and stages, or list all runs."),

@@ -10,7 +10,7 @@ from si.cli.console import say, table
 from si.cli.options import ForceOption, JsonOption, StoreOption, open_place
 from si.config.recipe import Recipe, differences
 from si.machine.files import check, write_files
-from si.report.compare import Named, page
+from si.report.compare import Comparison, Named, page
 from si.report.compare import compare as compared
 from si.runs.record import generations, load_recipe
 from si.runs.status import find_run, of_strategy, report_inputs
@@ -38,14 +38,7 @@ def compare(
     if out is not None:
         check(out, force)
     where = open_place(store)
-    recipes = {name: _recipe(where, name) for wanted in runs for name in _named(where, wanted)}
-    found = compared(
-        where,
-        [
-            Named(name, report_inputs(where, name), recipe.model_dump(mode="json"))
-            for name, recipe in recipes.items()
-        ],
-    )
+    found = compared_runs(where, [name for wanted in runs for name in _named(where, wanted)])
     if out is not None:
         write_files({out: page(found).encode()}, force)
     if as_json:
@@ -58,8 +51,21 @@ def compare(
         say()
     for name, words in found.words:
         say(f"{name}: {words}")
+    say(f"\n{found.plain}")
     if out is not None:
         say(f"\nPage: {out.resolve()}")
+
+
+def compared_runs(where: Store, names: list[str]) -> Comparison:
+    """The comparison of these runs with the first of them."""
+    recipes = {name: _recipe(where, name) for name in names}
+    return compared(
+        where,
+        [
+            Named(name, report_inputs(where, name), recipe.model_dump(mode="json"))
+            for name, recipe in recipes.items()
+        ],
+    )
 
 
 def _recipe(where: Store, name: str) -> Recipe:

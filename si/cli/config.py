@@ -8,9 +8,17 @@ import yaml
 
 from si.answers.prompts import ADVICE, asks_for_form
 from si.cli.console import say
-from si.cli.options import JsonOption, RecipeOption, SetOption, recipe_file, resolve
+from si.cli.options import (
+    DEFAULT_RECIPE,
+    JsonOption,
+    RecipeOption,
+    SetOption,
+    recipe_file,
+    resolve,
+)
 from si.config.loading import schema as recipe_schema
 from si.config.recipe import Recipe
+from si.embedded import EMBEDDED_LEVELS
 
 group = typer.Typer(no_args_is_help=True, help="Show and check recipes and settings.")
 
@@ -41,7 +49,7 @@ def check(
     """Check that recipes can be used; exit with 3 if one cannot."""
     for each in [*(names or ()), *([recipe] if recipe else ())] or [None]:
         computed, _ = resolve(each, settings, {})
-        say(f"{recipe_file(each) or 'the defaults'}: OK; run name {computed.run_name}")
+        say(f"{recipe_file(each or DEFAULT_RECIPE)}: OK; run name {computed.run_name}")
         if _asks_for_nothing(computed):
             say(f"  {ADVICE}")
 
@@ -49,7 +57,7 @@ def check(
 def _asks_for_nothing(recipe: Recipe) -> bool:
     """Whether the responses may be unreadable: the embedded model learned its form in training."""
     rules = recipe.verify.judge == "answers" and recipe.verify.profile == "strict"
-    own = recipe.data.source != "synth:embedded"
+    own = recipe.data.source not in EMBEDDED_LEVELS
     return own and rules and not asks_for_form(recipe.sampling.prompt_template)
 
 

@@ -39,7 +39,7 @@ from si.store.keys import Spec
 from si.store.port import Store
 from si.untrusted import one_line, slug
 
-EMBEDDED = "synth:embedded"
+DEFAULT = "synth:puzzles"
 LONGEST = 300  # characters of a name on the screen
 FEW = 20  # queries of a split, below which a note says that it is small
 RECIPE = "qwen2-vl-7b-k8"  # suits the images of any data set
@@ -281,7 +281,7 @@ def _listed(title: str, lines: list[str]) -> Iterator[str]:
 
 @group.command()
 def synth(
-    source: Annotated[str, typer.Argument(help="The generator.")] = EMBEDDED,
+    source: Annotated[str, typer.Argument(help="The generator.")] = DEFAULT,
     store: StoreOption = None,
 ) -> None:
     """Generate a synthetic data set in the store, and print its address."""
@@ -346,7 +346,7 @@ def find_data(store: Store, wanted: str) -> str:
     raise DataError(
         f"{len(same)} data sets are called {wanted}" if same else f"No data set {wanted}",
         f"data sets in {store.url}: {', '.join(same or found) or 'none'}",
-        ("List them: si-ctl data list", "Create the embedded one: si-ctl data synth"),
+        ("List them: si-ctl data list", "Create a synthetic one: si-ctl data synth"),
     )
 
 
@@ -354,7 +354,7 @@ def find_data(store: Store, wanted: str) -> str:
 def inspect(
     address: Annotated[
         str | None,
-        typer.Argument(help="A data set's address or name.  \\[default: the embedded data set]"),
+        typer.Argument(help="A data set's address or name.  \\[default: synth:puzzles]"),
     ] = None,
     sheet: Annotated[
         Path | None, typer.Option(help="Contact sheet to write: FILE.html or FILE.png.")
@@ -368,7 +368,7 @@ def inspect(
     Exits with 3 if two splits share a query.
     """
     where = open_place(store)
-    address = find_data(where, address or EMBEDDED)
+    address = find_data(where, address or DEFAULT)
     with Counting() as screen:
         facts = inspected(where, address, sheet, screen.hear, force)
     if as_json:

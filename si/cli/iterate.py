@@ -25,6 +25,7 @@ from si.cli.options import (
     StoreOption,
     StrategyOption,
     Wanted,
+    as_begun,
     match_steps,
     resolve,
     run_name,
@@ -113,8 +114,8 @@ def iterate(
 def _iterate(wanted: Wanted) -> None:
     recipe, place = resolve(wanted.recipe, wanted.settings, wanted.flags)
     where = open_store(place) if wanted.dry_run else writing_store(place)
-    recipe = match_steps(where, recipe)
     name = run_name(wanted.run or recipe.run_name)
+    recipe = match_steps(where, as_begun(where, name, wanted, recipe))
     if wanted.dry_run:
         _show_plan(where, recipe, name, wanted.fresh)
         return

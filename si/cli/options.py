@@ -8,12 +8,13 @@ from typing import Annotated, Any, Literal
 import typer
 
 from si import resources
-from si.config.loading import Settings, assignment, load_settings
+from si.config.loading import Settings, assignment, load, load_settings
 from si.config.place import Place
-from si.config.recipe import Recipe
+from si.config.recipe import Recipe, differences
 from si.config.release import Release
 from si.errors import RecipeError
 from si.machine.files import check_folder, create_folder
+from si.runs.record import generations, load_recipe
 from si.runs.status import find_run, status
 from si.store.folder import FolderStore
 from si.store.open import open_store
@@ -21,6 +22,7 @@ from si.store.port import Store
 
 CLUSTER = "Cluster"  # panels of --help
 LIMITS = "Limits"
+DEFAULT_RECIPE = "embedded"  # what a command without --recipe computes
 
 
 def shown(text: str, key: str) -> str:
@@ -190,7 +192,7 @@ def settings_of(
     """What a command uses: defaults < release < file < environment < options.
 
     Args:
-        recipe: as `recipe_file` takes it.
+        recipe: as `recipe_file` takes it; None for the shipped `embedded`.
         settings: NAME=VALUE of --set; later ones win.
         flags: dotted settings that options of their own give; None where an option was left out.
         release: a release of the chart, which decides what a run may change.
@@ -199,7 +201,9 @@ def settings_of(
         RecipeError: for an unknown setting or an invalid value.
     """
     given = dict(assignment(text) for text in settings or ())
-    return load_settings(recipe_file(recipe), flags, release=release, assignments=given)
+    return load_settings(
+        recipe_file(recipe or DEFAULT_RECIPE), flags, release=release, assignments=given
+    )
 
 
 def resolve(
@@ -208,6 +212,18 @@ def resolve(
     """The recipe and place that a command on this machine uses; see `settings_of`."""
     found = settings_of(recipe, settings, flags)
     return found.recipe, found.place
+
+
+def as_begun(where: Store, name: str, wanted: Wanted, recipe: Recipe) -> Recipe:
+    """The recipe to continue the run `name` with: `recipe`, or what the same command meant when
+    the run began, if that was before the shipped `embedded` departed from the built-in defaults."""
+    known = generations(where, name)
+    if wanted.recipe is not None or wanted.fresh or not known:
+        return recipe
+    given = dict(assignment(text) for text in wanted.settings or ())
+    former = load(None, wanted.flags, assignments=given)[0]
+    begun = load_recipe(where, name, known[-1])
+    return recipe if differences(begun, former) else former
 
 
 def open_place(store: str | None) -> Store:

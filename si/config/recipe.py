@@ -32,8 +32,9 @@ class Data(Section):
     """The data set."""
 
     source: str = "synth:embedded"
-    """`synth:embedded`, the address of a data set in the store (`data/<name>-<digest12>`), or
-    `hub:owner/name[@revision]`: a data set of the Hugging Face hub, imported on first use."""
+    """`synth:puzzles` or `synth:embedded`, the address of a data set in the store
+    (`data/<name>-<digest12>`), or `hub:owner/name[@revision]`: a data set of the Hugging Face hub,
+    imported on first use."""
     map: Annotated[str, LATER] = ""
     """For a `hub:` source: which column holds which field, as in `data import --map`."""
     split: Annotated[str, LATER] = ""
@@ -407,7 +408,10 @@ class Recipe(Section):
 
 
 def data_name(source: str) -> str:
-    """A recipe's default name, from its `data.source`: `data/shapes-0123456789ab` -> `shapes`."""
+    """A recipe's default name, from its `data.source`: `data/shapes-0123456789ab` -> `shapes`; of
+    synthetic data `embedded`."""
+    if source.startswith("synth:"):
+        return "embedded"
     last = re.split(r"[/:]", source.partition("@")[0])[-1]
     word = re.sub(r"-[0-9a-f]{12}$", "", last) if source.startswith("data/") else last
     return label(word)[:20].strip("-") or "data"

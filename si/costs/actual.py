@@ -16,7 +16,7 @@ from si.costs.assumptions import CPU, published, read_config, width_of
 from si.costs.estimate import Step, estimate
 from si.datasets.dataset import Dataset
 from si.datasets.sources import SLICES, dataset, policy
-from si.embedded import EMBEDDED_POLICY
+from si.embedded import EMBEDDED_LEVELS, EMBEDDED_POLICY
 from si.entry import Entry
 from si.errors import DataError, RecipeError
 from si.machine.data_sheets import gpu_of
@@ -42,12 +42,10 @@ def config_of(store: Store, recipe: Recipe) -> Mapping[str, Any] | None:
 def sizes_of(store: Store, recipe: Recipe) -> dict[str, Any] | None:
     """The size of the recipe's data set, if it is the embedded one or lies in the store."""
     size: dict[str, int]
-    if recipe.data.source == "synth:embedded":
-        from si.embedded import families
+    if recipe.data.source in EMBEDDED_LEVELS:
+        from si.embedded.sets import SETS
 
-        mixes = {"train": families.TRAIN_MIX, "dev": families.DEV_MIX, "test": families.TEST_MIX}
-        size = {split: sum(mix.values()) for split, mix in mixes.items()}
-        size["train"] *= SLICES
+        size = SETS[recipe.data.source].sizes(SLICES)
         stored = {}
     else:
         try:

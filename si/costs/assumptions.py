@@ -15,6 +15,7 @@ from typing import Any
 from si.config.place import Place
 from si.config.recipe import Recipe
 from si.costs import throughput
+from si.embedded import EMBEDDED_LEVELS
 from si.engines.sizes import Size, size_of, unknown
 from si.errors import RecipeError
 from si.machine.data_sheets import GPUS, Gpu, gpu_of
@@ -270,7 +271,7 @@ def _data(recipe: Recipe, sizes: Mapping[str, Any] | None) -> dict[str, tuple[An
             {"queries": 2000, "held_out": 1000, "data_bytes": 0},
             f"{GUESS}: {source} is not available here",
         )
-    levels = recipe.data.source == "synth:embedded" and recipe.model.source == "embedded"
+    levels = recipe.data.source in EMBEDDED_LEVELS and recipe.model.source == "embedded"
     table = {name: (value, why) for name, value in found.items()}
     if recipe.data.schedule == "fresh":
         table["queries"] = (recipe.data.slice_size, "data.slice_size")

@@ -37,8 +37,8 @@ from si.store.keys import Spec, canonical, digest, read_record, sealed
 from si.store.port import Store
 from si.untrusted import slug
 
-SLICES = 10  # training slices of the embedded data: so many iterations repeat no query
-SEED = 0  # of the embedded data; its levels are measured for this seed only
+SLICES = 10  # training slices of synthetic data: so many iterations repeat no query
+SEED = 0  # of synthetic data; their levels are measured for this seed only
 
 HUB_NAME = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?"
 POLICY = re.compile(r"policies/[a-z0-9-]+-[0-9a-f]{12}")  # address of a policy in a store
@@ -101,24 +101,24 @@ def synth_spec(source: str, salt: dict[str, Any] | None = None, levels: bool = T
     """The spec of a synthetic data set.
 
     Args:
-        source: `synth:embedded`.
+        source: `synth:embedded` or `synth:puzzles`.
         salt: further params of the key, for a separate copy.
         levels: whether its measured levels are part of it.
 
     Raises:
         RecipeError: if there is no synthetic data set of that name.
     """
-    if source != "synth:embedded":
+    if source not in EMBEDDED_LEVELS:
         raise RecipeError(
             f"There is no synthetic data set {source!r}",
-            "known: synth:embedded",
-            "Use data.source: synth:embedded, or the address of a data set in the store.",
+            f"known: {', '.join(EMBEDDED_LEVELS)}",
+            "Use one of these as data.source, or the address of a data set in the store.",
         )
     # Levels are measured, not generated, so the key depends on their file, too.
-    measured = hashlib.sha256(EMBEDDED_LEVELS.read_bytes()).hexdigest() if levels else None
+    measured = hashlib.sha256(EMBEDDED_LEVELS[source].read_bytes()).hexdigest() if levels else None
     return Spec(
         "synth",
-        "embedded",
+        source.removeprefix("synth:"),
         settings={"data.source": source},
         params={"seed": SEED, "slices": SLICES, "levels": measured, **(salt or {})},
         inputs={},
@@ -139,23 +139,21 @@ def synth(
 
     def make(shard: int) -> Output:
         if not made:
-            made.extend(_embedded(levels))
+            made.extend(_puzzles(source, levels))
         return made[shard]
 
     return commit(store, spec, make)
 
 
-def _embedded(levels: bool) -> Iterator[Output]:
-    from si.embedded import families
+def _puzzles(source: str, levels: bool) -> Iterator[Output]:
+    from si.embedded import families, sets
 
     separators = {name: family.separator for name, family in families.FAMILIES.items()}
-    for queries in families.generate_slices("train", families.TRAIN_MIX, SEED, SLICES):
-        yield parts(queries, "train")
-    yield parts(families.generate("dev", families.DEV_MIX, SEED), "dev")
-    yield parts(families.generate("test", families.TEST_MIX, SEED), "test")
+    for split, queries in sets.SETS[source].generate(SEED, SLICES):
+        yield parts(queries, split)
     last = Output(files={}, rows=0, facts={"separators": separators})
     if levels:
-        table = pq.read_table(EMBEDDED_LEVELS)
+        table = pq.read_table(EMBEDDED_LEVELS[source])
         last.files["levels.parquet"] = table.replace_schema_metadata(None)
         last.facts["levels_policy"] = table.schema.metadata[b"policy"].decode()
         last.facts["levels_k"] = table.schema.metadata[b"k"].decode()
@@ -213,8 +211,8 @@ def dataset(
     if not re.fullmatch(f"hub:{HUB_NAME}", source):
         raise RecipeError(
             f"data.source {source!r} is not a data set",
-            "expected synth:embedded; data/<name>-<digest>, an address in the store; or "
-            "hub:owner/name, also with @revision",
+            f"expected {', '.join(EMBEDDED_LEVELS)}; data/<name>-<digest>, an address in the "
+            "store; or hub:owner/name, also with @revision",
             "Import a file or a folder into the store first, and use the address that this prints: "
             f"si-ctl data import {source}",
         )

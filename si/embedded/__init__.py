@@ -2,5 +2,10 @@
 
 from pathlib import Path
 
-EMBEDDED_POLICY = Path(__file__).parent / "policy"
-EMBEDDED_LEVELS = Path(__file__).parent / "levels.parquet"
+_HERE = Path(__file__).parent
+EMBEDDED_POLICY = _HERE / "policy"
+# The synthetic data sets (`data.source`), and the levels of each one's queries under that policy.
+EMBEDDED_LEVELS = {
+    "synth:embedded": _HERE / "levels.parquet",
+    "synth:puzzles": _HERE / "levels_puzzles.parquet",
+}

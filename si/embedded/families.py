@@ -250,13 +250,6 @@ FAMILIES: dict[str, Family] = {
     ),
 }
 
-# A slice of training queries: long-tailed, 160/120/60/40/20 over the difficulties.
-TRAIN_MIX: dict[tuple[str, int], int] = {
-    (family, difficulty): total // len(FAMILIES)
-    for family in FAMILIES
-    for difficulty, total in zip(DIFFICULTIES, (160, 120, 60, 40, 20), strict=True)
-}
-
 
 def uniform_mix(total: int) -> dict[tuple[str, int], int]:
     """`total` queries in equal shares for every family and difficulty.
@@ -268,10 +261,6 @@ def uniform_mix(total: int) -> dict[tuple[str, int], int]:
     if rest:
         raise ValueError(f"{total} queries do not divide into equal shares")
     return {(family, difficulty): share for family in FAMILIES for difficulty in DIFFICULTIES}
-
-
-DEV_MIX = uniform_mix(200)
-TEST_MIX = uniform_mix(500)
 
 
 # --- identity, splits, generation ----------------------------------------------------------

@@ -1,10 +1,10 @@
 """Measures the levels of the embedded queries under the embedded policy, with the loop's stages.
 
-    python -m si.embedded.make_levels [--workers N]
+    python -m si.embedded.make_levels synth:puzzles [--workers N]
 
-Writes levels.parquet beside this file: for every training, dev and test query of the embedded data
-set, the number of correct answers among 16 samples of policy 0. These samples are never trained on.
-The file contains the content digest of the policy it was measured with.
+Writes the data set's file of `EMBEDDED_LEVELS`: for every training, dev and test query, the number
+of correct answers among 16 samples of policy 0. These samples are never trained on. The file
+contains the content digest of the policy it was measured with.
 """
 
 import argparse
@@ -31,6 +31,7 @@ from si.store.folder import FolderStore
 def main() -> None:
     """Measure, and write the file."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("source", choices=EMBEDDED_LEVELS, help="the data set")
     parser.add_argument("--workers", type=int, default=None)
     parser.add_argument(
         "--store",
@@ -48,7 +49,7 @@ def main() -> None:
             place, logs, scratch / "work", ["si.clusters.preload", "si.engines.preload"]
         )
         run = Run("levels", Recipe(), store, cluster, on_event=lambda event: print(event))
-        made = sources.synth(store, levels=False)
+        made = sources.synth(store, options.source, levels=False)
         dataset = Dataset(Artifact(store, made))
         run.stages |= {DATA: made, POLICY: sources.fetch(store, "embedded")}
         everything = [
@@ -59,7 +60,7 @@ def main() -> None:
         table = Artifact.open(store, levels.ref).tables("levels.parquet")
     facts = {"policy": run.base.content, "k": str(run.recipe.levels.k)}
     table = pa.table(table.columns, schema=LEVEL_TABLE.remove_metadata().with_metadata(facts))
-    pq.write_table(table, EMBEDDED_LEVELS, compression="zstd")
+    pq.write_table(table, EMBEDDED_LEVELS[options.source], compression="zstd")
     print(table.group_by("level").aggregate([("query_id", "count")]).to_pydict())
 
 

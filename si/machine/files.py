@@ -38,10 +38,14 @@ def check(path: Path, force: bool = False, option: str = "--out") -> None:
     if path.exists() and not path.is_file():
         raise OutputError(f"{path} is not a regular file", "nothing was written", other)
     if (path.exists() or path.is_symlink()) and not force:
-        raise OutputError(
-            f"{path} exists already", "nothing was written", ("Replace it: --force", other)
-        )
+        raise _exists(path, other)
     check_folder(path.parent, option)
+
+
+def _exists(path: Path, other: str) -> OutputError:
+    return OutputError(
+        f"{path} exists already", "nothing was written", ("Replace it: --force", other)
+    )
 
 
 def check_folder(folder: Path, option: str = "--out") -> None:
@@ -118,8 +122,8 @@ def _publish(part: Path, path: Path, force: bool) -> None:
         return
     try:
         path.hardlink_to(part)
-    except FileExistsError:
-        check(path)
+    except FileExistsError as error:  # made meanwhile, and perhaps gone again
+        raise _exists(path, "Name another file: --out FILE") from error
     except OSError as error:
         if error.errno not in NO_LINKS:
             raise

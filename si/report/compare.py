@@ -14,6 +14,7 @@ from si.report.compare_words import FEW_SEEDS, measure, said
 from si.report.findings import to_json
 from si.report.groups import Difference, Group, Named, Runs, differences, grouped, mean
 from si.report.intervals import crossed
+from si.report.overview import Trace, in_words, panels, trace
 from si.report.summary import SPENT, Iteration
 from si.report.tables import Table, number, percent, percents, point_range, points, probability
 from si.store.port import Store
@@ -24,9 +25,10 @@ __all__ = ["Comparison", "Named", "compare", "page"]
 @dataclass(frozen=True)
 class Comparison:
     """A comparison of runs: the groups that they form, words (heading, sentences), and tables (for
-    a terminal or a page)."""
+    a terminal or a page). `traces` are what its overview shows, group by group."""
 
     groups: list[Group]
+    traces: Sequence[Trace] = ()
 
     @property
     def runs(self) -> Runs:
@@ -67,6 +69,15 @@ class Comparison:
         ]
 
     @cached_property
+    def plain(self) -> str:
+        """What the overview shows: the last policies, on all queries of test."""
+        gains, against = (
+            [each for each in found if (each.which, each.queries) == ("last", "all")]
+            for found in (self.gains, self.differences)
+        )
+        return in_words(self.traces, gains, against)
+
+    @cached_property
     def words(self) -> list[tuple[str, str]]:
         return said(self.groups, self.differences, self.same, self.gains)
 
@@ -84,6 +95,7 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         return {
+            "plain": self.plain,
             "words": dict(self.words),
             "tables": [table._asdict() for table in self.tables],
             "groups": [
@@ -99,7 +111,9 @@ class Comparison:
 
 def compare(store: Store, runs: Sequence[Named]) -> Comparison:
     """Compare runs, or groups of runs that differ only in their seeds, with the first of them."""
-    return Comparison(grouped(store, runs))
+    groups = grouped(store, runs)
+    refs = {run.name: run.refs for run in runs}
+    return Comparison(groups, [trace(store, group, refs) for group in groups])
 
 
 # --- tables --------------------------------------------------------------------------------
@@ -257,6 +271,7 @@ def page(found: Comparison) -> str:
     return render(
         "compare.html",
         title=" · ".join(names),
+        plain=found.plain,
         words=found.words,
         tables=found.tables,
         drawn=_plots(found, colours),
@@ -303,6 +318,7 @@ def _plots(found: Comparison, colours: Mapping[str, str]) -> dict[str, list[Any]
             "95 % interval; one that crosses zero may be chance."
         )
         drawn.insert(1, (spans("differences", "Difference on test", rows), look))
+    score = measure(found.runs)
     shares = []
     for (label, what), look in _LOOK.items():
         levels = HEAD if label == "Head" else TAIL
@@ -312,7 +328,11 @@ def _plots(found: Comparison, colours: Mapping[str, str]) -> dict[str, list[Any]
     # Our own SVG; matplotlib escapes the text in it.
     return {
         section: [Plot(Markup(svg), look) for svg, look in plots]  # noqa: S704
-        for section, plots in (("accuracy", drawn), ("shares", shares))
+        for section, plots in (
+            ("first", panels(found.traces, colours, score) if found.traces else []),
+            ("accuracy", drawn),
+            ("shares", shares),
+        )
     }
 
 

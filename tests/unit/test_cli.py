@@ -1,6 +1,7 @@
 """The command line's shape: light, documented, and able to find its parts."""
 
 import ast
+import os
 import re
 import shutil
 import subprocess
@@ -154,12 +155,14 @@ def test_missing_scripts_are_named(tmp_path):
     assert "The folder jobs is missing from this installation" in done.stderr
 
 
-def test_shipped_recipe_is_the_default():
-    """jobs/recipes/embedded.yaml says what the defaults are, no more and no less."""
-    from si.cli.options import recipe_file
+def test_shipped_recipe_is_the_default(monkeypatch):
+    """Without --recipe, every command computes what jobs/recipes/embedded.yaml says."""
+    from si.cli.options import recipe_file, resolve
     from si.config.loading import load
 
-    assert load(recipe_file("embedded"), environment={}) == load(environment={})
+    for name in [name for name in os.environ if name.startswith("SI_")]:
+        monkeypatch.delenv(name)
+    assert resolve(None, None, {})[0] == load(recipe_file("embedded"), environment={})[0]
 
 
 def test_settings_come_in_rising_order(tmp_path):
@@ -214,6 +217,7 @@ def test_place_travels_as_environment(monkeypatch):
     ("source", "name"),
     [
         ("synth:embedded", "embedded"),
+        ("synth:puzzles", "embedded"),
         ("data/shapes-06fc3bd94327", "shapes"),
         ("data/shapes-2-06fc3bd94327", "shapes-2"),
         ("hub:Somebody/Geometry3K@v1.0", "geometry3k"),

@@ -14,9 +14,10 @@ import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 
-from si.embedded import families
+from si.embedded import EMBEDDED_LEVELS, families
 from si.embedded.drawing import COLOURS, GLYPHS
 from si.embedded.families import DIFFICULTIES, FAMILIES
+from si.embedded.sets import SETS
 
 CELL = 28
 POLICY = Path(families.__file__).parent / "policy"
@@ -25,7 +26,7 @@ POLICY = Path(families.__file__).parent / "policy"
 @pytest.fixture(scope="module")
 def queries() -> list[dict[str, Any]]:
     """Two hundred dev queries, the shipped default."""
-    return families.generate("dev", families.DEV_MIX, seed=7)
+    return families.generate("dev", families.uniform_mix(200), seed=7)
 
 
 def pixels(query: dict[str, Any]) -> families.Pixels:
@@ -201,13 +202,16 @@ def test_slices_are_disjoint_and_stable() -> None:
 
 
 def test_the_mixes_are_as_promised(queries: list[dict[str, Any]]) -> None:
-    """A training slice is long-tailed with 400 queries, dev and test are even."""
+    """A training slice has 400 queries, long-tailed in one data set; all else is even."""
+    tailed, even = SETS["synth:embedded"], SETS["synth:puzzles"]
     by_difficulty = [
-        sum(n for (_, d), n in families.TRAIN_MIX.items() if d == grade) for grade in DIFFICULTIES
+        sum(n for (_, d), n in tailed.train.items() if d == grade) for grade in DIFFICULTIES
     ]
     assert by_difficulty == [160, 120, 60, 40, 20]
-    assert set(families.DEV_MIX.values()) == {20}
-    assert set(families.TEST_MIX.values()) == {50}
+    assert set(even.train.values()) == {40}
+    assert tailed.sizes(3) == {"train": 1200, "dev": 200, "test": 500}
+    assert even.sizes(3) == {"train": 1200, "dev": 100, "test": 1000}
+    assert SETS.keys() == EMBEDDED_LEVELS.keys()
     assert len(queries) == 200
     for query in queries:
         assert set(query) == {
