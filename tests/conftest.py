@@ -5,11 +5,19 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from multiprocessing.connection import Connection
 
 import pytest
 
 BUCKET = "si-test"
+
+with suppress(ImportError):  # the engines' environments do without
+    from hypothesis import settings
+
+    # A deadline is a timed assertion, and the first example pays for the imports.
+    settings.register_profile("si", deadline=None)
+    settings.load_profile("si")
 
 # Seconds of a processor, its own and its children's, that a test without the mark `slow` may take
 # on the machine where DRILL takes 17 ms; a slower machine has so much more. Time by the clock would
