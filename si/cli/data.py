@@ -45,7 +45,8 @@ FEW = 20  # queries of a split, below which a note says that it is small
 RECIPE = "qwen2-vl-7b-k8"  # suits the images of any data set
 TINY = (
     "--strategy vanilla --k 2 --iterations 1 --set model.source=Qwen/Qwen2-VL-2B-Instruct "
-    "--set levels.k=2 --set data.schedule=fixed --set evaluate.limit=8"
+    "--set levels.k=2 --set data.schedule=fixed --set evaluate.limit=8 --set evaluate.samples=1 "
+    "--set train.lr=1e-5 --set train.epochs=1"
 )
 
 ColumnsOption = Annotated[

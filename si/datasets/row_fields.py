@@ -195,9 +195,9 @@ def _question(value: Any, context: Any, images: int) -> str:
     """
     text = _text(question_of(value) if is_chat(value) else value, "question")
     marks = _IMAGE_MARK.findall(text)
-    count = max((int(number) for number in marks if number), default=len(marks))
-    if marks and (count > images or (count < images and not any(marks))):
-        raise BadRow("question", f"{count} marks of images, but {images} images")
+    # Numbers may skip images, or name one that this row left out: only marks without are counted.
+    if marks and (not images or (not any(marks) and len(marks) != images)):
+        raise BadRow("question", f"{len(marks)} marks of images, but {images} images")
     text = _without_marks(text, images)
     if context:
         above = _without_marks(_text(context, "context", joined=True), images)

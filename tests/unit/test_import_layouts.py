@@ -354,6 +354,7 @@ def test_an_index_as_text_is_a_position(tmp_path: Path) -> None:
         ("<image1>\nHow many?", 1, "How many?"),
         ("Look at <image 1> here.", 1, "Look at (image 1) here."),
         ("Is <image 2> larger than <image 1>?", 2, "Is (image 2) larger than (image 1)?"),
+        ("Is <image 2> larger than <image 1>?", 1, "Is (image 2) larger than (image 1)?"),
     ],
 )
 def test_numbered_marks(question: str, images: int, expected: str, tmp_path: Path) -> None:
@@ -364,10 +365,10 @@ def test_numbered_marks(question: str, images: int, expected: str, tmp_path: Pat
     assert query.question == expected
 
 
-def test_a_mark_of_an_image_that_is_missing(tmp_path: Path) -> None:
-    """A mark beyond the row's images makes the row bad."""
+def test_marks_without_an_image(tmp_path: Path) -> None:
+    """Marks without numbers are as many as the images, and no mark stands without any image."""
     drawn(tmp_path, 1)
-    made = row(1, "1.png") | {"question": "Is <image 2> larger?"}
+    made = row(1, "1.png") | {"question": "Is <image> larger than <image>?"}
     with pytest.raises(DataError) as refused:
         bring(tmp_path, lines(tmp_path / "train.jsonl", [made]))
     assert "2 marks of images, but 1 images" in refused.value.detail
