@@ -82,6 +82,13 @@ def choose(driver: Any, **values: str) -> None:
     )
 
 
+@pytest.fixture
+def at_first(opened: Any) -> Any:
+    """The page at its first sample, wherever it opened: a filter leaves a sample that fits it."""
+    opened.find_element(By.ID, "list").send_keys(Keys.HOME)
+    return opened
+
+
 def chosen(driver: Any) -> str:
     """The address of the sample that is shown, as its link has it."""
     link = driver.find_element(By.CSS_SELECTOR, "#shown a").get_attribute("href")
@@ -123,14 +130,14 @@ def _text(query: Any, response: Any, words: str) -> bool:
 
 @pytest.mark.parametrize("values,wanted", FILTERS, ids=[json.dumps(f[0])[:40] for f in FILTERS])
 def test_filters_find_what_they_say(
-    opened: Any, shown: Responses, values: dict[str, str], wanted: Any
+    at_first: Any, shown: Responses, values: dict[str, str], wanted: Any
 ) -> None:
     """Each filter leaves exactly the samples that are like that."""
-    choose(opened, **values)
+    choose(at_first, **values)
     right = [r for r in shown.responses if wanted(shown.queries[r.query], r)]
-    assert count(opened) == len(right)
+    assert count(at_first) == len(right)
     if right:
-        assert chosen(opened) == address(shown, shown.responses.index(right[0]))
+        assert chosen(at_first) == address(shown, shown.responses.index(right[0]))
 
 
 def test_typing_filters(opened: Any, shown: Responses) -> None:
@@ -141,37 +148,39 @@ def test_typing_filters(opened: Any, shown: Responses) -> None:
     WebDriverWait(opened, 10).until(lambda d: count(d) == wanted)
 
 
-def test_keys_move_through_the_samples(opened: Any, shown: Responses) -> None:
+def test_keys_move_through_the_samples(at_first: Any, shown: Responses) -> None:
     """j and k, arrows, Home and End move on from the list; / goes to the text, Enter back."""
-    listed = opened.find_element(By.ID, "list")
+    listed = at_first.find_element(By.ID, "list")
     listed.send_keys("jj" + Keys.ARROW_DOWN)
-    assert chosen(opened) == address(shown, 3)
+    assert chosen(at_first) == address(shown, 3)
     listed.send_keys("k" + Keys.ARROW_UP)
-    assert chosen(opened) == address(shown, 1)
+    assert chosen(at_first) == address(shown, 1)
     listed.send_keys(Keys.END)
-    assert chosen(opened) == address(shown, len(shown.responses) - 1)
+    assert chosen(at_first) == address(shown, len(shown.responses) - 1)
     listed.send_keys("j")
-    assert chosen(opened) == address(shown, len(shown.responses) - 1)
+    assert chosen(at_first) == address(shown, len(shown.responses) - 1)
     listed.send_keys(Keys.HOME + Keys.PAGE_DOWN)
-    assert chosen(opened) != address(shown, 0)
+    assert chosen(at_first) != address(shown, 0)
     listed.send_keys("/")
-    field = opened.switch_to.active_element
+    field = at_first.switch_to.active_element
     assert field.get_attribute("name") == "text"
     field.send_keys("j", Keys.ENTER)
     assert field.get_attribute("value") == "j"
-    assert opened.switch_to.active_element.get_attribute("id") == "list"
+    assert at_first.switch_to.active_element.get_attribute("id") == "list"
 
 
-def test_the_list_names_the_chosen_one(opened: Any) -> None:
+def test_the_list_names_the_chosen_one(at_first: Any) -> None:
     """The option that the list calls active is in the page and selected, out of sight too."""
     script = """const list = document.getElementById('list');
       const row = document.getElementById(list.getAttribute('aria-activedescendant'));
       return row && [row.getAttribute('aria-selected'), row.getAttribute('aria-posinset')]"""
-    opened.find_element(By.ID, "list").send_keys("jjjj")
-    assert opened.execute_script(script) == ["true", "5"]
-    opened.execute_script("document.getElementById('list').scrollTop = 1e6")
-    opened.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
-    assert opened.execute_script(script) == ["true", "5"]
+    at_first.find_element(By.ID, "list").send_keys("jjjj")
+    assert at_first.execute_script(script) == ["true", "5"]
+    at_first.execute_script("document.getElementById('list').scrollTop = 1e6")
+    at_first.execute_async_script(
+        "requestAnimationFrame(() => requestAnimationFrame(arguments[0]))"
+    )
+    assert at_first.execute_script(script) == ["true", "5"]
 
 
 def test_a_link_opens_its_sample(made: dict[str, Any], browser: Any, shown: Responses) -> None:
@@ -188,14 +197,14 @@ def test_a_link_opens_its_sample(made: dict[str, Any], browser: Any, shown: Resp
     assert "does not contain the linked sample" in browser.find_element(By.ID, "found").text
 
 
-def test_a_guided_prefix_is_marked(opened: Any, shown: Responses) -> None:
+def test_a_guided_prefix_is_marked(at_first: Any, shown: Responses) -> None:
     """What was given is marked, and the marked and the written part are the stored ones."""
-    choose(opened, how="guided")
+    choose(at_first, how="guided")
     response = next(r for r in shown.responses if r.how == GUIDED)
-    pre = opened.find_element(By.CSS_SELECTOR, "#shown pre")
+    pre = at_first.find_element(By.CSS_SELECTOR, "#shown pre")
     assert pre.find_element(By.TAG_NAME, "mark").get_property("textContent") == response.given
     assert pre.get_property("textContent") == response.given + response.text
-    assert "given" in opened.find_element(By.ID, "shown").text
+    assert "given" in at_first.find_element(By.ID, "shown").text
 
 
 def test_facts_of_a_sample(opened: Any, shown: Responses) -> None:
