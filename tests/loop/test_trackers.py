@@ -4,6 +4,7 @@ told; and that none of them can stop it."""
 import json
 import struct
 import threading
+import time
 from itertools import pairwise
 
 import pytest
@@ -183,10 +184,20 @@ def wandb_records(path):
             parts = b""
 
 
+def written_by_wandb(file):
+    """All records, once W&B's own process has written its last one: it ends after our command."""
+    for _ in range(600):
+        records = list(wandb_records(file))
+        if records and records[-1].WhichOneof("record_type") in ("exit", "footer"):
+            break
+        time.sleep(0.1)
+    return records
+
+
 def points_of_wandb(folder):
     (file,) = folder.glob("wandb/offline-run-*/*.wandb")
     points, numbers, runs = [], [], []
-    for record in wandb_records(file):
+    for record in written_by_wandb(file):
         if record.WhichOneof("record_type") == "run":
             runs.append(record.run)
         if record.WhichOneof("record_type") == "history":
