@@ -3,7 +3,12 @@
 import pytest
 
 from si.cli.demo import Board
-from tests.loop.running import artefacts, si_ctl, si_ctl_process
+from si.cli.options import Wanted, as_begun, resolve
+from si.config.loading import load
+from si.config.recipe import differences
+from si.runs.record import begin
+from si.store.folder import FolderStore
+from tests.loop.running import artefacts, si_ctl_process
 
 SMALL = {
     "SI_DATA__SLICE_SIZE": "24",
@@ -42,14 +47,18 @@ def test_the_time_left_counts_what_is_shared_once():
 
 def test_a_run_begun_before_the_default_changed_is_resumed(tmp_path):
     """Without a recipe file, a run keeps what the same command meant when it began."""
-    words = ("iterate", "--strategy", "vanilla", "--iterations", "1")
-    built_in = tmp_path / "built-in.yaml"
-    built_in.write_text("name: embedded\n")
-    small = {"SI_DATA__SLICE_SIZE": "10", "SI_EVALUATE__LIMIT": "4", "SI_K": "2"}
-    si_ctl(*words, "--recipe", built_in, cwd=tmp_path, **small)
-    before = artefacts(tmp_path / "si-runs", "embedded-vanilla-k2-s0")
-    done = si_ctl(*words, cwd=tmp_path, **small)
-    assert "kept" in done.stdout
-    assert artefacts(tmp_path / "si-runs", "embedded-vanilla-k2-s0") == before
-    other = si_ctl(*words, "--set", "train.lr=1e-3", cwd=tmp_path, check=False, **small)
-    assert other.returncode == 3 and "another recipe" in other.stderr
+    store, name = FolderStore(tmp_path), "embedded-vanilla-k2-s0"
+    flags = {"strategy": "vanilla", "k": 2}
+    former, today = load(None, flags)[0], resolve(None, None, flags)[0]
+    assert differences(former, today)
+
+    def wanted(recipe=None, settings=None, fresh=False):
+        return Wanted(recipe, settings, flags, None, fresh, False)
+
+    assert as_begun(store, name, wanted(), today) == today  # nothing has begun
+    begin(store, name, former)
+    assert as_begun(store, name, wanted(), today) == former
+    assert as_begun(store, name, wanted(fresh=True), today) == today
+    assert as_begun(store, name, wanted("embedded"), today) == today
+    other = resolve(None, ["train.lr=1e-3"], flags)[0]
+    assert as_begun(store, name, wanted(settings=["train.lr=1e-3"]), other) == other
