@@ -19,7 +19,8 @@ RUN = "embedded-vanilla-k4-s0"
 SMALL = (
     *("iterate", "--strategy", "vanilla", "--k", "4", "--iterations", "1"),
     *("--set", "data.slice_size=40", "--set", "evaluate.limit=10"),
-    *("--set", "train.batch=6", "--set", "train.micro_batch=3"),
+    *("--set", "train.batch=6", "--set", "train.micro_batch=3", "--set", "train.epochs=1"),
+    *("--set", "evaluate.samples=1"),
 )
 
 
