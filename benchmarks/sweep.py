@@ -11,6 +11,7 @@ while the head's share grows and the tail's falls. The same command again resume
 import argparse
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import yaml
 
 from si.datasets.sources import commit, parts
 from si.embedded import families
-from si.embedded.sets import LONG_TAILED
+from si.embedded.sets import LONG_TAILED, PuzzleSet
 from si.records import HEAD, TAIL
 from si.report.summary import RunSummary, collect
 from si.report.tables import percent
@@ -53,20 +54,17 @@ SETTINGS = (
 
 def data(store: FolderStore, mix: str, iterations: int) -> str:
     """The address of the sweep's data with this mix, generated unless the store has it."""
-
-    def make(shard: int) -> Output:
-        if shard == iterations:
-            separators = {name: each.separator for name, each in families.FAMILIES.items()}
-            return Output(files={}, rows=0, facts={"separators": separators})
-        if shard == iterations + 1:
-            held_out = families.generate("dev", families.uniform_mix(HELD_OUT), SEED)
-            return parts(held_out, "dev")
-        slices = families.generate_slices("train", MIXES[mix], SEED, iterations)
-        return parts(slices[shard], "train")
-
     params = {"seed": SEED, "mix": mix, "slices": iterations}
-    spec = Spec("synth", f"sweep-{mix}", {}, params, {}, shards=iterations + 2)
-    return commit(store, spec, make).spec.address
+    spec = Spec("synth", f"sweep-{mix}", {}, params, {}, shards=iterations + 3)
+
+    @cache
+    def outputs() -> list[Output]:
+        puzzles = PuzzleSet(MIXES[mix], families.uniform_mix(HELD_OUT), {})
+        made = [parts(queries, split) for split, queries in puzzles.generate(SEED, iterations)]
+        separators = {name: each.separator for name, each in families.FAMILIES.items()}
+        return [*made, Output(files={}, rows=0, facts={"separators": separators})]
+
+    return commit(store, spec, lambda shard: outputs()[shard]).spec.address
 
 
 def recipe(source: str, at: Settings, iterations: int, seed: int) -> dict[str, Any]:

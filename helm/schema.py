@@ -142,6 +142,10 @@ def values() -> Iterator[tuple[str, str | None, str]]:
                 line -= 1
             section = isinstance(value, yaml.MappingNode) and not value.flow_style
             written = text[value.start_mark.index : value.end_mark.index]
+            if isinstance(value, yaml.SequenceNode) and not value.flow_style:
+                # A block's mark lies behind the next comment, and a cell has one line.
+                items = yaml.safe_load(yaml.serialize(value))
+                written = yaml.safe_dump(items, default_flow_style=True, width=1 << 16).strip()
             name = f'"{key.value}"' if "." in key.value else key.value
             yield prefix + name, None if section else written, " ".join(comment)
             if section:

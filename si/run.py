@@ -179,8 +179,7 @@ class Run(Runner):
             round=0 if asked.greedy else EVALUATION,
             k=asked.samples,
             select=select,
-            # With few responses a query, small batches would be slow.
-            shard_queries=self.recipe.explore.shard_queries * max(1, 4 // asked.samples),
+            shard_queries=self.recipe.held_out_shard,
             greedy=asked.greedy,
             temperature=None if usual else temperature,
         )

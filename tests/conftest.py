@@ -23,7 +23,7 @@ with suppress(ImportError):  # the engines' environments do without
 # on the machine where DRILL takes 17 ms; a slower machine has so much more. Time by the clock would
 # depend on what else the machine is at.
 BUDGET = 5.0
-# The same test takes up to half as much again beside other work: less than that is no verdict.
+# On a busy machine the same test takes up to 1.5 times as long, so less than that proves nothing.
 NOISE = 1.5
 DRILL = 0.017
 # Whoever is first in a process to import one of these pays for all that come after.

@@ -1,11 +1,11 @@
 """`si-ctl demo`: two runs of the default recipe side by side, vanilla and gr, and one page."""
 
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console, Group
@@ -23,6 +23,7 @@ from si.loop import conclude
 from si.machine.files import create_folder, write_files
 from si.records import HEAD, TAIL
 from si.report.compare import page
+from si.report.summary import Iteration
 from si.report.tables import percent
 from si.run import Run
 from si.runs.record import begin
@@ -70,7 +71,7 @@ def demo(
     with ExitStack() as stack:
         scratch = [stack.enter_context(exclusive(where.url, name)) for name in runs]
         cluster = local_cluster(where, place, recipe, "demo", scratch[0])
-        stack.enter_context(board)
+        stack.enter_context(board.shown())
         try:
             for name, each in runs.items():
                 generation = begin(where, name, each)
@@ -123,21 +124,19 @@ class Board:
         self.console = Console(highlight=False)
         self.live: Live | None = None
 
-    def __enter__(self) -> Self:
-        if self.console.is_terminal:
-            self.live = Live(get_renderable=self.draw, console=self.console, refresh_per_second=2)
-            self.live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.now = ""
-        if self.live:
-            self.live.stop()
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Show the table, if there is a terminal, while the block runs."""
+        if not self.console.is_terminal:
+            yield
+            return
+        with Live(
+            get_renderable=self.draw, console=self.console, refresh_per_second=2
+        ) as self.live:
+            try:
+                yield
+            finally:
+                self.now = ""
 
     def hear(self, run: Run, event: Event) -> None:
         """Take in an event of one of the runs."""
@@ -157,8 +156,8 @@ class Board:
         row = self.rows.get((strategy, entry.t), Row(strategy, entry.t))
         if entry.step == "rebalance":
             made = Artifact(run.store, run.stages[entry])
-            by_level = made.json("metrics.json")["examples"]["share_by_level"]
-            head, tail = (sum(by_level[level] or 0 for level in ls) for ls in (HEAD, TAIL))
+            found = Iteration(entry.t, {}, {}, made.json("metrics.json"))
+            head, tail = (found.share("examples", levels) for levels in (HEAD, TAIL))
             row = row._replace(head=head, tail=tail)
         elif entry.step == "evaluate":
             row = row._replace(accuracy=event["facts"].get("accuracy_test"))

@@ -17,6 +17,7 @@ from si.config.place import Place
 from si.config.recipe import Recipe
 from si.errors import RecipeError, SiError
 from si.machine import gpus, packages
+from si.machine.files import nearest
 from si.store.folder import FolderStore
 from si.store.open import open_store
 from si.store.probe import probe
@@ -92,8 +93,7 @@ def disk(place: Place) -> Line:
     """Whether there is room where the run writes: its store, if that is a folder, or ./si-runs."""
     where = open_store(place)
     folder = (where.root if isinstance(where, FolderStore) else Path("si-runs")).absolute()
-    there = next(each for each in (folder, *folder.parents) if each.exists())
-    free = shutil.disk_usage(there).free / 1e9
+    free = shutil.disk_usage(nearest(folder)).free / 1e9
     words = f"{free:.1f} GB free for {folder}"
     if free >= DISK:
         return Line("disk", True, words)
@@ -129,7 +129,7 @@ def commits(place: Place) -> str:
     """The store, if it can be written and commits exactly once."""
     store: Any = open_store(place)
     if isinstance(store, FolderStore) and not store.root.exists():
-        parent = next(each for each in store.root.absolute().parents if each.exists())
+        parent = nearest(store.root)
         if not os.access(parent, os.W_OK | os.X_OK):
             raise RecipeError(
                 f"The store {store.url} cannot be created",

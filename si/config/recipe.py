@@ -385,6 +385,11 @@ class Recipe(Section):
         return self.sampling.temperature if asked.temperature is None else asked.temperature
 
     @property
+    def held_out_shard(self) -> int:
+        """Held-out queries per shard: with few responses a query, small batches would be slow."""
+        return self.explore.shard_queries * max(1, 4 // self.evaluate.samples)
+
+    @property
     def run_name(self) -> str:
         """`<recipe>-<strategy>-k<K>-s<seed>`, a DNS label of at most 30 characters."""
         tail = f"-{self.strategy_label}-k{self.k}-s{self.seed}"
@@ -396,15 +401,9 @@ class Recipe(Section):
         return "-".join(label(part)[:10].strip("-") for part in self.strategy.split("+"))
 
     def pick(self, *fields: str) -> dict[str, Any]:
-        """The values of these settings by name (`sampling` or `sampling.top_p`), as JSON values."""
-        whole = self.model_dump(mode="json")
-        picked: dict[str, Any] = {}
-        for field in fields:
-            value: Any = whole
-            for part in field.split("."):
-                value = value[part]
-            picked[field] = value
-        return picked
+        """The values of these settings by dotted name (`sampling.top_p`), as JSON values."""
+        flat = _flat(self.model_dump(mode="json"))
+        return {field: flat[field] for field in fields}
 
 
 def data_name(source: str) -> str:

@@ -276,9 +276,9 @@ class _Loop:
         self, entry: Entry, identity: tuple[Any, ...], queries: float, samples: float, tokens: float
     ) -> Iterator[Step]:
         """Exploration and verification of its samples."""
-        per_shard = self.recipe.explore.shard_queries
-        few = max(1, 4 // self.recipe.evaluate.samples) if entry.step.startswith("eval") else 1
-        shards = max(1, ceil(queries / (per_shard * few)))
+        held_out = entry.step.startswith("evaluate")
+        per_shard = self.recipe.held_out_shard if held_out else self.recipe.explore.shard_queries
+        shards = max(1, ceil(queries / per_shard))
         explore, verify = str(entry), str(Entry(entry.t, entry.step.replace("explore", "verify")))
         size = tokens * self.assumed.token_bytes
         key = (explore, *identity)

@@ -57,7 +57,7 @@ def find_files(
         kinds = _of_first_kind(source, notes)
     else:
         raise DataError(
-            f"There is no file or folder {source}",
+            f"{source} does not exist",
             "",
             "To import from the Hugging Face hub, name the data set as owner/name.",
         )
@@ -134,7 +134,8 @@ def _tables(file: File, names: Mapping[str, str]) -> Iterator[File]:
             f"Assign each to a split: --split {unknown[0]}=train",
         )
     for key in tables:
-        yield replace(file, name=f"{file.name} ({key})", key=key, split=names[key.lower()])
+        name, split = f"{file.name} ({key})", names[key.lower()]
+        yield replace(file, name=name, key=key, split=split, rows=len(tables[key]))
 
 
 def _folders(files: Sequence[File], names: Mapping[str, str]) -> list[File]:
@@ -155,15 +156,17 @@ def _folders(files: Sequence[File], names: Mapping[str, str]) -> list[File]:
     dropped = {file.path for group in notes for file in groups[group]}
     if all(group in notes for group in single):
         return list(files)  # problems without answers: each file is refused by name
-    single = {group: True for group, answered in single.items() if answered}
+    problems = [group for group, answered in single.items() if answered]
     kept = [f for f in files if f.path not in dropped]
-    inside = {path for parent, name in single for path in folder_files(parent, name)}
+    inside = {path for parent, name in problems for path in folder_files(parent, name)}
     made = []
-    for parent, name in single:
+    for parent, name in problems:
         root, shown = files[0].root, parent.relative_to(files[0].root).as_posix()
         split = split_of(root, parent / name, names)
-        made.append(replace(files[0], name=f"{shown}/*/{name}", kind="folders", split=split))
-        made[-1] = replace(made[-1], path=parent, key=name)
+        title = f"{shown}/*/{name}"
+        made.append(
+            replace(files[0], name=title, kind="folders", split=split, path=parent, key=name)
+        )
     return [f for f in kept if f.path not in inside] + made
 
 

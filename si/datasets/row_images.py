@@ -122,8 +122,8 @@ def find_image_file(name: str, file: File) -> Path:
     `/data/geometry/1.png` is found as `1.png` or `geometry/1.png`.
 
     Raises:
-        DataError: if there is no such file; or it lies outside the source's folder, or is a link to
-            outside, and rows are confined to that.
+        DataError: if the file does not exist, or if rows are confined to the source's folder and it
+            lies outside, or is a link that leads there.
     """
     access, given = file.access, Path(name)
     try:

@@ -56,7 +56,7 @@ def check_folder(folder: Path, option: str = "--out") -> None:
     """
     if not folder.is_dir():
         other = f"Name another path: {option}"
-        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        there = nearest(folder)
         if not there.is_dir():
             detail = f"wanted: the folder {folder}\nnothing was written"
             raise OutputError(f"{there} is not a folder", detail, other)
@@ -69,6 +69,11 @@ def check_folder(folder: Path, option: str = "--out") -> None:
         probe = folder / f".part-{uuid.uuid4().hex[:8]}"
         probe.touch(exist_ok=False)
         probe.unlink()
+
+
+def nearest(folder: Path) -> Path:
+    """`folder`, or the nearest of its parents that exists."""
+    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
 
 
 def create_folder(folder: Path) -> None:

@@ -295,7 +295,8 @@ def _plots(found: Comparison, colours: Mapping[str, str]) -> dict[str, list[Any]
                 series.append(Line("", values, colours[group.name]))
         return series
 
-    title = f"Test {measure(found.runs)}"
+    score = measure(found.runs)
+    title = f"Test {score}"
     by_level = [
         Line(g.name, [_on_level(g, level) for level in LEVELS], colours[g.name])
         for g in found.groups
@@ -318,7 +319,6 @@ def _plots(found: Comparison, colours: Mapping[str, str]) -> dict[str, list[Any]
             "95 % interval; one that crosses zero may be chance."
         )
         drawn.insert(1, (spans("differences", "Difference on test", rows), look))
-    score = measure(found.runs)
     shares = []
     for (label, what), look in _LOOK.items():
         levels = HEAD if label == "Head" else TAIL

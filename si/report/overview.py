@@ -16,20 +16,17 @@ from typing import NamedTuple
 import numpy as np
 
 from si.records import HEAD, TAIL
+from si.report.findings import sentence
 from si.report.groups import Difference, Group
 from si.report.intervals import Interval, Z
+from si.report.summary import STRATEGIES
 from si.report.tables import percent, point_range, points
 from si.store.artifact import Artifact
 from si.store.keys import Ref
 from si.store.port import Store
 
-NAMES = {
-    "vanilla": "plain self-improvement",
-    "tc": "threshold clipping",
-    "rp": "repeat-based padding",
-    "ar": "adaptive-weighted resampling",
-    "gr": "guided resampling",
-}
+NAMES = {rule: f"{title[0].lower()}{title[1:]}" for rule, title in STRATEGIES.items()}
+NAMES["vanilla"] = "plain self-improvement"
 
 
 class Estimate(NamedTuple):
@@ -137,8 +134,7 @@ def in_words(
     ]
     if not parts:
         return "No group has scores on test."
-    text = "; ".join(parts)
-    sentences = [f"{text[0].upper()}{text[1:]}."]
+    sentences = [sentence("; ".join(parts))]
     by_name = {each.group.name: each for each in traces}
     for each in against:
         ours, theirs = by_name[each.group], by_name[each.against]
@@ -152,17 +148,22 @@ def in_words(
     return " ".join(filter(None, sentences))
 
 
-def _gain(found: Difference) -> str:
-    """`gained 4.1 points (2.0 to 6.2)`; the word and the interval never disagree."""
+def _moved(found: Difference, more: str, less: str, neither: str) -> str:
+    """One of three phrases, by the test that the printed interval makes.
+
+    Args:
+        more, less: with `{}` for the size of the difference.
+    """
+    span = point_range(found.interval)
+    if not found.real:
+        return f"{neither} ({points(found.value)}, {span})"
     size = points(abs(found.value)).lstrip("+")
-    if found.interval.low > 0:
-        return f"gained {size} ({point_range(found.interval)})"
-    if found.interval.high < 0:
-        return f"lost {size} ({point_range(found.interval)})"
-    return (
-        f"did not change its accuracy by more than chance explains ({points(found.value)}, "
-        f"{point_range(found.interval)})"
-    )
+    return f"{(more if found.value > 0 else less).format(size)} ({span})"
+
+
+def _gain(found: Difference) -> str:
+    neither = "did not change its accuracy by more than chance explains"
+    return _moved(found, "gained {}", "lost {}", neither)
 
 
 def _tail(found: Trace) -> str:
@@ -176,15 +177,13 @@ def _tail(found: Trace) -> str:
 
 
 def _between(found: Difference, ours: str, theirs: str) -> str:
-    size, span = points(abs(found.value)).lstrip("+"), point_range(found.interval)
-    if found.interval.low > 0:
-        return f"After the last iteration, {ours} is {size} ahead of {theirs} ({span})."
-    if found.interval.high < 0:
-        return f"After the last iteration, {ours} is {size} behind {theirs} ({span})."
-    return (
-        f"After the last iteration, {ours} and {theirs} differ by no more than chance explains "
-        f"({points(found.value)}, {span})."
+    words = _moved(
+        found,
+        f"is {{}} ahead of {theirs}",
+        f"is {{}} behind {theirs}",
+        f"and {theirs} differ by no more than chance explains",
     )
+    return f"After the last iteration, {ours} {words}."
 
 
 def _shares(ours: Trace, theirs: Trace) -> str:

@@ -19,7 +19,7 @@ from si.report.lineage import Node
 from si.report.run_tables import answers, tables, words
 from si.report.sample_block import few, pack
 from si.report.samples import Responses
-from si.report.summary import RunSummary, score_name
+from si.report.summary import STRATEGIES, RunSummary, score_name
 from si.report.tables import Table, percent, percents, point_range, points
 from si.report.templates import render, source
 from si.store.keys import canonical
@@ -28,13 +28,6 @@ if TYPE_CHECKING:
     from si.report.plots import Plot
 
 PAPER = "https://arxiv.org/abs/2510.26474"
-STRATEGIES = {
-    "vanilla": "Vanilla self-improvement",
-    "tc": "Threshold clipping",
-    "rp": "Repeat-based padding",
-    "ar": "Adaptive-weighted resampling",
-    "gr": "Guided resampling",
-}
 
 
 def markdown(run: RunSummary, settings: Mapping[str, Any]) -> str:

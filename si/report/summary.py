@@ -13,6 +13,13 @@ from si.store.artifact import Artifact
 from si.store.keys import Ref, Spec
 from si.store.port import Store
 
+STRATEGIES = {
+    "vanilla": "Vanilla self-improvement",
+    "tc": "Threshold clipping",
+    "rp": "Repeat-based padding",
+    "ar": "Adaptive-weighted resampling",
+    "gr": "Guided resampling",
+}
 SOURCES = ("own", "earlier", "reference", "plain")
 SPENT = {  # an iteration's `spent` -> the title of its column
     "samples": "samples",

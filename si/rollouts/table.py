@@ -184,7 +184,7 @@ def judge(rollouts: Rollouts, threshold: float | None = None) -> Verdicts:
             occur (the only one, if it is above 0); 0.9 for those of `FORMAT_BONUS`.
 
     Raises:
-        DataError: if there is no default: more than two rewards occur.
+        DataError: if no default applies, because more than two rewards occur.
     """
     reward = rollouts.reward
     low, high = float(reward.min()), float(reward.max())

@@ -100,7 +100,7 @@ def test_a_store_that_overwrites(place: Place, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_store_whose_answers_are_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The winner may not know that it has won: that is no fault."""
+    """A store is sound even if the winner never learns that it has won."""
     create = FolderStore.create
 
     def forgetful(self: FolderStore, address: str, data: bytes) -> bool:

@@ -38,7 +38,7 @@ def find_release(cluster: Client, release: str | None) -> Release:
         RecipeError: if there is no release, or several and none was named.
     """
     found = {
-        place["metadata"]["labels"]["app.kubernetes.io/instance"]: place
+        place["metadata"]["labels"][INSTANCE]: place
         for place in cluster.config_maps(
             "app.kubernetes.io/name=si-ctl,app.kubernetes.io/component=place"
         )
