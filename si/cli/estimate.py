@@ -15,7 +15,7 @@ from si.cli.options import (
     StoreOption,
     StrategyOption,
     match_steps,
-    resolve,
+    settings_of,
 )
 from si.config.loading import assignment
 from si.config.place import Place
@@ -81,9 +81,10 @@ def estimate(
     """
     flags: dict[str, Any] = {"strategy": strategy, "k": k, "iterations": iterations}
     flags |= {"place.store": store, "place.gpu_type": gpu, "place.price_per_gpu_hour": price}
-    computed, place = resolve(recipe, settings, flags)
+    found = settings_of(recipe, settings, flags)
+    computed, place = found.recipe, found.place
     assumed = assumptions(computed, place, calibrate, given(assume), bool(gpu))
-    width = width_of(place, assumed.device, gpus)
+    width = width_of(place, assumed.device, gpus, found.requires)
     computed = matched(computed, place)
     recipes = variants(computed, compare) if compare else [computed]
     runs = [run_of(each, assumed, width) for each in recipes]

@@ -14,6 +14,7 @@ from typing import Any
 
 from si.config.place import Place
 from si.config.recipe import Recipe
+from si.config.requires import Requires
 from si.costs import throughput
 from si.embedded import EMBEDDED_LEVELS
 from si.engines.sizes import Size, size_of, unknown
@@ -145,6 +146,9 @@ def check_measured(given: Mapping[str, Any]) -> None:
         )
 
 
+NOTHING = Requires()
+
+
 @dataclass(frozen=True)
 class Width:
     """How many devices compute at once: GPUs that explore and train, or workers on a CPU; and
@@ -156,11 +160,12 @@ class Width:
     why: str = ""
 
 
-def width_of(place: Place, device: str, asked: int | None) -> Width:
+def width_of(place: Place, device: str, asked: int | None, requires: Requires = NOTHING) -> Width:
     """The width of a place: of its cluster if its pods ask for GPUs, else of this machine.
 
     Args:
         asked: number of GPUs that the user chose, for both kinds of stage.
+        requires: what the recipe requires: the width where nothing is known of the place.
     """
     here = place.workers or min(8, os.cpu_count() or 1)
     if device == CPU:
@@ -174,7 +179,9 @@ def width_of(place: Place, device: str, asked: int | None) -> Width:
         return Width(explore or 1, train or 1, verify, "the pods of place.kubernetes")
     if place.gpus:
         return Width(place.gpus, place.gpus, here, "place.gpus")
-    return Width(1, 1, here, f"{GUESS}; set it with --gpus")
+    explore, train = requires.explore.gpus, requires.train.gpus
+    why = "the least that the recipe requires" if explore or train else GUESS
+    return Width(explore or 1, train or 1, here, f"{why}; set it with --gpus")
 
 
 # --- public figures ------------------------------------------------------------------------

@@ -247,6 +247,7 @@ def test_exports_say_what_the_run_said(tmp_path):
     answer greedily, token for token, as they did in the run."""
     small = ("--k", "2", "--iterations", "1", "--strategy", "rp", "--workers", "2", "--run", "x")
     small += ("--set", "data.slice_size=24", "--set", "evaluate.limit=4")
+    small += ("--set", "evaluate.samples=1")
     si_ctl("iterate", *small, "--set", "train.lora.r=4", "--set", "train.lr=1e-2", cwd=tmp_path)
     base = ROOT / "si" / "embedded" / "policy"
     for words in (

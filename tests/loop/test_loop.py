@@ -292,8 +292,8 @@ def test_a_report_shows_times_outside_of_the_store_only(place, tmp_path):
     assert str(page) in done.stdout
     address, _ = artefacts(folder / "si-runs", "sums-gr-k4-s0")["it02/report"]
     (kept,) = (folder / "si-runs" / address / "data").glob("*/report.html")
-    assert '<section id="times">' in page.read_text()
-    assert '<section id="times">' not in kept.read_text()
+    assert '<div id="times">' in page.read_text()
+    assert 'id="times"' not in kept.read_text()
 
 
 @pytest.mark.slow

@@ -223,7 +223,7 @@ def test_files_that_do_not_fit(tmp_path):
             judge_file(given, out=out)
     assert path.read_bytes() == before
     (tmp_path / "text.txt").write_text("x")
-    with pytest.raises(DataError, match="neither JSON lines"):
+    with pytest.raises(DataError, match="is not a file of rows"):
         judge_file(tmp_path / "text.txt")
 
 

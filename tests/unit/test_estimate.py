@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from si.config.loading import load
 from si.config.place import Place
 from si.config.recipe import Recipe
+from si.config.requires import Requires
 from si.costs import throughput
 from si.costs.assumptions import Assumptions, Width, published, width_of
 from si.costs.estimate import Total, estimate, expected, shared, successes
@@ -168,6 +169,9 @@ def test_width_comes_from_the_pods() -> None:
     assert (width.explore, width.train) == (8, 8) and "kubernetes" in width.why
     assert width_of(place, "A100", 3).explore == 3
     assert width_of(Place(gpus=4), "A100", None).train == 4
+    requires = Requires.model_validate({"train": {"gpus": 8}})
+    width = width_of(Place(), "A100", None, requires)
+    assert (width.explore, width.train) == (1, 8) and "requires" in width.why
     assert width_of(Place(workers=3), "cpu", 5) == Width(3, 1, 3, "workers on this machine")
 
 
