@@ -41,6 +41,7 @@ from si.untrusted import one_line, slug
 
 DEFAULT = "synth:puzzles"
 LONGEST = 300  # characters of a name on the screen
+DIVIDED = "train=80,dev=10,test=10"
 FEW = 20  # queries of a split, below which a note says that it is small
 RECIPE = "qwen2-vl-7b-k8"  # suits the images of any data set
 TINY = (
@@ -92,6 +93,7 @@ group = typer.Typer(no_args_is_help=True, help="Import, generate, list and inspe
 
 @group.command("import")
 def import_(
+    context: typer.Context,
     sources: Annotated[
         list[str],
         typer.Argument(
@@ -136,16 +138,15 @@ def import_(
     with Counting() as screen:
         for line in _opened(opened, origin):
             screen.line(line)
-        path = inputs[0][1]
-        default = path.resolve().name if path.is_dir() else path.name.partition(".")[0]
-        slug = _slug(name or (origin.split("@")[0] if how.confined else default))
+        slug = _slug(name or (origin.split("@")[0] if how.confined else _name(inputs[0][1])))
         try:
             with errors(notes):
                 made = import_data(where, opened, slug, notes, skip_bad, screen.hear)
         except KeyboardInterrupt:
             screen.line("\nInterrupted. Resume with the same command.")
             raise typer.Exit(130) from None
-    for line in (*_summary(made, splits), *next_steps(made.manifest.spec.address, store)):
+    again = _dividing(context.params, splits)
+    for line in (*_summary(made, splits, again), *next_steps(made.manifest, store)):
         screen.line(line)
     if as_json:
         typer.echo(json.dumps(_facts(made), indent=2))
@@ -174,11 +175,37 @@ def _inputs(sources: list[str]) -> tuple[list[Input], str]:
     return inputs, " ".join(sources)
 
 
-def next_steps(address: str, store: str | None) -> Iterator[str]:
-    """The commands to run next, ready to paste: with a recipe that suits real images."""
+def _dividing(given: dict[str, Any], splits: Splits) -> str:
+    """The command that imports the same source and divides its rows by content.
+
+    Args:
+        given: the command's parameters.
+    """
+    names = (f"{name}={split}" for name, split in splits.names.items())
+    options = {
+        "--name": [given["name"]],
+        "--map": [given["columns"]],
+        "--answer-kind": [given["answer_kind"]],
+        "--images": given["images"] or [],
+        "--encoding": [given["encoding"]],
+        "--rows": [given["rows"]],
+        "--split": [",".join((*names, DIVIDED))],
+        "--store": [given["store"]],
+    }
+    words = ["si-ctl", "data", "import", *given["sources"]]
+    words += [word for o, values in options.items() for v in values if v for word in (o, str(v))]
+    return shlex.join([*words, *(["--skip-bad"] if given["skip_bad"] else [])])
+
+
+def next_steps(made: Manifest, store: str | None) -> Iterator[str]:
+    """The commands to run next with a data set, ready to paste: with a recipe that suits real
+    images. No run starts without all splits."""
+    address = made.spec.address
     where = f" --store {shlex.quote(store)}" if store else ""
     run = f"--recipe {RECIPE} --set data.source={address}{where}"
     yield f"Look at it: si-ctl data inspect {address}{where} --sheet sheet.html"
+    if not all(map(_splits(made).get, SPLITS)):
+        return
     if gpus.count():
         yield f"Train on it: si-ctl iterate {run}"
         return
@@ -224,13 +251,22 @@ def _splits(manifest: Manifest) -> dict[str, int]:
     return counts
 
 
+def _name(path: Path) -> str:
+    """The name of a data set by that of its file or folder."""
+    return path.resolve().name if path.is_dir() else path.name.partition(".")[0]
+
+
 def _slug(name: str) -> str:
     """A name as it can be part of an address."""
     return slug(name.rpartition("/")[2], 30) or "data"
 
 
-def _summary(made: Imported, splits: Splits) -> Iterator[str]:
-    """The result of an import, line by line."""
+def _summary(made: Imported, splits: Splits, again: str) -> Iterator[str]:
+    """The result of an import, line by line.
+
+    Args:
+        again: the command that divides the rows by content.
+    """
     counts = _splits(made.manifest)
     words = ", ".join(f"{split} {counts.get(split, 0):,}" for split in SPLITS)
     kept = " (already in the store)" if made.kept else ""
@@ -243,14 +279,14 @@ def _summary(made: Imported, splits: Splits) -> Iterator[str]:
         yield f"{made.repeats:,} rows left out that repeat another of their split"
     for change, count in made.changed.items():
         yield f"{count:,} rows with re-encoded images: {change}"
-    yield from _about_splits(made, counts)
+    yield from _about_splits(made, counts, again)
     bad = list(map(str, made.bad))
     yield from _listed("bad rows left out", bad)
     lost = [f"{place}: in {first}, so not in {later}" for first, later, place in made.overlaps]
     yield from _listed("rows left out that are also in an earlier split", lost)
 
 
-def _about_splits(made: Imported, counts: dict[str, int]) -> Iterator[str]:
+def _about_splits(made: Imported, counts: dict[str, int], again: str) -> Iterator[str]:
     """Splits that are empty or small, and what to do about it."""
     if made.filled:
         words = " and ".join(made.filled)
@@ -259,11 +295,8 @@ def _about_splits(made: Imported, counts: dict[str, int]) -> Iterator[str]:
     if missing:
         yield f"No {' and no '.join(missing)} queries: a run needs all three splits."
         if made.dealt < made.rows:
-            yield (
-                "To divide rows by content, run the same command with "
-                "--split train=80,dev=10,test=10; or name a file for each: "
-                "si-ctl data import train=FILE dev=FILE test=FILE"
-            )
+            yield f"Divide its rows by content: {again}"
+            yield "Or name a file for each: si-ctl data import train=FILE dev=FILE test=FILE"
         else:
             yield "There are fewer images than splits, and rows with one image share a split."
     small = [f"{split} {counts[split]}" for split in SPLITS if 0 < counts.get(split, 0) < FEW]

@@ -1,6 +1,7 @@
 """`si-ctl diagnose`: how imbalanced rollouts are, and what each strategy would change."""
 
 import json
+from itertools import chain, count
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +25,8 @@ from si.machine.files import check, write_files
 
 SHOWN = ("shares", "steps", "strategies")
 PAGE = Path("diagnosis.html")
+OURS = b'<p class="kicker">si-ctl diagnose</p>'  # stands in every page of this command
+HEAD = 100_000  # bytes of a page in which it stands
 
 
 def diagnose(
@@ -36,7 +39,8 @@ def diagnose(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="HTML page to write.  \\[default: ./diagnosis.html, or none with --json]"
+            help="HTML page to write.  \\[default: ./diagnosis.html, or none with --json; "
+            "an older page of this command is replaced]"
         ),
     ] = None,
     force: ForceOption = False,
@@ -49,9 +53,9 @@ def diagnose(
     Columns of verl, TRL, NeMo-RL, OpenRLHF, lm-eval, lmms-eval and si-ctl are recognised; name
     other columns with --map.
     """
-    page = out if as_json else out or PAGE
+    page, replace = (out, force) if out or as_json else (_free_page(), True)
     if page is not None:
-        check(page, force)
+        check(page, replace)
     found = diagnosed(
         files,
         map=mapping(columns),
@@ -62,7 +66,7 @@ def diagnose(
         store=store,
     )
     if page is not None:
-        write_files({page: found.page().encode()}, force)
+        write_files({page: found.page().encode()}, replace)
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=2))
         return
@@ -74,3 +78,17 @@ def diagnose(
         for each in found.tables[section]:
             table(each.title, each.columns, each.rows)
     say(f"\nPage: {page.resolve() if page else ''}")
+
+
+def _free_page() -> Path:
+    """The page to write by default: `diagnosis.html`, or `diagnosis-2.html` and so on where a file
+    of that name is not a page of this command."""
+    numbered = (PAGE.with_stem(f"{PAGE.stem}-{number}") for number in count(2))
+    return next(path for path in chain([PAGE], numbered) if not path.exists() or _is_ours(path))
+
+
+def _is_ours(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return OURS in file.read(HEAD)

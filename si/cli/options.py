@@ -111,7 +111,7 @@ FilesArgument = Annotated[
     list[str],
     typer.Argument(
         metavar="FILE",
-        help="Rollouts as JSON lines, JSON or Parquet, folders of them, or the name of a run.",
+        help="Rollouts as JSON lines, JSON, CSV, Parquet or Arrow, or folders, or a run's name.",
     ),
 ]
 MapOption = Annotated[

@@ -19,6 +19,7 @@ from si.cli.options import (
 )
 from si.errors import DataError, OutputError, RecipeError
 from si.machine.files import check, check_folder
+from si.readers.files import KINDS
 from si.readers.reading import check_encoding
 from si.report.tables import percent, percents
 from si.rollouts.chunks import is_rollouts
@@ -77,7 +78,7 @@ ResponsesArgument = Annotated[
     list[Path],
     typer.Argument(
         metavar="FILE",
-        help="Responses with references (JSON lines, JSON or Parquet), or folders of them.",
+        help="Responses with references (JSON lines, JSON, CSV, Parquet, Arrow), or folders.",
     ),
 ]
 OutOption = Annotated[
@@ -158,7 +159,8 @@ def _targets(files: list[Path], out: Path | None, force: bool) -> list[tuple[Pat
     for path in files:
         inside = sorted(p for p in path.rglob("*") if is_rollouts(p)) if path.is_dir() else [path]
         if not inside:
-            raise DataError(f"No JSON lines, JSON or Parquet files in {path}")
+            detail = f"looked for {', '.join(KINDS)}, also with .gz"
+            raise DataError(f"No files of rows in {path}", detail)
         found += inside
     if out is None:
         return [(path, None) for path in found]

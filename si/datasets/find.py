@@ -23,6 +23,17 @@ SPLIT_NAMES = {
 }
 
 
+def split_names(given: Mapping[str, str]) -> dict[str, str]:
+    """Name in lower case -> split: the usual names, and those of `--split`.
+
+    Args:
+        given: name -> split. A name that is a split's own also stands for its other usual names:
+            `test=train` holds for `testmini`.
+    """
+    lower = {name.lower(): split for name, split in given.items()}
+    return {name: lower.get(split, split) for name, split in SPLIT_NAMES.items()} | lower
+
+
 def find_files(
     source: Path,
     splits: Mapping[str, str],
@@ -67,7 +78,7 @@ def find_files(
             f"looked for {', '.join('*' + suffix for suffix in KINDS)}, also with .gz",
         )
     root = source if source.is_dir() else source.parent
-    names = SPLIT_NAMES | {name.lower(): split for name, split in splits.items()}
+    names = split_names(splits)
     found = []
     for path, kind in kinds.items():
         name = path.relative_to(root).as_posix()

@@ -1,22 +1,23 @@
 """What to import: the files of a source, which column holds which field, and how rows are split."""
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from si import __version__, plugins
 from si.datasets.columns import needed_columns, recognise
-from si.datasets.find import find_files
+from si.datasets.find import SPLIT_NAMES, find_files
 from si.datasets.row_fields import ParsedRow, parse_row
 from si.datasets.rows import Access, File, file_stamp
 from si.datasets.splits import Splits
-from si.errors import DataError
+from si.errors import DataError, RecipeError
 from si.readers.archives import unpack
 from si.readers.reading import Row
 from si.store.keys import digest
 
-PARSED = 3  # rises when rows are read differently, so that older notes are not used
+PARSED = 4  # rises when rows are read differently, so that older notes are not used
 NOTED = 256  # rows in a file of notes: at most so many are checked again after a kill
 
 Input = tuple[str | None, Path]  # the split of all its rows, or None; and a file or folder
@@ -78,6 +79,7 @@ class Source:
 
         Raises:
             DataError: if it holds no rows, or no column for a needed field is recognised.
+            RecipeError: if `splits` maps a name that no file, folder or list has.
         """
         how = how or Reading(kind)
         inputs = [(None, path)] if isinstance(path, Path) else list(path)
@@ -93,6 +95,8 @@ class Source:
             raise DataError(f"{shown} holds no rows")
         files = _unique(files)
         columns = {file.name: recognise(file, given) for file in files}
+        if not any("split" in each for each in columns.values()):
+            _check_names(splits, files)
         return cls(origin or shown, files, columns, splits, how, notes)
 
     @property
@@ -124,6 +128,25 @@ class Source:
             BadRow: if it cannot be used.
         """
         return parse_row(row, file, self.columns[file.name], self.splits.names, self.how.kind)
+
+
+def _check_names(splits: Splits, files: Sequence[File]) -> None:
+    """Refuse a name in `--split` that no file, folder or list of the source has."""
+    words = {
+        word
+        for file in files
+        for part in re.split(r"[/ ()]", file.name.lower())
+        for word in (part, part.partition(".")[0], *re.split(r"[^a-z]+", part))
+    }
+    words |= {SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES}
+    saved = any(file.kind in ("arrow", "custom") for file in files)  # may name splits within
+    unknown = [name for name in splits.names if name.lower() not in words]
+    if unknown and not saved:
+        raise RecipeError(
+            f"--split maps {unknown[0]!r}, but no file, folder or column of splits is called so",
+            "files: " + ", ".join(file.name for file in files[:5]),
+            "Map a name that is there, or divide rows by content: --split train=80,dev=10,test=10",
+        )
 
 
 def _files_of(path: Path, splits: Splits, how: Reading, notes: list[str]) -> list[File]:

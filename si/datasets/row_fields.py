@@ -17,9 +17,10 @@ from typing import Any
 
 from si.answers import find, infer
 from si.answers.choices import Options, named, several
+from si.answers.prose import predicate, sentences
 from si.answers.text import fold
 from si.datasets.chats import answer_of, images_of, is_chat, question_of
-from si.datasets.find import SPLIT_NAMES
+from si.datasets.find import split_names
 from si.datasets.row_images import BadRow, find_images
 from si.datasets.rows import File
 from si.readers.aliases import walk
@@ -256,7 +257,7 @@ def _answer(value: Any, options: Sequence[str]) -> tuple[str, str | None]:
     if not found and "\\boxed" in text:
         boxed = find(text)
         found = [boxed.text] if boxed.where == "boxed" and boxed.text else []
-    if not found and spoken and (said := find(text).text):
+    if not found and spoken and (said := find(text).text or _value_said(text)):
         found = [said.rstrip(" .")]
     if not found:
         return text, None
@@ -264,6 +265,13 @@ def _answer(value: Any, options: Sequence[str]) -> tuple[str, str | None]:
         raise BadRow("answer", "empty answer")
     rest = text.replace(found[0], "")
     return found[0].strip(), text if len(rest) > LONGEST_REST else None
+
+
+def _value_said(turn: str) -> str | None:
+    """The number that a turn of one sentence gives: `The area is 12.`; None if it gives none."""
+    said = predicate(turn.strip()) if len(sentences(turn)) == 1 else None
+    value = (said or "").rstrip(" .")
+    return value if value and infer(value) == "number" else None
 
 
 def options_of(value: Any) -> list[str]:
@@ -322,7 +330,7 @@ def _any_number(options: Sequence[str]) -> bool:
 def _split(value: Any, splits: Mapping[str, str]) -> str | None:
     if value in (None, ""):
         return None
-    names = SPLIT_NAMES | {name.lower(): split for name, split in splits.items()}
+    names = split_names(splits)
     if str(value).lower() not in names:
         raise BadRow(
             "split", f"{str(value)[:40]!r} is not a known split; assign it: --split {value}=train"

@@ -23,7 +23,7 @@ from si.records import Draw, Outcome, Trajectory
 from si.rollouts.identity import merged_queries
 from si.rollouts.layouts import SUFFIXES, TrainingRows, write
 from si.rollouts.table import Groups, Rollouts, Verdicts, group, judge
-from si.rollouts.trainers import describe
+from si.rollouts.trainers import check_config, write_beside
 from si.rollouts.training_images import ImageIndex, ImageWriter
 from si.strategies import Strategy, by_name, rule_of, uses
 
@@ -116,8 +116,7 @@ def rebalance(
     source = rollouts.source.layout.name
     writer = TrainingRows(layout, out, source, notes, _placing(images, out))
     count, table = write(work.examples(used, writer, data), writer.schema, out, force)
-    if layout == "sharegpt" and out:
-        notes.append(describe(out, writer.images))
+    notes += write_beside(layout, out, writer.images, force) if out else []
     notes += images.notes() if images else []
     queries = len(np.unique(rollouts.query[used > 0]))
     return made(kind="examples", rows=count, samples=0, queries=queries, table=table)
@@ -187,6 +186,8 @@ def _check(layout: str, out: Path | None, resamples: bool, force: bool) -> None:
             f"{out} does not fit {what}: its name has to end in {' or '.join(fitting)}"
         )
     check(out, force)
+    if layout == "trl" and not resamples:
+        check_config(out, force)
 
 
 # --- applying a strategy ---------------------------------------------------------------------

@@ -401,6 +401,15 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for words in ("24 samples of 3 queries in 2 steps", "Matthew effect", "What K buys", "Page:"):
         assert words in shown.output
     assert (tmp_path / "diagnosis.html").read_text().startswith("<!doctype html>")
+    again = runner.invoke(app, ["diagnose", "mine.jsonl"])  # replaces its own page
+    assert again.exit_code == 0 and again.output.endswith("/diagnosis.html\n")
+    (tmp_path / "diagnosis.html").write_text("mine")
+    for _ in range(2):  # but no other file
+        beside = runner.invoke(app, ["diagnose", "mine.jsonl"])
+        assert beside.exit_code == 0 and beside.output.endswith("/diagnosis-2.html\n")
+    assert (tmp_path / "diagnosis.html").read_text() == "mine"
+    named = runner.invoke(app, ["diagnose", "mine.jsonl", "--out", "diagnosis-2.html"])
+    assert isinstance(named.exception, SiError)
     (tmp_path / "diagnosis.html").unlink()
     words = ["diagnose", "mine.jsonl", "--json", "--threshold", "1", "--k", "2"]
     shown = runner.invoke(app, [*words, "--map", "query_id=question"])

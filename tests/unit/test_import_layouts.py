@@ -4,6 +4,7 @@ import base64
 import gzip
 import json
 import re
+import shlex
 import sys
 import zipfile
 from pathlib import Path
@@ -179,6 +180,24 @@ def test_chats(made: dict[str, Any], tmp_path: Path) -> None:
     _, (query,) = bring(tmp_path, tmp_path / "set")
     assert (query.question, query.answer, query.answer_kind) == (ASKED, "12", "number")
     assert query.images == (picture(1),)
+
+
+@pytest.mark.parametrize(
+    ("said", "answer", "kind"),
+    [
+        ("The area is 12.", "12", "number"),
+        ("It measures 12.5 cm.", "12.5 cm", "number"),
+        ("The dog is brown.", "The dog is brown.", "text"),
+        ("One side is 3. I cannot see more.", "One side is 3. I cannot see more.", "text"),
+    ],
+)
+def test_an_answer_within_a_sentence(said: str, answer: str, kind: str, tmp_path: Path) -> None:
+    """Of a turn of one sentence that ends in a number, the number is the answer."""
+    drawn(tmp_path / "set", 1)
+    chat = [{"from": "human", "value": f"<image>\n{ASKED}"}, {"from": "gpt", "value": said}]
+    lines(tmp_path / "set" / "train.jsonl", [{"conversations": chat, "image": "1.png"}])
+    _, (query,) = bring(tmp_path, tmp_path / "set")
+    assert (query.answer, query.answer_kind) == (answer, kind)
 
 
 def test_turns_before_the_question_are_its_context(tmp_path: Path) -> None:
@@ -397,6 +416,36 @@ def test_a_test_part_is_not_dealt_into_train(tmp_path: Path) -> None:
     lines(tmp_path / "set" / "testmini.jsonl", [row(n, f"{n}.png") for n in range(9)])
     made, _ = bring(tmp_path, tmp_path / "set", split="")
     assert {shard.facts["split"] for shard in made.manifest.shards} == {"test"}
+
+
+def test_names_of_splits_that_are_not_there(tmp_path: Path) -> None:
+    """--split test=train holds for testmini; a name that nothing has is refused."""
+    drawn(tmp_path / "set", 1, 2)
+    lines(tmp_path / "set" / "testmini.jsonl", [row(1, "1.png")])
+    made, _ = bring(tmp_path, tmp_path / "set", split="test=train")
+    assert {shard.facts["split"] for shard in made.manifest.shards} == {"train"}
+    with pytest.raises(RecipeError, match="'tesstmini'") as refused:
+        bring(tmp_path, tmp_path / "set", split="tesstmini=train")
+    assert "testmini.jsonl" in refused.value.detail
+    lines(tmp_path / "set" / "testmini.jsonl", [row(1, "1.png") | {"split": "hard"}])
+    made, _ = bring(tmp_path, tmp_path / "set", split="hard=dev")
+    assert {shard.facts["split"] for shard in made.manifest.shards} == {"dev"}
+
+
+def test_the_command_that_divides_can_be_pasted(tmp_path: Path) -> None:
+    """Without all splits no run is offered, but the import that makes them, with every option."""
+    images = drawn(tmp_path / "the images", *range(12))
+    made = [{"q": f"How many in {n}?", "answer": str(n), "image": f"{n}.png"} for n in range(12)]
+    file = lines(tmp_path / "my set" / "train.jsonl", made)
+    store = str(tmp_path / "store")
+    words = ["data", "import", str(file), "--name", "mine", "--map", "question=q"]
+    done = CliRunner().invoke(app, [*words, "--images", str(images), "--store", store])
+    assert done.exit_code == 0, done.output
+    assert "iterate" not in done.output and "estimate" not in done.output
+    (again,) = re.findall(r"by content: si-ctl (.*)", done.stderr)
+    divided = CliRunner().invoke(app, shlex.split(again))
+    assert divided.exit_code == 0, divided.output
+    assert "12 rows were divided" in divided.stderr and "si-ctl estimate" in divided.stderr
 
 
 def test_files_of_a_command_line(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -440,3 +441,24 @@ def test_what_a_trainer_needs(tmp_path: Path) -> None:
     assert info["mine"]["columns"] == {"messages": "conversations"}
     other = si.rebalance(plain(tmp_path), "rp", tmp_path / "other.json", format="sharegpt")
     assert "Add to" in " ".join(other.notes) and '"other"' in " ".join(other.notes)
+
+
+def test_trl_reads_the_rows_and_not_the_images_beside_them(tmp_path: Path) -> None:
+    """TRL gets a configuration that names the file: of its folder, `datasets` takes the images."""
+    datasets = pytest.importorskip("datasets")
+    out = tmp_path / "out" / "train.jsonl"
+    out.parent.mkdir()
+    data = str(figures(tmp_path / "d"))
+    words = ["rebalance", str(seen(tmp_path / "r")), "--data", data, "--out", str(out)]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert f"cd {out.parent} && trl sft --config train.trl.yaml " in done.output
+    (one,) = yaml.safe_load(out.with_suffix(".trl.yaml").read_text())["datasets"]
+    rows = datasets.load_dataset(**one, split="train", cache_dir=str(tmp_path / "cache"))
+    assert {"prompt", "completion", "images"} == set(rows.column_names)
+    out.unlink()
+    assert CliRunner().invoke(app, words).exit_code == 0  # the same configuration is no obstacle
+    out.unlink()
+    out.with_suffix(".trl.yaml").write_text("learning_rate: 1\n")
+    assert isinstance(CliRunner().invoke(app, words).exception, OutputError)
+    assert CliRunner().invoke(app, [*words, "--force"]).exit_code == 0
