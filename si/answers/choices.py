@@ -25,6 +25,14 @@ NOTHING = Named((), "no_answer")
 SEVERAL = Named((), "several_answers")
 
 
+_DRAWN = re.compile(r"(?:\\(?:measured)?angle(?![a-z])|m?∠|\bangle\b)\s*")
+
+
+def option_text(text: str) -> str:
+    """An option's text as options are compared: `\\angle B` is `∠B` and `angle B`."""
+    return _DRAWN.sub("angle ", fold(text))
+
+
 class Options:
     """The options of one question.
 
@@ -36,7 +44,7 @@ class Options:
     def __init__(self, texts: Sequence[str]):
         self.texts = tuple(_bare(texts))
         self.letters = tuple(chr(65 + i) for i in range(min(26, len(self.texts))))
-        self.folded = [fold(text) for text in self.texts]
+        self.folded = [option_text(text) for text in self.texts]
         self.exact = [fold(text, case=True) for text in self.texts]
         self._nodes: list[Node | None] | None = None
 
@@ -54,7 +62,7 @@ class Options:
         """The letter of the one option that a text equals, as text or as mathematics."""
         if not text or len(text) > 400:
             return None
-        folded = fold(text)
+        folded = option_text(text)
         same = [i for i, option in enumerate(self.folded) if option == folded]
         if len(same) > 1:
             exact = fold(text, case=True)
@@ -82,7 +90,7 @@ class Options:
 
     def mentioned(self, text: str) -> list[tuple[int, str]]:
         """(position, letter) of options that a text mentions; the longest where they nest."""
-        folded = f" {fold(text)} "
+        folded = f" {option_text(text)} "
         found: list[tuple[int, int, str]] = []
         for letter, option in zip(self.letters, self.folded, strict=False):
             if not option:
@@ -95,6 +103,11 @@ class Options:
             if not any(s <= start and end <= e and (s, e) != (start, end) for s, e, _ in found)
         ]
         return sorted(kept)
+
+    def denying(self, text: str) -> set[str]:
+        """Letters of the options that a text mentions and that deny something themselves."""
+        said = {letter for _, letter in self.mentioned(text)}
+        return {each for each in said if _DENIED.search(self.texts[ord(each) - 65])}
 
 
 def _same(comparer: Comparer, one: Node, other: Node) -> bool:
@@ -162,7 +175,7 @@ _AGAIN = re.compile(
 )
 _OTHER = re.compile(r"(?:^|[\s,;(/])[(]?([A-Z])\s?[).:](?=\s|$)")
 _JOINED = re.compile(r"\b(?:and|or)\s+[(]?(?:option\s+)?([A-Z])[)]?(?=\W*$|[,.;])")
-_DENIED = re.compile(r"\b(?:not|no|neither|nor|never)\b|n['’]t\b", re.IGNORECASE)
+_DENIED = re.compile(r"\b(?:not|no|neither|nor|never|cannot)\b|n['’]t\b", re.IGNORECASE)
 RETRACTED = re.compile(
     r"[.,;:!?]\s*(?:wait|actually|no\s*[,:.]|no wait|hmm|sorry|correction|scratch that"
     r"|i made|or rather)"
@@ -174,7 +187,8 @@ _UNDECIDED = re.compile(
     r"^(?:either|neither|both|not|any|all of|none of|unknown|cannot|can't|n/a)\b", re.IGNORECASE
 )
 _ASIDE = re.compile(
-    r"(?:[(（]\s*(?:option\s+|choice\s+)?([A-Z])\s*[)）]|\b(?:option|choice|answer|选项)\s*[*(]{0,2}([A-Z])(?![A-Za-z]))"
+    r"(?<!not )(?<!not the )(?:[(（]\s*(?:option\s+|choice\s+)?([A-Z])\s*[)）]"
+    r"|\b(?:option|choice|answer|选项)\s*[*(]{0,2}([A-Z])(?![A-Za-z]))"
 )
 
 
@@ -208,16 +222,22 @@ def named(candidate: str, choices: Options | None) -> Named:
         for each in (*variants(text), *(variants(said) if said else ())):
             found = choices.match(each) or choices.truth(each)
             if found:
-                return Named((found,))
+                beside = set() if _DENIED.search(text) else _beside(text)
+                return Named((found,)) if not beside or found in beside else SEVERAL
         number = _NUMBERED.match(text)
         if number and (number["said"] or not any(choices.nodes)):
             at = int(number["n"]) - 1
             return Named((choices.letters[at],)) if 0 <= at < len(choices) else NOTHING
-    aside = {match[1] or match[2] for match in _ASIDE.finditer(text)}
+    aside = _beside(text)
     if len(aside) == 1 and not _UNDECIDED.match(text):
         letter = aside.pop()
         return Named((letter,)) if _possible(letter, choices) else NOTHING
     return SEVERAL if len(aside) > 1 else NOTHING
+
+
+def _beside(text: str) -> set[str]:
+    """Letters that stand beside an answer's text: `9 cm (option C)`."""
+    return {match[1] or match[2] for match in _ASIDE.finditer(text)}
 
 
 def _possible(letter: str, choices: Options | None) -> bool:
@@ -264,7 +284,7 @@ def _judged(letter: str, rest: str, choices: Options | None) -> Named:
         return Named((letter,))
     if choices:
         own = choices.folded[ord(letter) - 65]
-        folded = fold(rest)
+        folded = option_text(rest)
         if own and (folded == own or folded.startswith(own + " ")):
             return Named((letter,))
         other = choices.match(rest) or choices.match(_REASON.split(rest, maxsplit=1)[0])
@@ -288,8 +308,8 @@ def _judged(letter: str, rest: str, choices: Options | None) -> Named:
 
 _LAST_CLAUSE = re.compile(
     r"\s*(?:[,;:]\s*|\s)"
-    r"(?:because|since|as|due to|so|which|where|given|based on|i\.e\.?|meaning)\s.*$"
-    r"|\s*[(（].*$|\s+[-–—]\s.*$|[。；].*$",
+    r"(?:because|since|as|due to|so|which|where|given|based on|i\.e\.?,?|meaning)\s.*$"
+    r"|,\s*(?:and\s+|so\s+)?not\s.*$|\s*[(（].*$|\s+[-–—]\s.*$|[。；].*$",
     re.IGNORECASE | re.DOTALL,
 )
 SENTENCE = re.compile(r"(?<=[^A-Z\s])[.!?]\s+(?=[A-Z(\\$*\"“])")
@@ -314,7 +334,8 @@ def several(candidate: str, choices: Options | None) -> Named:
     text = re.sub(
         r"^(?:options?|choices?|answers?)\s*:?\s+(?=[A-Z(])", "", text, flags=re.IGNORECASE
     )
-    text = re.sub(r"\bboth\b", "", text).strip(" []{}.")
+    text = re.sub(r"\bboth\b|(?<=[A-Z*)])\s+are\s.*$", "", text, flags=re.IGNORECASE)
+    text = text.strip(" []{}.")
     text = re.sub(r"\)\s*\((?=[A-Z]\))", "), (", text)
     text = re.sub(r"[\"'](\(?[A-Z]\)?)[\"']", r"\1", text)
     run = _RUN.fullmatch(text)

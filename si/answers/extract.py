@@ -179,11 +179,14 @@ _HEDGED = re.compile(
     r"|\b(?:if|suppose|supposing|assume|assuming|whether|unless|say)\s+(?:that\s+)?(?:the\s+|our\s+)?"
     r"(?:final\s+|correct\s+|right\s+)?$"
     r"|\b(?:wrong|mistake|incorrect|error|tempting)\b[^.,;]*\b(?:say|claim|think|choose|conclude|that)\b"
+    r"|n['’]t\s+(?:think|believe)\b|\b(?:do|would|did)\s+not\s+(?:think|believe)\b"
     r"|\b(?:doubt|neither|nor|some\s+(?:say|might|people)|(?:first|initially|originally|had)\s+(?:i\s+)?thought"
     r"|one\s+might|might\s+think|at\s+first)\b",
     re.IGNORECASE,
 )
 _STOP = re.compile(r"[.!?\n]")
+_CONTRAST = re.compile(r"\b(?:but|however|yet|although)\b", re.IGNORECASE)
+_PLURAL = re.compile(r"\sare\s")
 _NOT = re.compile(r"(?:(?:clearly|definitely|certainly)\s+)?not\s+(?=\S)", re.IGNORECASE)
 _SUPPOSED = re.compile(r"\b(?:if|were|had)\b", re.IGNORECASE)
 
@@ -193,7 +196,8 @@ def hedged(text: str, mark: Mark) -> bool:
     start = max(text.rfind(stop, 0, mark.start) for stop in (".", "!", "?", "\n")) + 1
     before = text[max(start, mark.start - 160) : mark.start]
     if mark.rule in ("named", "option", "answer", "json"):
-        if _HEDGED.search(before):
+        contrast = final(_CONTRAST, before)
+        if _HEDGED.search(before[contrast.end() :] if contrast else before):
             return True
         stop = _STOP.search(text, mark.end)
         if mark.rule == "named" and stop and stop[0] == "?":
@@ -209,6 +213,8 @@ def _last(text: str, found: list[Mark], kind: str, cut: bool) -> Found | None:
     denied: list[str] = []
     for mark in reversed(found):
         if hedged(text, mark):
+            continue
+        if mark.rule == "named" and kind == "choice" and _PLURAL.search(text, *mark[1:]):
             continue
         chosen = mark.rule == "named" or "option" not in text[mark.start : mark.end].lower()
         if mark.rule in ("option", "named") and chosen and kind not in ("choice", "choices"):

@@ -11,7 +11,7 @@ from si.answers.choices import RETRACTED, named, options, several, variants
 from si.answers.extract import Found, body, find
 from si.answers.formulas import Comparer
 from si.answers.kinds import MATHEMATICS, looks_formal, understand
-from si.answers.prose import concluded, last_line, predicate, sentences
+from si.answers.prose import predicate, sentences
 from si.answers.spelling import LONGEST, TooBig, Unreadable
 from si.answers.text import fold, leadless, trim, truth, words
 
@@ -115,31 +115,10 @@ class Judge:
         text = body(one.response)
         if text is None or not text.strip() or text.endswith("?"):
             return found, None
-        made = self._unmarked(text, kind, one)
+        made = readings.unmarked(text, kind, options(one.choices))
         if made and made[1] not in off:
             return Found(made[0], made[1]), text
         return found, text
-
-    def _unmarked(self, text: str, kind: str, one: Case) -> tuple[str, str] | None:
-        if kind in ("choice", "choices"):
-            return readings.unmarked_choice(text, options(one.choices))
-        if kind in MATHEMATICS:
-            return readings.unmarked_formula(text)
-        line, before = last_line(text)
-        if kind == "boolean":
-            if truth(words(line)) is not None and (
-                len(line.split()) <= 6 or (not before and len(sentences(text)) == 1)
-            ):
-                return line, "last_line"
-            rest = concluded(text)
-            return (rest, "conclusion") if rest and truth(rest) is not None else None
-        if readings.HEDGED.search(line):
-            return None
-        rest = concluded(text)
-        said = predicate(rest) if rest else None
-        if said and len(before) + len(sentences(text)) > 1:
-            return said, "conclusion"
-        return (line, "last_line") if len(line) <= LONGEST else None
 
     def _against(
         self, one: Case, reference: Reference, found: Found, text: str | None
@@ -188,7 +167,7 @@ class Judge:
         if kind in MATHEMATICS:
             value = lenient.any_formula(text)
         elif kind == "boolean":
-            value = (text, "first_word") if truth(text) is not None else None
+            value = lenient.any_truth(text)
         else:
             last = sentences(text)
             said = predicate(last[-1]) if last else None
@@ -284,8 +263,13 @@ class Judge:
             return _unread(reference, text, made, shown)
         comparer = Comparer(self.policy, tolerance)
         normal = _normal(made)
+        alike = made.node[1] if made.node[0] == "list" and made.node[2] == "or" else ()
         try:
-            correct = comparer.same(reference.value, made.node)
+            correct = comparer.same(reference.value, made.node) or (
+                reference.value[0] != "list"
+                and bool(alike)
+                and all(comparer.same(reference.value, each) for each in alike)
+            )
         except Unreadable:
             return _unread(reference, text, made, shown)
         except TooBig:

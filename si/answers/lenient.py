@@ -4,6 +4,7 @@ import re
 
 from si.answers import units
 from si.answers.choices import RETRACTED, SEVERAL, Named, Options, variants
+from si.answers.numerals import PARTS
 from si.answers.prose import final, predicate, sentences
 from si.answers.readings import HEDGED, NEGATED, OPTION_LINE, mathematics
 from si.answers.text import truth, unmark, unwrap, words
@@ -13,18 +14,28 @@ _TEN = (
     "sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety one"
 )
 _VALUE = re.compile(
-    r"[½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞]|(?<![A-Za-z0-9_.])(?:\\?[$€£¥]\s?)?[-−+]?(?:\d[\d,]*\d|\d)(?:\.\d+)?(?:\s?/\s?\d+(?:\.\d+)?|\s*[×x]\s*10\^?\{?-?\d+\}?|[eE][+-]?\d+)?"
-    rf"(?:\s?%|\s?°)?|(?<![\w.])-?\.\d+|\b(?:{'|'.join(_TEN.split())})\b(?![-\s]of\b)",
+    r"[½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞]|(?<![A-Za-z0-9_.])(?<!\d:)(?!\d{1,2}:\d)(?:\\?[$€£¥]\s?)?[-−+]?(?:\d[\d,]*\d|\d)(?:\.\d+)?(?:\s?/\s?\d+(?:\.\d+)?|\s*[×x]\s*10\^?\{?-?\d+\}?|[eE][+-]?\d+)?"
+    r"(?:\s?%|\s?°)?|(?<![\w.])-?\.\d+"
+    rf"|\b(?:an?|{'|'.join(_TEN.split())})[-\s](?:{'|'.join(PARTS)})\b"
+    rf"|\b(?:{'|'.join(_TEN.split())})\b"
+    rf"(?![-\s](?:of(?! the| these| those| all)|{'|'.join(PARTS)})\b)",
     re.IGNORECASE,
 )
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _BOLD = re.compile(r"\*\*([^*\n]{1,80})\*\*")
 _ITEM = re.compile(r"(?m)^\s*(?:\d{1,2}[.)]|step\s*\d+\s*[:.])\s+", re.IGNORECASE)
-_RESULT = re.compile(r"(?:=|≈|\\approx|\\equiv|\bequals?\b|\bequal to\b)\s*", re.IGNORECASE)
+_RESULT = re.compile(
+    r"(?:=|≈|\\approx|\\equiv|\bequals?\b|\bequal to\b)\s*"
+    r"|(?:,|\band)\s*(?:so|making|giving|totall?ing|leaving|for a total of|bringing)\s+"
+    r"(?:there (?:are|is) |it is |it's |that is |that's |(?:a|the) total (?:of|is) )?(?=\W?\d)",
+    re.IGNORECASE,
+)
 
 
 _COMPARED = re.compile(
-    r"\s+(?:instead of|rather than|compared (?:to|with)|as opposed to)\b[^.\n]*", re.IGNORECASE
+    r"\s+(?:instead of|rather than|compared (?:to|with)|as opposed to)\b[^.\n]*"
+    r"|,\s+(?:and\s+)?not\s+[^.,;\n]*",
+    re.IGNORECASE,
 )
 _QUESTION = re.compile(r"[^.!?\n]*\?(?=\s|$)")
 
@@ -45,7 +56,9 @@ def any_formula(text: str) -> tuple[str, str] | None:
         return None
     for sentence in reversed(sentences(_COMPARED.sub("", asked(_ITEM.sub("", text))))):
         if HEDGED.search(sentence):
-            return None
+            *_, sentence = _SO.split(sentence)
+            if HEDGED.search(sentence):
+                return None
         formula = _last_formula(sentence)
         if formula:
             return formula, "last_formula"
@@ -75,12 +88,15 @@ def _last_formula(sentence: str) -> str | None:
 
 # What stands right before a number that is a bound, or is denied.
 _DENIED = re.compile(
-    r"(?:\bnot|n['’]t|\b(?:more|less|fewer|greater|larger|smaller|higher|lower) than"
+    r"(?:(?<![-=<>])[<>≤≥]=?\s*$|\\[gl]eq?\s*$|\d\s?[-–—]\s?$|\d\s?[a-zA-Z°%]{0,3}\s(?:to|or)\s+$"
+    r"|\bbetween\s+\S+(?:\s[a-z]{1,3})?\s+and\s+$"
+    r"|(?:不(?:是|为|等于)?|大于|小于|至少|至多|超过|不到|少于|多于|接近)\s*$"
+    r"|(?:\bnot|n['’]t|\b(?:more|less|fewer|greater|larger|smaller|higher|lower) than"
     r"|\bat (?:least|most)|\bbetween|\bover|\bunder|\bup to|\bnearly|\balmost|\bexceeds?|\bwithin"
     r"|\bhalf of"
-    r"|\bopposite of|\bdifferent from|\b(?:instead|rather) (?:of|than)"
+    r"|\bas of|\bopposite of|\bdifferent from|\b(?:instead|rather) (?:of|than)"
     r"|\btwice|\bused to be|\b(?:can(?:not|['’]t)|unlikely to) be)"
-    r"\s+(?:be\s+|the\s+|about\s+|equal to\s+|\W){0,3}$",
+    r"\s+(?:be\s+|the\s+|about\s+|equal to\s+|\W){0,3}$)",
     re.IGNORECASE,
 )
 _ANOTHER = re.compile(r"\s*(?:or|to|and)\s+\d|\s*[-–]\s*\d", re.IGNORECASE)
@@ -91,22 +107,27 @@ _EITHER = re.compile(
 
 def _last_number(sentence: str) -> str | None:
     """The number that a sentence comes to; None where it is denied, a bound or one of two."""
-    return next((value for value in (_number_of(sentence),) if value), None)
-
-
-def _number_of(sentence: str) -> str | None:
     bold = [part for part in _BOLD.findall(sentence) if _VALUE.search(part)]
     plain = unwrap(unmark(sentence))
+    *_, clause = _SO.split(plain)
+    plain = clause if _VALUE.search(clause) else plain
     other = final(_EITHER, plain)
     again = _VALUE.match(plain, other.end()) if other else None
     if again:
         return _with_unit(plain, again)
+    plain = _reasonless(plain)
+    counted = None if bold else _counted(plain)
+    if counted:
+        return _with_unit(plain, counted)
     area = bold[0] if len(bold) == 1 else plain
     last = final(_RESULT, area)
     value = _VALUE.search(area, last.end()) if last else None
     if last and value and value.start() - last.end() < 12:
         return _with_unit(area, value)
     if not bold:
+        there = _THERE.search(plain)
+        if there and _SEVERAL.match(plain, there.end()):
+            return None
         if re.search(r"\b(?:not|n['’]t)\s+\W*$", plain):
             return None
         said = predicate(plain)
@@ -123,10 +144,71 @@ def _number_of(sentence: str) -> str | None:
         digits
         and digits[-1][0].lower() == "one"
         and len(digits) == 1
-        and re.search(r"\bone of\b|\bthe one\b|\bone (?:is|that)\b|\bno one\b", area)
+        and re.search(r"\bone of\b|\bthe one\b|\bone (?:is|that)\b|\bno one\b", area, re.IGNORECASE)
     ):
         return None
-    return _with_unit(area, digits[-1]) if digits else None
+    stated = [each for each in digits if not _ASIDE.search(area[: each.start()])] or digits
+    return _with_unit(area, stated[-1]) if stated else None
+
+
+# A reason or aside behind what a sentence says, with numbers of its own.
+_REASON = re.compile(
+    r",?\s+(?:because|since|given that|according to|based on|as shown)\b"
+    r"|,\s+(?:as|who|whose|where|with|up|down)\b"
+    r"|,\s+which\b(?!\s(?:leaves|gives|makes|equals|means|results|brings|comes"
+    r"|is equal|is (?:about |approximately )?\W?\d))",
+    re.IGNORECASE,
+)
+
+
+def _reasonless(sentence: str) -> str:
+    """A sentence up to its reason and without what stands in brackets, if a number remains."""
+    reason = _REASON.search(sentence)
+    said = _BRACKETS.sub("", sentence[: reason.start()] if reason else sentence)
+    return said if _VALUE.search(said) else sentence
+
+
+_BRACKETS = re.compile(r"\s+\([^()\n]*\)")
+_THERE = re.compile(
+    r"\bthere(?:\s+(?:are|is|were|was|will be|would be|remain)|['’](?:s|re))\s", re.IGNORECASE
+)
+_FIRST = re.compile(
+    r"\W*(?:(?:therefore|thus|so|hence|overall|in total),?\s+)?"
+    r"(?:only\s|about\s|exactly\s|approximately\s|a total of\s)?",
+    re.IGNORECASE,
+)
+_SECOND = re.compile(r"[,;=]|\b(?:and|or|so|leaving)\b", re.IGNORECASE)
+_NOUN = re.compile(
+    r"\s+(?!of\b(?! them| these| those)|plus\b|minus\b|times\b|and\b|or\b|out\b|in\b|to\b)[a-z]"
+)
+_ASIDE = re.compile(r"\b(?:for|at|per|with|after|before|since|on)\s+\W?$", re.IGNORECASE)
+_OF = re.compile(r"\s+of\s+(?:the|these|those|all|my|our|his|her|their)\s+", re.IGNORECASE)
+_SEVERAL = re.compile(  # `2 cats and 3 dogs`
+    rf"\W*(?:{_VALUE.pattern})(?:\s+[a-z]+){{1,3}}\s*(?:,|\band\b)\s+(?:{_VALUE.pattern})\s+[a-z]",
+    re.IGNORECASE,
+)
+_BOUND = re.compile(
+    r"\b(?:than|in|over|above|below|under|exceed(?:s|ed|ing)?)\s+\W?$", re.IGNORECASE
+)
+
+
+def _counted(sentence: str) -> re.Match[str] | None:
+    """The count of `There are 2 bars that are shorter than 7` or `Two bars are shorter than 7`."""
+    there = _THERE.search(sentence)
+    if there:
+        value = _VALUE.search(sentence, there.end())
+        plain = value and not _SECOND.search(sentence[value.end() :])
+        return value if plain else None
+    lead = _FIRST.match(sentence)
+    value = _VALUE.match(sentence, lead.end() if lead else 0)
+    part = _OF.match(sentence, value.end()) if value else None
+    if value and part and _VALUE.match(sentence, part.end()):
+        return value
+    if value is None or not _NOUN.match(sentence, value.end()):
+        return None
+    others = list(_VALUE.finditer(sentence, value.end()))
+    bounds = all(_BOUND.search(sentence[: other.start()]) for other in others)
+    return value if others and bounds else None
 
 
 def _with_unit(text: str, value: re.Match[str]) -> str | None:
@@ -154,13 +236,16 @@ def any_choice(text: str, options: Options | None) -> tuple[Named, str] | None:
         kept = [line for line in lines if not OPTION_LINE.match(unmark(line))]
         text = "\n".join(kept)
     last = sentences(text)
+    correct = {match[1] or match[2] for match in _CORRECT.finditer(text[-400:])}
+    if len(correct) == 1 and (options is None or correct <= set(options.letters)):
+        return Named((correct.pop(),)), text[-80:]
     for sentence in reversed(last[-3:]):
         *_, clause = _SO.split(sentence)
         if HEDGED.search(clause) and not _AFFIRMED.search(clause):
             return None
         whole = () if HEDGED.search(sentence) and clause != sentence else (sentence,)
-        for part in (*whole, clause, _COMPARED.sub("", variants(clause)[-1])):
-            found = _by_sentence(part, options)
+        for part in (*whole, clause, variants(clause)[-1]):
+            found = _by_sentence(_BESIDE.sub("", _COMPARED.sub("", part)), options)
             if found:
                 return found, sentence
     if options is None:
@@ -177,6 +262,14 @@ def any_choice(text: str, options: Options | None) -> tuple[Named, str] | None:
     return (Named((letter,)), value[0]) if letter and value else None
 
 
+# What a sentence compares its subject with, which is not what it names.
+_BESIDE = re.compile(
+    r"^\W*(?:between|comparing)\b[^,]*,\s*|\s+than\b[^.,;\n]*|,\s*(?:with|while|whereas|unlike)\b[^.\n]*",
+    re.IGNORECASE,
+)
+_CORRECT = re.compile(
+    r"(?<![A-Za-z])(?<![A-J][、,和])([A-J])\s?(?:选项)?是?(?:正确|符合题意)|选项\s?([A-J])\s?是?(?:正确|符合题意)"
+)
 _SET_OFF = re.compile(
     r"[(（]\s*([A-Z])\s*[)）]|\b(?:option|choice|answer|letter)\s+\W{0,3}([A-Z])(?![A-Za-z'’])|(?:^|\s)\*\*\(?([A-Z])[).:*]|^\s*([A-Z])[).:]\s"
 )
@@ -188,12 +281,19 @@ _ALONE = re.compile(
 
 
 def _by_sentence(sentence: str, options: Options | None) -> Named | None:
-    if NEGATED.search(sentence) and not _AFFIRMED.search(sentence):
+    if options and len(denying := options.denying(sentence)) == 1:
+        return Named((denying.pop(),))
+    only = _ONLY.search(sentence)
+    if NEGATED.search(sentence) and not _AFFIRMED.search(sentence) and not only:
         sentence = re.split(r",\s*(?:so|but|therefore|hence|thus)\b|;", sentence)[-1]
         if NEGATED.search(sentence):
             return None
-    letters = {next(p for p in match.groups() if p) for match in _SET_OFF.finditer(sentence)}
+    set_off = {next(p for p in m.groups() if p): m.end() for m in _SET_OFF.finditer(sentence)}
+    letters = set(set_off)
     if options:
+        behind = {each: options.mentioned(sentence[at:])[:1] for each, at in set_off.items()}
+        if any(said and said[0][0] < 3 and said[0][1] != each for each, said in behind.items()):
+            return SEVERAL
         letters &= set(options.letters)
     if len(letters) == 1:
         return Named((letters.pop(),))
@@ -216,7 +316,19 @@ def _by_sentence(sentence: str, options: Options | None) -> Named | None:
     return None
 
 
+_ONLY = re.compile(r"\b(?<!not )only\b", re.IGNORECASE)
 _AFFIRMED = re.compile(r"\b(?:correct|right|best)\s+(?:answer|option|choice)\b", re.IGNORECASE)
+
+
+def any_truth(text: str) -> tuple[str, str] | None:
+    """(what, rule): whether the last sentence says that something is true; None if it does not."""
+    if truth(text) is not None:
+        return text, "first_word"
+    last = sentences(asked(text))
+    if not last or NEGATED.search(last[-1]) or HEDGED.search(last[-1]):
+        return None
+    said = predicate(unmark(last[-1]))
+    return (said, "last_sentence") if said and truth(said) is not None else None
 
 
 def _by_truth(text: str, options: Options) -> Named | None:

@@ -30,13 +30,17 @@ MARK = re.compile(
   | (?P<option>\b{_RIGHT}\s{{1,3}}{_WHICH}{_M}
       (?:\s{{0,3}}[:：]|(?:{_NOTE}|{_FOR})?{_M}\s{{1,4}}{_BE}(?![a-zA-Z])(?:\s{{0,3}}[:：])?)
     |^[ \t*_#]{{0,6}}{_WHICH[:-2]}{_M}\s{{0,2}}[:：]
+    |(?<=[.;!]\s)(?:option|choice)\s{{0,2}}[:：](?=\s{{0,2}}{_LETTER}[.\s]{{0,2}}$)
     |\b(?:which|that|this|it)\s(?:is|corresponds\sto|matches|matches\swith)\s(?=(?:option|choice|answer)\s{_LETTER}(?![a-zA-Z]))
     |\b(?:correspond(?:s|ing)?|match(?:es|ing)?|points?)\s(?:to|with)\s(?=(?:option|choice|answer)\s{_LETTER}(?![a-zA-Z]))
     |\b(?:I|we)(?:['’](?:d|ll)|\swould|\swill)?\s(?:choose|select|pick|go\swith)\s(?=(?:(?:option|choice|answer)\s)?{_LETTER}(?![a-zA-Z'’])))
   | (?P<named>\b(?:option|choice|answer|statement)\s{_LETTER}(?![a-zA-Z])[^.,;\n?]{{0,60}}?
       \s(?:is|would\sbe)\s(?:therefore\s|thus\s|clearly\s)?(?:the\s)?
       (?:most\s)?{_RIGHT}(?![a-zA-Z])
-    |(?:(?<=[\n.:;,!]\s)|(?<=\n)|\A|(?<=so\s)|(?<=thus\s)|(?<=therefore\s)|(?<=therefore,\s)|(?<=hence\s))
+    |\b(?:both|options|choices|answers|statements)\s{_LETTER}(?:(?:,|,?\s(?:and|&))\s{_LETTER}){{1,8}}
+      \sare\s(?:both\s|all\s)?(?:the\s)?{_RIGHT}(?![a-zA-Z])
+    |(?:(?<=[\n.:;,!]\s)|(?<=\n)|\A|(?<=so\s)|(?<=thus\s)|(?<=therefore\s)|(?<=therefore,\s)|(?<=hence\s)
+        |(?<=believe\s)|(?<=think\s))(?!I\s(?!is\b|would\b))
       (?:[*_]{{0,2}}\([A-Za-z]\)[*_]{{0,2}}|[*_]{{0,2}}(?-i:[A-Z])[*_).:]{{0,3}})
       (?:(?:\s[^.\n?]{{1,60}}?)?\s(?:is|would\sbe)\sthe|(?<![IA])\sis)\s(?:most\s)?{_RIGHT}(?![a-zA-Z]))
   | (?P<chinese>(?:最终|正确|最后)?的?答案(?:应该|应|就|便)?(?:[是为选][：:]?|[：:]|】[：:]?)
@@ -77,6 +81,7 @@ TRIGGERS = (
     ),
     *("is correct", "is the correct", "is right", "is the right", "is the best", "is best"),
     *("is the most", "is most", "be correct", "be the correct", "be the right", "be the best"),
+    *("are correct", "are true", "are right", "are valid", "are both", "are all", "are the"),
     *("go with", "is the true", "is the final", "is true", "is appropriate", "is valid"),
 )
 BEFORE, BEHIND = 120, 200  # characters around a trigger in which its mark lies

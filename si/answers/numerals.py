@@ -37,6 +37,16 @@ _TENS = {
     )
 }
 _SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
+PARTS = {
+    **dict.fromkeys(("halves", "half"), 2),
+    **dict.fromkeys(("third", "thirds"), 3),
+    **dict.fromkeys(("quarter", "quarters", "fourth", "fourths"), 4),
+    **dict.fromkeys(("fifth", "fifths"), 5),
+    **dict.fromkeys(("sixth", "sixths"), 6),
+    **dict.fromkeys(("eighth", "eighths"), 8),
+    **dict.fromkeys(("tenth", "tenths"), 10),
+}
+_FRACTION = re.compile(rf"(?P<over>[a-z]+)[\s-](?P<under>{'|'.join(PARTS)})")
 _WORD = re.compile(r"[a-z]+")
 
 
@@ -45,6 +55,9 @@ def numeral(text: str) -> Fraction | None:
     text = text.strip().strip(".").lower()
     if len(text) > 80 or not re.fullmatch(r"[a-z]+(?:[\s-]+[a-z]+)*", text):
         return None
+    part = _FRACTION.fullmatch(text)
+    if part and (part["over"] in ("a", "an") or part["over"] in _ONES):
+        return Fraction(_ONES.get(part["over"], 1), PARTS[part["under"]])
     total, current, seen = 0, 0, False
     parts = _WORD.findall(text)
     negative = parts[0] in ("minus", "negative")

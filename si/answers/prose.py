@@ -28,7 +28,8 @@ _CONCLUDING = re.compile(
     r"|in conclusion|in summary|in total|finally"
     r"|consequently|overall|as a result|accordingly|"
     r"we (?:get|find|have|conclude)|this (?:gives|means|shows))(?![a-zA-Z])"
-    r"[,:]?\s*(?P<rest>.{1,300})$",
+    r"[,:]?\s*(?P<rest>.{1,300})$"
+    r"|^\W{0,4}(?:所以|因此|综上(?:所述)?|总之|答(?=[,:]))[,:]?\s*(?P<said>.{1,120})$",
     re.IGNORECASE | re.DOTALL,
 )
 _COPULA = re.compile(
@@ -37,21 +38,24 @@ _COPULA = re.compile(
     r"got|get|gets|earns?|earned|makes?|made|paid|spent"
     r"|left with|represents?|shows?|reads?|comes to)\s+"
     r"(?:there\s|thus\s|therefore\s|also\s|now\s|simply\s|exactly\s|a total of\s|given by\s"
-    r"|equal to\s|of\s|about\s|approximately\s)*",
+    r"|equal to\s|of\s|about\s|approximately\s|(?:located |situated |found )?at\s)*",
     re.IGNORECASE,
 )
+
+
+_CHINESE = re.compile(r"(?<!不)(?:等于|共有|只有|是|为|有|得)")
 
 
 def concluded(text: str) -> str | None:
     """The sentence that concludes a response (`Therefore, ...`), if its last one does."""
     last = sentences(text)
     match = _CONCLUDING.match(unmark(last[-1])) if last else None
-    return match["rest"] if match else None
+    return (match["rest"] or match["said"]) if match else None
 
 
 def predicate(sentence: str) -> str | None:
     """What a sentence says its subject is: what follows its last `is`, `equals` or the like."""
-    last = final(_COPULA, sentence)
+    last = final(_COPULA, sentence) or final(_CHINESE, sentence)
     return sentence[last.end() :].strip() if last else None
 
 

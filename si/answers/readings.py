@@ -9,13 +9,15 @@ from si.answers.choices import (
     SENTENCE,
     Options,
     named,
+    option_text,
     variants,
 )
 from si.answers.grammar import read
+from si.answers.kinds import MATHEMATICS
 from si.answers.numerals import numeral
-from si.answers.prose import concluded, last_line, predicate
-from si.answers.spelling import TooBig, Unreadable
-from si.answers.text import fold, trim, unmark, words
+from si.answers.prose import concluded, last_line, predicate, sentences
+from si.answers.spelling import LONGEST, TooBig, Unreadable
+from si.answers.text import trim, truth, unmark, words
 from si.answers.tokens import Node
 
 
@@ -100,11 +102,46 @@ _SPAN = re.compile(
     r"\s*(\$\$[^$]+\$\$|\$[^$]+\$|\\\([^()]{1,400}?\\\)|\\\[.{1,400}?\\\])", re.DOTALL
 )
 NEGATED = re.compile(
-    r"\b(?:not|no|n't|never|neither|nor|cannot|isn['’]t|aren['’]t|incorrect|wrong)\b", re.IGNORECASE
+    r"\b(?:not|no|never|neither|nor|cannot|incorrect|wrong)\b|n['’]t\b|不|并非|没有|错误",
+    re.IGNORECASE,
 )
 
 
 # --- strict: a concluding sentence, or a last line that is nothing but an answer ------------
+
+_EXPLAINED = re.compile(
+    r"\A\s*([^\n]{1,200}?)\s*\n\s*[#*_]{0,6}\s?"
+    r"(?:explanation|reason|reasoning|rationale|justification|解析|解释|理由)\b[*_\s]{0,4}[:：\n]",
+    re.IGNORECASE,
+)
+
+
+def unmarked(text: str, kind: str, choices: Options | None) -> tuple[str, str] | None:
+    """(what, rule) of an answer that stands without a mark; None without one.
+
+    Where a response is one line and its explanation, that line is read.
+    """
+    explained = _EXPLAINED.match(text)
+    text = explained[1] if explained else text
+    if kind in ("choice", "choices"):
+        return unmarked_choice(text, choices)
+    if kind in MATHEMATICS:
+        return unmarked_formula(text)
+    line, before = last_line(text)
+    if kind == "boolean":
+        if truth(words(line)) is not None and (
+            len(line.split()) <= 6 or (not before and len(sentences(text)) == 1)
+        ):
+            return line, "last_line"
+        rest = concluded(text)
+        return (rest, "conclusion") if rest and truth(rest) is not None else None
+    if HEDGED.search(line):
+        return None
+    rest = concluded(text)
+    said = predicate(rest) if rest else None
+    if said and len(before) + len(sentences(text)) > 1:
+        return said, "conclusion"
+    return (line, "last_line") if len(line) <= LONGEST else None
 
 
 def unmarked_formula(text: str) -> tuple[str, str] | None:
@@ -124,6 +161,11 @@ def unmarked_formula(text: str) -> tuple[str, str] | None:
             return plain, "last_line"
         if node is None and numeral(plain.rstrip(".")) is not None:
             return plain, "last_line"
+        aside = _ASIDE.search(plain) if node is None and not before else None
+        if aside and not _OR.search(plain) and not re.search(r"[=:]", plain[: aside.start()]):
+            alone = mathematics(plain[: aside.start()])
+            if alone.node is not None and alone.text == plain[: aside.start()]:
+                return alone.text, "last_line"
     rest = concluded(text)
     if rest and not NEGATED.search(rest):
         for each in (_value_said(rest), rest):
@@ -133,6 +175,7 @@ def unmarked_formula(text: str) -> tuple[str, str] | None:
     return None
 
 
+_ASIDE = re.compile(r"\s+\([^()\n?]{1,80}\)\.?$")
 _STEP = re.compile(r"(?:step\s*\d+|\d+\s*[.)])\s", re.IGNORECASE)
 _NUMBER = re.compile(r"\d[\d,.]*")
 
@@ -154,7 +197,7 @@ def _value_said(sentence: str) -> str | None:
 
 
 OPTION_LINE = re.compile(r"^\W{0,4}(?:option\s+)?\(?([A-J])\s?[).:]\s*\S", re.IGNORECASE)
-_OPTION_WITHIN = re.compile(r"(?:^|\s)\(?([A-J])\s?[).:]\s")
+_OPTION_WITHIN = re.compile(r"(?:^|\s)\(?([A-Ja-j])\s?[).:]\s")
 
 
 def unmarked_choice(text: str, options: Options | None) -> tuple[str, str] | None:
@@ -181,17 +224,20 @@ def unmarked_choice(text: str, options: Options | None) -> tuple[str, str] | Non
 
 def _other(line: str, letter: str) -> bool:
     """Whether a line names another option in the manner of a list."""
-    return any(match[1] != letter for match in _OPTION_WITHIN.finditer(line))
+    return any(match[1].upper() != letter.upper() for match in _OPTION_WITHIN.finditer(line))
 
 
 def _own(line: str, letter: re.Match[str], options: Options | None) -> bool:
     """Whether a line that begins with a letter goes on with that option's text."""
     rest = line[letter.end() - 1 :]
     if options:
-        index = ord(letter[1]) - 65
+        index = ord(letter[1].upper()) - 65
         if index >= len(options):
             return False
-        return fold(rest).startswith(options.folded[index]) or options.match(rest) == letter[1]
+        return (
+            option_text(rest).startswith(options.folded[index])
+            or options.match(rest) == letter[1].upper()
+        )
     return len(rest) <= 60 and not re.search(r"\b(?:is|are|was|too|wrong|incorrect)\b", rest)
 
 
@@ -205,8 +251,9 @@ def _only(line: str, options: Options | None, several: bool) -> bool:
     if not several and re.match(r"[A-Z]\s+(?:because|since)\b", plain):
         return True
     named_text = bool(options and (options.match(plain) or (not several and options.truth(plain))))
-    lettered = re.match(r"\(?([A-Z])\)?\s+(.+)", plain)
-    return named_text or bool(options and lettered and options.match(lettered[2]) == lettered[1])
+    lettered = re.match(r"(?:(?:option|choice)\s+)?\(?([A-Z])\)?,?\s+(.+)", plain, re.IGNORECASE)
+    own = lettered and options and options.match(lettered[2]) == lettered[1].upper()
+    return named_text or bool(own)
 
 
 # A sentence that denies, supposes or doubts: it names no answer, and none before it is looked at.
@@ -216,7 +263,8 @@ HEDGED = re.compile(
     r"|eliminated|some (?:say|might|people)|first thought|initially thought|only if"
     r"|unlikely|used to"
     r"|half of|opposite of|different from|too (?:large|small|big|high|low|long|short)"
-    r"|not the answer"
+    r"|not the answer|let(?:['’]s| us) (?:check|see|look|count|verify|examine|find|try)"
+    r"|need to (?:look|find|check|count|determine|identify|know|see)|can only guess"
     r"|(?:less|more|greater|fewer) than)\b|^\W*if\b(?!.*\bthen\b)",
     re.IGNORECASE,
 )

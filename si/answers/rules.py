@@ -88,7 +88,8 @@ RULES = (
     Rule(
         "named",
         "find",
-        "`Option B is correct`, `(B) is the correct answer`; for choices only.",
+        "`Option B is correct`, `(B) is the correct answer`, `both A and C are correct`; for "
+        "choices only.",
         "Option B is correct.",
         "B",
     ),
@@ -107,7 +108,8 @@ RULES = (
     Rule(
         "last_line",
         "find",
-        "Without a mark: a last line that is nothing but an answer.",
+        "Without a mark: a last line that is nothing but an answer, or such a line before its "
+        "explanation.",
         "I multiply 3 and 4.\n\n12",
         "12",
     ),
