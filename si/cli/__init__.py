@@ -31,6 +31,9 @@ VERBS = {
         "Runs", "Show plain self-improvement and guided resampling side by side, on this machine."
     ),
     "iterate": Verb("Runs", "Improve a policy on its own correct answers, iteration by iteration."),
+    "study": Verb(
+        "Runs", "Run several strategies with several K and seeds, and answer what they show."
+    ),
     "estimate": Verb("Runs", "Estimate what a run will cost before it starts."),
     "status": Verb("Runs", "Show a run as a tree of iterations and stages, or list all runs."),
     "logs": Verb("Runs", "Show the logs of a run's stages."),

@@ -124,7 +124,7 @@ class Screen(_Bars):
             case "retry":
                 self.line(f"  {event['entry']}: worker {event['workers']} failed; trying again")
             case "done":
-                begun = self.begun.get(event["entry"])
+                begun = self.begun.pop(event["entry"], None)
                 words = describe(event["entry"], event["facts"])
                 self.done(event["entry"], begun and time.monotonic() - begun, words)
 

@@ -207,13 +207,14 @@ def _shares(ours: Trace, theirs: Trace) -> str:
 
 
 def panels(
-    traces: Sequence[Trace], colours: Mapping[str, str], score: str
+    traces: Sequence[Trace], colours: Mapping[str, str], score: str, suffix: str = "-first"
 ) -> list[tuple[str, str]]:
     """(SVG, what to look for) of its three panels.
 
     Args:
         colours: of each group, by name.
         score: what the accuracy is called, such as `avg@4`.
+        suffix: of the ids of the plots' elements; unique on the page.
     """
     from si.report.plots import Line, lines
 
@@ -231,16 +232,16 @@ def panels(
     steps = range(1, longest + 1)
     return [
         (
-            lines("tail-first", "Tail of the training data", steps, series("tail")),
+            lines(f"tail{suffix}", "Tail of the training data", steps, series("tail")),
             "Hard queries (L5 and U): does their share vanish?",
         ),
         (
-            lines("head-first", "Head of the training data", steps, series("head"), close=True),
+            lines(f"head{suffix}", "Head of the training data", steps, series("head"), close=True),
             "Easy queries (L1): does their share grow?",
         ),
         (
             lines(
-                "score-first",
+                f"score{suffix}",
                 f"Accuracy on test ({score})" if score != "accuracy" else "Accuracy on test",
                 range(longest + 1),
                 series("accuracy"),
