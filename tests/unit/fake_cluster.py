@@ -33,11 +33,17 @@ class FakeCluster(Client):
         return self.objects[at], made
 
     def config_maps(self, selector: str) -> list[Thing]:
-        wanted = dict(part.split("=") for part in selector.split(","))
+        return self._with("ConfigMap", selector)
+
+    def jobs(self, selector: str) -> list[Thing]:
+        return self._with("Job", selector)
+
+    def _with(self, wanted: str, selector: str) -> list[Thing]:
+        labels = dict(part.split("=") for part in selector.split(","))
         return [
             thing
             for (kind, _), thing in self.objects.items()
-            if kind == "ConfigMap" and wanted.items() <= thing["metadata"]["labels"].items()
+            if kind == wanted and labels.items() <= thing["metadata"]["labels"].items()
         ]
 
     def job(self, name: str) -> Thing | None:

@@ -159,6 +159,19 @@ def test_a_removal_that_does_not_end_is_named(monkeypatch):
         begin(cluster, place(), RECIPE, "r", False)
 
 
+def test_a_controller_is_found_behind_one_that_kubernetes_removed():
+    """The first controller failed, and its Job is removed after a while. The second one still
+    works: the same command finds it, and starts no third one beside it."""
+    cluster = FakeCluster()
+    first = begin(cluster, place(), RECIPE, "r", False).controller
+    cluster.job(first)["status"] = {"conditions": [{"type": "Failed", "status": "True"}]}
+    second = begin(cluster, place(), RECIPE, "r", False).controller
+    assert second == "si-r-controller-2"
+    cluster.delete_job(first)
+    assert begin(cluster, place(), RECIPE, "r", False).controller == second
+    assert cluster.of("Job") == [second]
+
+
 def test_a_stages_job_of_the_cancelled_run_makes_room(tmp_path, monkeypatch):
     """The controller of the next run does not adopt a Job that is about to be collected."""
     cluster = FakeCluster()

@@ -185,6 +185,12 @@ class Client:
         """A Job by name; None if there is none."""
         return self.read(self.batch.read_namespaced_job, name)
 
+    def jobs(self, selector: str) -> list[dict[str, Any]]:
+        """The namespace's Jobs with these labels."""
+        found = self.call(self.batch.list_namespaced_job, label_selector=selector)
+        items: list[dict[str, Any]] = found["items"]
+        return items
+
     def pods_of(self, job: str) -> list[dict[str, Any]]:
         """The pods of a Job, by its name."""
         select = f"batch.kubernetes.io/job-name={job}"

@@ -13,6 +13,7 @@ from si import __version__
 from si.clusters.kubernetes.client import Client
 from si.clusters.kubernetes.diagnosis import finished, started
 from si.clusters.kubernetes.manifests import (
+    ATTEMPT,
     INSTANCE,
     RUN,
     belongs_to,
@@ -184,8 +185,11 @@ def begin(
     attempt, more = 1, made or fresh or further or limits[0] != limits[1]
     last: dict[str, Any] | None = None
     notes: list[str] = []
-    while job := _controller(cluster, controller_job(place, run, attempt, owner), owner):
-        name = job["metadata"]["name"]
+    for listed in _controllers(cluster, owner):
+        name, attempt = listed["metadata"]["name"], int(listed["metadata"]["labels"][ATTEMPT])
+        job = _awaited(cluster, name, owner)
+        if job is None:
+            continue
         if finished(job) is None:
             if more and not made:
                 raise RunBusy(
@@ -200,8 +204,7 @@ def begin(
                 return Begun(owner, name, tuple(notes))
             cluster.delete_job(name)
             notes.append(f"The controller {name} is replaced.")
-            # By one of its name: a gap in the numbers would hide those that come after it.
-            _controller(cluster, job, owner)
+            _awaited(cluster, name, owner)
             break
         attempt, last = attempt + 1, job
     done = state_of(owner).get("phase") == "done" and not more
@@ -212,7 +215,9 @@ def begin(
     if fresh:
         wish["fresh"] = token
     cluster.patch_run(owner["metadata"]["name"], wish)
-    job, _ = cluster.create(controller_job(place, run, attempt, owner))
+    wanted = controller_job(place, run, attempt, owner)
+    _awaited(cluster, wanted["metadata"]["name"], owner)
+    job, _ = cluster.create(wanted)
     return Begun(owner, job["metadata"]["name"], tuple(notes))
 
 
@@ -238,12 +243,19 @@ def _own(cluster: Client, wanted: dict[str, Any]) -> tuple[dict[str, Any], bool]
     return found, made
 
 
-def _controller(
-    cluster: Client, wanted: Mapping[str, Any], owner: Mapping[str, Any]
-) -> dict[str, Any] | None:
-    """This attempt's Job of the run's controller; None if there is none. One that is being removed,
-    or belongs to a cancelled run of the same name, is waited for until it is gone."""
-    name = wanted["metadata"]["name"]
+def _controllers(cluster: Client, owner: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The Jobs of the run's controllers, oldest first. Kubernetes removes finished ones after a
+    while, so their numbers may have gaps."""
+    labels = owner["metadata"]["labels"]
+    select = "app.kubernetes.io/name=si-ctl,app.kubernetes.io/component=controller,"
+    select += ",".join(f"{name}={labels[name]}" for name in (INSTANCE, RUN))
+    found = [job for job in cluster.jobs(select) if belongs_to(job, owner)]
+    return sorted(found, key=lambda job: int(job["metadata"]["labels"][ATTEMPT]))
+
+
+def _awaited(cluster: Client, name: str, owner: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The Job of this name; None if there is none. One that is being removed, or belongs to a
+    cancelled run of the same name, is waited for until it is gone."""
     for _ in _patiently(f"the cancelled run's Job {name}"):
         job = cluster.job(name)
         if job is None:
