@@ -244,7 +244,7 @@ def _folder(out: Path | None, where: Store, recipe: Recipe, force: bool) -> Path
 
 
 def _recipe_of(path: Path) -> Any:
-    """The recipe of a study's file; None if it is no such file."""
+    """The recipe of a study's file; None if the file is another one."""
     try:
         return json.loads(path.read_text())["recipe"]
     except (OSError, ValueError, TypeError, KeyError):

@@ -53,7 +53,7 @@ class Plan(NamedTuple):
         controls = _names(match)
         if wrong := [name for name in controls if name not in CONTROLS]:
             raise RecipeError(
-                f"--match {wrong[0]!r} is no control", "", f"Known: {', '.join(CONTROLS)}"
+                f"--match {wrong[0]!r} is not a control", "", f"Known: {', '.join(CONTROLS)}"
             )
         names = _names(strategies)
         names = [VANILLA, *(name for name in dict.fromkeys(names) if name != VANILLA)]

@@ -162,7 +162,7 @@ def test_long_names_keep_the_control():
     ("words", "said"),
     [
         (("nonsense", "", "8", "0"), "nonsense"),
-        (("gr", "time", "8", "0"), "--match 'time' is no control"),
+        (("gr", "time", "8", "0"), "--match 'time' is not a control"),
         (("gr", "", "8..", "0"), "--k '8..' is not a list of numbers"),
         (("gr", "", "8", "4..0"), "--seeds '4..0' is not a list"),
         (("gr", "", "8", "0..5000"), "--seeds '0..5000' is not a list"),
