@@ -220,6 +220,7 @@ def to_json(run: RunSummary) -> dict[str, Any]:
                 "losses": list(it.losses),
                 "identical": it.identical,
                 "sources": it.sources,
+                "spurious": it.spurious,
             }
             for it in run.iterations
         ],

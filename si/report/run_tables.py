@@ -150,7 +150,25 @@ def _shares(run: RunSummary) -> list[Table]:
         [[str(it.t), *(percent(it.pass_rate(v)) for v in LEVELS)] for it in run.trained],
         "Share of correct samples among all samples of a level's training queries.",
     )
-    return [*found, passed]
+    return [*found, passed, *_spurious(run)]
+
+
+def _spurious(run: RunSummary) -> list[Table]:
+    rows = [
+        [str(it.t), what.replace("_", " "), number(part["n"]), percent(part["share"])]
+        + [percent(part["share_by_level"][level]) for level in LEVELS]
+        for it in run.trained
+        for what, part in (it.spurious or {}).items()
+    ]
+    title = "Correct answers reached by wrong steps"
+    note = (
+        "Share of the correct answers in which a step is wrong, missing or superfluous, before "
+        "re-balancing (first round) and after it (examples). Only synthetic queries, whose steps "
+        "can be checked."
+    )
+    return (
+        [Table(title, ["iteration", "of", "checked", "all", *LEVELS], rows, note)] if rows else []
+    )
 
 
 def _lengths(run: RunSummary) -> list[Table]:

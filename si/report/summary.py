@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from si.answers.unread import UNREAD
 from si.errors import DataError
+from si.report import spurious
 from si.store.artifact import Artifact
 from si.store.keys import Ref, Spec
 from si.store.port import Store
@@ -49,6 +50,8 @@ class Iteration:
         sources: second-round samples by where their prefix came from: own, earlier, reference
             or plain (no prefix).
         unread: share (0 to 1) of the first round's responses without an answer to compare.
+        spurious: correct answers reached by wrong steps in the `first_round` and among the
+            `examples`, as `si.report.spurious` counts them; None where steps cannot be checked.
     """
 
     t: int
@@ -60,6 +63,7 @@ class Iteration:
     identical: float | None = None
     sources: Mapping[str, int] = field(default_factory=dict)
     unread: float | None = None
+    spurious: Mapping[str, Any] | None = None
 
     def first_round_share(self, levels: Sequence[str]) -> float | None:
         """Share (0 to 1) of these levels among the successes of the first round alone, which is
@@ -255,4 +259,5 @@ def _iteration(store: Store, refs: Mapping[str, Ref], t: int) -> Iteration:
     metrics = Artifact.open(store, refs[f"examples-{t}"]).json("metrics.json")
     losses, identical = facts["policy"].get("losses", ()), facts["examples"].get("identical")
     unread = _unread(store, refs[f"verify-{t}"]) if f"verify-{t}" in refs else None
-    return Iteration(t, scores, right, metrics, spent, losses, identical, sources, unread)
+    wrong = spurious.figures(store, refs, t)
+    return Iteration(t, scores, right, metrics, spent, losses, identical, sources, unread, wrong)

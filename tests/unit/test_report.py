@@ -87,6 +87,16 @@ def test_the_numbers_are_the_artefacts(
     assert {"best", "last", "oracle", "matthew", "words"} <= said.keys()
 
 
+def test_wrong_steps_of_correct_answers_are_counted(files: dict[str, Any]) -> None:
+    """Before and after re-balancing: these responses all have a line that is not a step."""
+    zero, *trained = (it["spurious"] for it in json.loads(files["report.json"])["iterations"])
+    assert zero is None
+    for found in trained:
+        assert found["first_round"]["n"] > 100 and found["examples"]["n"] > 0
+        assert found["first_round"]["share"] == found["examples"]["share"] == 1
+    assert "Correct answers reached by wrong steps" in files["report.md"].decode()
+
+
 def test_page_is_self_contained(store: FolderStore, runs: Any, files: dict[str, Any]) -> None:
     """No address to load anything from, and a policy that forbids it; the report's one script is
     the one that the policy names by its hash, and the comparison has none."""
