@@ -1,18 +1,21 @@
 """What `import si` offers: diagnose and rebalance your rollouts, in one call each."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from si.config.loading import load
-from si.errors import RunMissing
+from si.errors import RecipeError, RunMissing
+from si.events import Event
 from si.readers.reading import check_encoding
 from si.rollouts.diagnose import diagnose as diagnosed
 from si.rollouts.diagnosis import Diagnosis
-from si.rollouts.files import FileSource
+from si.rollouts.files import FileSource, Judging
+from si.rollouts.judging import judge_files
 from si.rollouts.rebalance import Rebalanced
 from si.rollouts.rebalance import rebalance as rebalanced
 from si.rollouts.table import Rollouts, RunSource, read, with_levels
@@ -32,6 +35,8 @@ def diagnose(
     skip_bad: bool = False,
     encoding: str = "",
     store: str | None = None,
+    verify: bool = False,
+    on_event: Callable[[Event], None] = lambda _: None,
 ) -> Diagnosis:
     """How imbalanced training on these rollouts would be, and what each strategy would change.
 
@@ -53,6 +58,9 @@ def diagnose(
             `figures["source"]["skipped_rows"]`.
         encoding: of texts that are not UTF-8: `latin-1`.
         store: where a run lies; a folder or `s3://bucket/prefix`.
+        verify: judge the responses of files against their reference answers, and take the verdicts
+            as rewards. `map` may then name response, answer, answer_kind and choices.
+        on_event: receives how many rows are judged, as `done` of `total`.
 
     Returns:
         `figures` (JSON-serialisable; shares and rates from 0 to 1, lengths in
@@ -67,7 +75,8 @@ def diagnose(
     Sources: strategies and shares by level arXiv 2510.26474; unbiased pass@k Chen et al. 2021
     (arXiv 2107.03374); Gini coefficient and entropy as in docs/method.md.
     """
-    return diagnosed(rollouts(source, map, skip_bad, store, encoding), threshold, k)
+    judge = _judging(verify, skip_bad, encoding, on_event)
+    return diagnosed(rollouts(source, map, skip_bad, store, encoding, judge), threshold, k)
 
 
 def rebalance(
@@ -86,6 +95,8 @@ def rebalance(
     copy_images: bool = False,
     encoding: str = "",
     store: str | None = None,
+    verify: bool = False,
+    on_event: Callable[[Event], None] = lambda _: None,
 ) -> Rebalanced:
     """A strategy's training rows for these rollouts, or the draws that it asks for.
 
@@ -93,7 +104,7 @@ def rebalance(
         si.rebalance(rows, "gr").table               # query_id, n, prefix ...
 
     Args:
-        source, map, threshold, k, skip_bad, encoding, store: as in `diagnose`.
+        source, map, threshold, k, skip_bad, encoding, store, verify, on_event: as in `diagnose`.
         strategy: vanilla, tc or rp give examples; ar, gr and compositions such as gr+tc give
             draws to sample.
         out: the file to write, completely or not at all; its suffix selects JSONL, JSON or
@@ -116,7 +127,8 @@ def rebalance(
 
     Source: the strategies of arXiv 2510.26474, as in docs/method.md.
     """
-    given = rollouts(source, map, skip_bad, store, encoding)
+    judge = _judging(verify, skip_bad, encoding, on_event)
+    given = rollouts(source, map, skip_bad, store, encoding, judge)
     path = None if out is None else Path(out)
     index = None if data is None else ImageIndex.open(data, _store(store))
     return rebalanced(
@@ -133,8 +145,13 @@ def rollouts(
     skip_bad: bool = False,
     store: str | None = None,
     encoding: str = "",
+    judge: Judging | None = None,
 ) -> Rollouts:
-    """Rollouts as numeric columns; for the arguments and errors see `diagnose`."""
+    """Rollouts as numeric columns; for the arguments and errors see `diagnose`.
+
+    Args:
+        judge: judges files, as `FileSource.of_paths` takes it.
+    """
     if isinstance(source, str | Path):
         source = [source]
     if not isinstance(source, pa.Table) and hasattr(source, "to_arrow"):
@@ -142,11 +159,28 @@ def rollouts(
     elif type(source).__module__.startswith("pandas"):
         source = pa.Table.from_pandas(source, preserve_index=False)
     if isinstance(source, pa.Table):
+        _refuse_judging(judge, "A table in memory")
         return read(FileSource([("the table", source)], mapping), skip_bad)
     parts = list(source) if isinstance(source, Iterable) else [source]
     if not parts or isinstance(parts[0], Mapping):
+        _refuse_judging(judge, "Rows in memory")
         return read(FileSource([("the rows", parts)] if parts else [], mapping), skip_bad)
-    return _from_paths(parts, mapping, skip_bad, store, encoding)
+    return _from_paths(parts, mapping, skip_bad, store, encoding, judge)
+
+
+def _judging(
+    wanted: bool, skip_bad: bool, encoding: str, on_event: Callable[[Event], None]
+) -> Judging | None:
+    """What judges files before they are read, if that is wanted."""
+    if not wanted:
+        return None
+    encoding = check_encoding(encoding)
+    return partial(judge_files, skip_bad=skip_bad, encoding=encoding, on_event=on_event)
+
+
+def _refuse_judging(judge: Judging | None, what: str) -> None:
+    if judge is not None:
+        raise RecipeError(f"{what} cannot be judged on the spot", "", "Omit --verify.")
 
 
 def _from_paths(
@@ -155,15 +189,18 @@ def _from_paths(
     skip_bad: bool,
     store: str | None,
     encoding: str,
+    judge: Judging | None,
 ) -> Rollouts:
     """Rollouts of files and folders, of one verify artefact, or of the run with that name."""
     paths = [Path(source) for source in sources]
     if len(paths) == 1:
         if (paths[0] / "spec.json").exists() and (paths[0] / "manifest.json").exists():
+            _refuse_judging(judge, "An artefact of verdicts")
             return _from_artifact(paths[0].resolve())
         if not paths[0].exists() and not paths[0].suffix and len(paths[0].parts) == 1:
+            _refuse_judging(judge, "A run, which has verdicts,")
             return _from_run(_store(store), str(sources[0]))
-    return read(FileSource.of_paths(paths, mapping, check_encoding(encoding)), skip_bad)
+    return read(FileSource.of_paths(paths, mapping, check_encoding(encoding), judge), skip_bad)
 
 
 def _store(store: str | None) -> Store:

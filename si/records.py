@@ -38,7 +38,8 @@ class Query:
 
     `difficulty` is the data set's own grade, never a level (`level`). `rationale` is used only by
     guided resampling with `gr.reference: true`. `images` are stored in a table of their own;
-    `choices`, the options' texts, in a column that only data sets with options have.
+    `choices`, the options' texts, and `accepted`, further accepted answers, in columns that only
+    data sets with them have.
     """
 
     query_id: Annotated[
@@ -58,6 +59,7 @@ class Query:
         str | None, Column(pa.string(), "the data set's worked solution, or null")
     ] = None
     choices: Sequence[str] = ()
+    accepted: Sequence[str] = ()
     images: tuple[bytes, ...] = ()
 
 
@@ -145,8 +147,12 @@ _WHICH = (
 KEY = [name for name, _, _ in _WHICH]
 
 QUERIES = _schema_of(Query)
-# Only where a part has options: other parts stay the artefacts that they are.
+# Each only where a part has any: other parts stay the artefacts that they are.
 CHOICES = pa.field("choices", pa.list_(pa.string()), metadata={"meaning": "the options' texts"})
+ACCEPTED = pa.field(
+    "accepted", pa.list_(pa.string()), metadata={"meaning": "accepted answers besides `answer`"}
+)
+OPTIONAL = (CHOICES, ACCEPTED)
 IMAGES = _schema(
     ("query_id", pa.string(), "the query"),
     ("images", pa.list_(pa.binary()), "its images, encoded (PNG or JPEG), in order"),

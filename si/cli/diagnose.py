@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from si.api import diagnose as diagnosed
-from si.cli.console import say, table
+from si.cli.console import Counting, say, table
 from si.cli.options import (
     EncodingOption,
     FilesArgument,
@@ -19,6 +19,7 @@ from si.cli.options import (
     SkipBadOption,
     StoreOption,
     ThresholdOption,
+    VerifyOption,
     mapping,
 )
 from si.machine.files import check, write_files
@@ -34,6 +35,7 @@ def diagnose(
     columns: MapOption = None,
     threshold: ThresholdOption = None,
     k: SamplesOption = None,
+    verify: VerifyOption = False,
     skip_bad: SkipBadOption = False,
     encoding: EncodingOption = "",
     out: Annotated[
@@ -56,15 +58,18 @@ def diagnose(
     page, replace = (out, force) if out or as_json else (_free_page(), True)
     if page is not None:
         check(page, replace)
-    found = diagnosed(
-        files,
-        map=mapping(columns),
-        threshold=threshold,
-        k=k,
-        skip_bad=skip_bad,
-        encoding=encoding,
-        store=store,
-    )
+    with Counting() as counting:
+        found = diagnosed(
+            files,
+            map=mapping(columns),
+            threshold=threshold,
+            k=k,
+            skip_bad=skip_bad,
+            encoding=encoding,
+            store=store,
+            verify=verify,
+            on_event=counting.hear,
+        )
     if page is not None:
         write_files({page: found.page().encode()}, replace)
     if as_json:

@@ -138,6 +138,13 @@ EncodingOption = Annotated[
         metavar="NAME", show_default=False, help="Encoding of texts, if it is not UTF-8: latin-1."
     ),
 ]
+VerifyOption = Annotated[
+    bool,
+    typer.Option(
+        "--verify",
+        help="Judge the responses against the reference answers first, instead of a reward.",
+    ),
+]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace existing files.")]
 SkipBadOption = Annotated[
     bool, typer.Option("--skip-bad", help="Leave out unusable rows, and count them.")

@@ -18,6 +18,7 @@ from si.cli.options import (
     SkipBadOption,
     StoreOption,
     ThresholdOption,
+    VerifyOption,
     mapping,
 )
 from si.rollouts.rebalance import Rebalanced
@@ -39,6 +40,7 @@ def rebalance(
     columns: MapOption = None,
     threshold: ThresholdOption = None,
     k: SamplesOption = None,
+    verify: VerifyOption = False,
     skip_bad: SkipBadOption = False,
     encoding: EncodingOption = "",
     data: Annotated[
@@ -75,6 +77,7 @@ def rebalance(
         encoding=encoding,
         copy_images=copy_images,
         store=store,
+        verify=verify,
     )
     if as_json:
         typer.echo(json.dumps(made.to_json(), indent=2))

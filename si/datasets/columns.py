@@ -17,7 +17,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     for field, names in {
         "question": "question problem query prompt instruction problem_text",
         "answer": "answer final_answer ground_truth reward_model.ground_truth gt_answer "
-        "label solution response output",
+        "answers label solution response output",
         "images": "images decoded_image image image_paths image_path img picture file_name",
         "choices": "choices options",
         "rationale": "rationale solution_steps steps reasoning explanation solution",

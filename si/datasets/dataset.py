@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from si.errors import DataError
-from si.records import CHOICES, QUERIES, Query
+from si.records import OPTIONAL, QUERIES, Query
 from si.store.artifact import Artifact
 
 QUERIES_FILE = "queries.parquet"
@@ -107,7 +107,8 @@ class Dataset:
     def queries(self, rows: pa.Table, images: bool = False) -> list[Query]:
         """Rows of `table` or `select` as records; with their images if `images`."""
         pictures = self.images(rows["query_id"].to_pylist()) if images else {}
-        names = [name for name in (*QUERIES.names, CHOICES.name) if name in rows.column_names]
+        known = (*QUERIES.names, *(each.name for each in OPTIONAL))
+        names = [name for name in known if name in rows.column_names]
         return [
             Query(**row, images=pictures.get(row["query_id"], ()))
             for row in rows.select(names).to_pylist()

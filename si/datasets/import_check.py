@@ -160,7 +160,8 @@ def digest_of(row: ParsedRow) -> bytes:
     images = [hashlib.sha256(image).hexdigest() for image in row.images]
     texts = [row.question, row.answer, row.kind, row.rationale, row.difficulty, row.family]
     choices = [list(row.choices)] if row.choices else []
-    return hashlib.sha256(json.dumps([images, texts, *choices]).encode()).digest()
+    accepted = [{"accepted": row.accepted}] if row.accepted else []
+    return hashlib.sha256(json.dumps([images, texts, *choices, *accepted]).encode()).digest()
 
 
 def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -110,5 +110,6 @@ def _query(
         "difficulty": row.difficulty,
         "rationale": row.rationale,
         "choices": list(row.choices) or None,
+        "accepted": list(row.accepted) or None,
         "images": [fit(image).data if plan.changed else image for image in row.images],
     }

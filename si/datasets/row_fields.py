@@ -51,6 +51,7 @@ class ParsedRow:
         family: None where the row names none.
         files: (path, stamp) of the files that it names; the stamps are from before they were read.
         choices: the options' texts, in order.
+        accepted: further accepted answers.
     """
 
     question: str
@@ -63,6 +64,7 @@ class ParsedRow:
     family: str | None
     files: tuple[tuple[str, str], ...] = ()
     choices: tuple[str, ...] = ()
+    accepted: tuple[str, ...] = ()
 
 
 def parse_row(
@@ -91,7 +93,9 @@ def parse_row(
     options = [
         _IMAGE_MARK.sub(_numbered, text).strip() for text in options_of(values.get("choices"))
     ]
-    answer, worked = _answer(values["answer"], options)
+    given, *others = _several_answers(values["answer"], options)
+    answer, worked = _answer(given, options)
+    accepted = tuple(each for each, _ in (_answer(one, options) for one in others))
     inferred = "choice"
     if options:
         answer = _letter(answer, options)
@@ -103,7 +107,7 @@ def parse_row(
     return ParsedRow(
         question=question,
         answer=answer,
-        kind=kind or (inferred if options else answer_kind(question, answer)),
+        kind=kind or (inferred if options else _common_kind(question, answer, *accepted)),
         images=tuple(image.data for image in images),
         split=_split(values.get("split"), splits) or file.split,
         rationale=(_text(rationale, "rationale", joined=True) if rationale else worked) or None,
@@ -111,6 +115,7 @@ def parse_row(
         family=_text(family, "family")[:60] if family else None,
         files=tuple(image.file for image in images if image.file),
         choices=tuple(options),
+        accepted=accepted,
     )
 
 
@@ -120,6 +125,12 @@ def row_id(row: Row | str, columns: Mapping[str, str], file: File) -> str:
         return ""
     value = _value(row, columns["id"], file)
     return str(value)[:40] if isinstance(value, str | int) else ""
+
+
+def _common_kind(question: str, *answers: str) -> str:
+    """The kind of several accepted answers; `text`, which stands for any, if they have several."""
+    kinds = {answer_kind(question, answer) for answer in answers}
+    return kinds.pop() if len(kinds) == 1 else "text"
 
 
 def answer_kind(question: str, answer: str) -> str:
@@ -238,6 +249,17 @@ def _without_marks(text: str, images: int) -> str:
 
     named_text = _IMAGE_MARK.sub(named, text).strip()
     return re.sub(r"(\(image \d+\)) +([,.?!;:])", r"\1\2", named_text)
+
+
+def _several_answers(value: Any, options: Sequence[str]) -> list[Any]:
+    """The accepted answers in a list of them; with options, such a list is one answer."""
+    if options or is_chat(value) or not isinstance(value, list | tuple):
+        return [value]
+    known = [each for each in value if each is not None and each == each]  # without NaN
+    if not all(isinstance(each, str | int | float) for each in known):
+        return [value]
+    texts = [str(each).strip() for each in known]
+    return [text for text in dict.fromkeys(texts) if text] or [value]
 
 
 def _answer(value: Any, options: Sequence[str]) -> tuple[str, str | None]:

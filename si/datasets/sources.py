@@ -21,7 +21,7 @@ from si.datasets.port import Hub
 from si.embedded import EMBEDDED_LEVELS, EMBEDDED_POLICY
 from si.engines.families import read_config
 from si.errors import RecipeError, StageFailed
-from si.records import CHOICES, IMAGES, QUERIES
+from si.records import IMAGES, OPTIONAL, QUERIES
 from si.store.artifact import Artifact
 from si.store.commit import (
     Manifest,
@@ -74,16 +74,17 @@ def parts(queries: list[dict[str, Any]], split: str) -> Output:
     """A part of a data set, ready to commit.
 
     Args:
-        queries: dicts with the columns of QUERIES, `images`, and `choices` where there are any.
+        queries: dicts with the columns of QUERIES, `images`, and those of OPTIONAL that they have.
         split: the split of the part.
     """
-    schema = QUERIES.append(CHOICES) if any(query.get("choices") for query in queries) else QUERIES
+    more = [each for each in OPTIONAL if any(query.get(each.name) for query in queries)]
+    schema = pa.schema([*QUERIES, *more], QUERIES.metadata)
     return Output(
         files={
             QUERIES_FILE: pa.Table.from_pylist(
                 [
                     {name: query[name] for name in QUERIES.names}
-                    | {CHOICES.name: query.get(CHOICES.name) or None}
+                    | {each.name: query.get(each.name) or None for each in more}
                     for query in queries
                 ],
                 schema,

@@ -3,7 +3,7 @@
 import re
 import shutil
 import weakref
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import mkdtemp
@@ -18,6 +18,7 @@ from si.readers.archives import unpack
 from si.readers.files import KINDS
 from si.rollouts.chunks import Part, Row, Text, chunks, first_rows, is_rollouts
 from si.rollouts.identity import candidates, is_finer
+from si.rollouts.judging import rollout_fields
 from si.rollouts.known_tools import Layout
 from si.rollouts.normalise import Normaliser
 from si.rollouts.recognise import recognise
@@ -28,6 +29,13 @@ _STEP = re.compile(r"(?:^|step[-_]?|completions_|iter(?:ation)?[-_]?)(\d+)$", re
 _TASK = re.compile(r"samples_(.+?)(?:_\d{4}-\d\d-\d\dT.*)?$")
 
 
+# Judges files, as `si.rollouts.judging.judge_files` does, given its first four arguments.
+Judging = Callable[
+    [Sequence[tuple[str, Path]], Collection[str], Mapping[str, str], Path],
+    tuple[list[tuple[str, Path]], list[str]],
+]
+
+
 class FileSource:
     """Rollouts in files, or in memory, as a `si.rollouts.table.Source`.
 
@@ -36,6 +44,8 @@ class FileSource:
         mapping: field -> column or path; it overrides what is recognised.
         found: names of parts that were found in a folder. Those without the columns that matter are
             left out; every other part has to have them.
+        folders: name of a part -> the folder that its paths of images start from, for parts that
+            are not the files themselves.
 
     Raises:
         DataError: if there is nothing to read, or the columns are not recognised.
@@ -46,8 +56,10 @@ class FileSource:
         parts: Sequence[tuple[str, Part]],
         mapping: Mapping[str, str] | None = None,
         found: Collection[str] = (),
+        folders: Mapping[str, Path] | None = None,
     ):
         self.notes: list[str] = []
+        self.folders = folders or {}
         self.bad: list[Bad] = []
         self.parts = list(parts)
         if not self.parts:
@@ -61,21 +73,33 @@ class FileSource:
 
     @classmethod
     def of_paths(
-        cls, paths: Sequence[Path], mapping: Mapping[str, str] | None = None, encoding: str = ""
+        cls,
+        paths: Sequence[Path],
+        mapping: Mapping[str, str] | None = None,
+        encoding: str = "",
+        judge: Judging | None = None,
     ) -> "FileSource":
         """Rollouts in files and folders; of a folder, every file with a suffix that can be read.
 
         Args:
             encoding: of texts; empty for UTF-8.
+            judge: judges the files first, and takes its verdicts as rewards.
 
         Raises:
             DataError: if a path does not exist, or there is nothing to read.
         """
-        scratch = Path(mkdtemp(prefix="si-rollouts-")) if any(map(is_zip, paths)) else None
+        zipped = any(map(is_zip, paths))
+        scratch = Path(mkdtemp(prefix="si-rollouts-")) if zipped or judge else None
         try:
             files, found = files_of(paths, scratch)
-            parts = [(name, Text(path, encoding) if encoding else path) for name, path in files]
-            made = cls(parts, mapping, found)
+            if judge and scratch:
+                copies, notes = judge(files, found, mapping or {}, scratch / "judged")
+                folders = {name: path.parent for name, path in files}
+                made = cls(copies, rollout_fields(mapping or {}), found, folders)
+                made.notes[:0] = notes
+            else:
+                parts = [(name, Text(path, encoding) if encoding else path) for name, path in files]
+                made = cls(parts, mapping, found)
         except BaseException:
             if scratch:
                 shutil.rmtree(scratch, ignore_errors=True)
@@ -187,17 +211,21 @@ class FileSource:
                 table = normaliser.table(name, chunk, number, bad)
                 number += len(chunk)
                 if "images" in wanted and "images" in table.column_names:
-                    table = _located(table, part)
+                    table = _located(table, self.folders.get(name) or _folder(part))
                 if len(table):
                     yield table
         if first_scan:
             self.bad = bad
 
 
-def _located(table: pa.Table, part: Part) -> pa.Table:
-    """A table whose paths of images, which are relative to its file, are absolute."""
+def _folder(part: Part) -> Path:
+    """The folder of a file; the current one for rows in memory."""
     path = part.path if isinstance(part, Text) else part
-    folder = path.parent if isinstance(path, Path) else Path()
+    return path.parent if isinstance(path, Path) else Path()
+
+
+def _located(table: pa.Table, folder: Path) -> pa.Table:
+    """A table whose paths of images, which are relative to a folder, are absolute."""
     cells = [located(images or [], folder) for images in table["images"].to_pylist()]
     place = table.column_names.index("images")
     return table.set_column(place, "images", pa.array(cells, IMAGES))

@@ -155,4 +155,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
 # Names of columns that may hold ids of queries; whether they do, their values have to show.
 IDS = ("id", "idx", "index", "sample_id", "pid", "item_id", "data_id", "example_index")
 # Names of columns with the reference answer.
-ANSWERS = ("gts", "answer", "ground_truth", "reference", "target", "label", "solution")
+ANSWERS = (
+    *("gts", "answer", "ground_truth", "reference", "target", "label", "solution"),
+    *("references", "accepted_answers", "reference_answers"),
+)

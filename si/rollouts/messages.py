@@ -28,11 +28,41 @@ def message_text(value: Any) -> str | None:
     """The text of a message, or of the last one of a list of messages."""
     if isinstance(value, list) and value:
         value = value[-1]
-    if isinstance(value, Mapping) and "content" in value:
-        value = value["content"]
+    if isinstance(value, Mapping):
+        value = value.get("content", value.get("text", value))
     if isinstance(value, list):  # the parts of a message
         value = "".join(part.get("text") or "" for part in value if isinstance(part, Mapping))
     return as_text(value)
+
+
+def several_responses(value: Any) -> list[str] | None:
+    """The responses in a cell that holds several: texts, or outputs with a `text` each (vLLM).
+
+    Returns:
+        None if it holds one response: a text, a message, or messages.
+    """
+    if not isinstance(value, list) or not value:
+        return None
+    if all(isinstance(each, str) for each in value):
+        return value
+    outputs = all(
+        isinstance(each, Mapping)
+        and isinstance(each.get("text"), str)
+        and not {"role", "content", "type"} & each.keys()  # a message, or a part of one
+        for each in value
+    )
+    return [each["text"] for each in value] if outputs else None
+
+
+def holds_several(value: Any) -> bool:
+    """Whether a cell holds several responses."""
+    return several_responses(value) is not None
+
+
+def finish_reasons(value: Any) -> list[Any] | None:
+    """Why each of several outputs (vLLM's) ended; None for responses of other layouts."""
+    outputs = holds_several(value) and isinstance(value[0], Mapping)
+    return [each.get("finish_reason") for each in value] if outputs else None
 
 
 def prompt_and_response(value: Any) -> tuple[str | None, str | None]:

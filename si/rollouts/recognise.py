@@ -193,7 +193,7 @@ def _numeric_path(name: str, rows: Sequence[Row]) -> str | None:
 
 
 def _has_answers(names: Sequence[str]) -> bool:
-    return bool({name.lower() for name in names} & set(ANSWERS))
+    return bool({name.lower() for name in names} & {*ANSWERS, "answers"})
 
 
 def _not_recognised(file: str, names: Sequence[str], missing: str, judged: bool) -> DataError:
@@ -204,13 +204,16 @@ def _not_recognised(file: str, names: Sequence[str], missing: str, judged: bool)
     """
     path = shlex.quote(file)
     out = "judged.parquet" if file.endswith((".parquet", ".arrow")) else "judged.jsonl"
-    verify = f"Judge the responses: si-ctl verify {path} --out {out} && si-ctl diagnose {out}"
+    verify = (
+        "Judge the responses against the reference answers first: add --verify",
+        f"Or keep the verdicts: si-ctl verify {path} --out {out} && si-ctl diagnose {out}",
+    )
     tools = ", ".join(layout.name for layout in LAYOUTS)
     return DataError(
         f"{file} cannot be understood",
         f"columns found: {', '.join(names) or 'none'}\nmissing: {missing}",
         (
-            *([verify] if judged else []),
+            *(verify if judged else ()),
             "Name the columns: --map query_id=COLUMN,reward=COLUMN",
             f"Files of {tools} and si-ctl are recognised, and columns with names such as query_id, "
             "prompt, response, reward and step.",

@@ -4,6 +4,7 @@ Logs of training tools hold no images: `ImageIndex` takes them from the data set
 from. In files, paths are rewritten so that they hold from where the new file lies.
 """
 
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -143,13 +144,13 @@ class ImageIndex:
         """
         name = str(sample["query_id"])
         asked = _plain(_words(sample.get("prompt") or ""))
-        answer = sample.get("answer")
+        answers = _accepted(sample.get("answer"))
         for known in (self.by_id.get(name), self.by_number.get(name)):
-            fits = known and (answer is None or known.answer == _plain(answer))
+            fits = known and (not answers or known.answer in answers)
             if known and fits and known.question in asked:
                 return known.images
         found = self.by_question.get(asked) or self._contained(sample.get("prompt") or "")
-        same = {each.images for each in found if answer is None or each.answer == _plain(answer)}
+        same = {each.images for each in found if not answers or each.answer in answers}
         same = same or {each.images for each in found}
         if len(same) == 1:
             return same.pop()
@@ -176,6 +177,17 @@ def _words(prompt: str) -> str:
     if isinstance(parsed, list):
         parsed = "\n".join(turn["content"] for turn in parsed if turn["role"] == "user")
     return with_marks(parsed).replace(MARK, "").strip()
+
+
+def _accepted(answer: str | None) -> set[str]:
+    """The accepted answers in a cell: a text, or a list of texts as JSON; none if unknown."""
+    if answer is None:
+        return set()
+    try:
+        found = json.loads(answer) if answer.startswith("[") else answer
+    except ValueError:
+        found = answer
+    return {_plain(str(each)) for each in found} if isinstance(found, list) else {_plain(answer)}
 
 
 def _plain(text: str) -> str:

@@ -41,7 +41,14 @@ from si.rollouts.chunks import (
 from si.rollouts.judged import Judged
 from si.rollouts.known_tools import ALIASES, ANSWERS, LAYOUTS
 from si.rollouts.layouts import write
-from si.rollouts.messages import as_number, message_text, prompt_and_response
+from si.rollouts.messages import (
+    as_number,
+    finish_reasons,
+    holds_several,
+    message_text,
+    prompt_and_response,
+    several_responses,
+)
 from si.rollouts.opinions import Opinions
 from si.rollouts.table import Bad, refusal
 
@@ -114,10 +121,15 @@ def judge_file(
             for _ in judged:
                 pass
         else:
-            several = any(_several(look_up(row, columns.get("response", ""))) for row in rows)
+            several = any(holds_several(look_up(row, columns.get("response", ""))) for row in rows)
             write(judged, partial(_schema, path, kind, several), out, force)
         made.timeouts = pool.counts["timeout"]
     return made
+
+
+def keeps_columns(path: Path) -> bool:
+    """Whether a file's verdicts are written as Parquet: tables are, texts are not."""
+    return kind_of(path) in _TABLES
 
 
 _WRITTEN = (".jsonl", ".json", ".parquet")
@@ -192,7 +204,7 @@ def understand(
         named("response", ALIASES["response"])
     if "response" not in found:
         named("messages", ALIASES["messages"])
-    named("answer", ANSWERS)
+    named("answer", (*ANSWERS, "answers"))
     kinds = [row.get("kind") for row in rows[:50] if isinstance(row, dict)]
     known_kinds = any(kinds) and set(kinds) <= {None, *KINDS}
     named("answer_kind", ("answer_kind", "kind") if known_kinds else ("answer_kind",))
@@ -211,11 +223,6 @@ def understand(
             "Say what is what: --map response=COLUMN,answer=COLUMN",
         )
     return found
-
-
-def _several(value: Any) -> bool:
-    """Whether a row's response is a list of them."""
-    return isinstance(value, list) and bool(value) and all(isinstance(v, str) for v in value)
 
 
 def _batches(path: Path, kind: str, columns: Sequence[str] | None) -> Iterator[list[Row]]:
@@ -324,7 +331,7 @@ class _Work:
         texts: list[Any]
         if "response" in columns:
             value = get("response")
-            texts = value if _several(value) else [message_text(value)]
+            texts = several_responses(value) or [message_text(value)]
         else:
             texts = [prompt_and_response(get("messages"))[1]]
         if texts[0] is None:
@@ -340,7 +347,7 @@ class _Work:
                 understood(reference, kind, choices)
         except DataError as error:
             raise BadRow("answer", error.headline) from error
-        given = get("finish_reason")
+        given = get("finish_reason") or finish_reasons(get("response"))
         reasons = given if isinstance(given, list) else [given] * len(texts)
         if len(reasons) != len(texts):
             raise BadRow("finish_reason", f"has {len(reasons)} values for {len(texts)} responses")
@@ -379,7 +386,7 @@ class _Work:
             made.rows += bool(found)
             self._compare(row, found)
             if row is not BROKEN:
-                yield {**row, **_columns(found, _several(look_up(row, self._response)))}
+                yield {**row, **_columns(found, holds_several(look_up(row, self._response)))}
 
     def _truths(self, row: Row, count: int) -> list[bool | None]:
         """The human verdicts on a row's responses; None where there is none."""

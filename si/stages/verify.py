@@ -81,7 +81,7 @@ def case_of(query: Query, text: str, finish_reason: str) -> Case:
     """A query's response as the judge takes it."""
     return Case(
         text,
-        (query.answer,),
+        (query.answer, *(query.accepted or ())),
         query.answer_kind,
         tuple(query.choices or ()),
         finish_reason,

@@ -110,6 +110,12 @@ def prepare(page: Path, folder: Path) -> None:
         ("other.jsonl", other),
     ):
         (folder / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    unjudged = [
+        {"prompt": r["question"], "predict": r["response"], "label": r["answer"]} for r in rows
+    ]
+    (folder / "generated_predictions.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in unjudged)
+    )
     # Runs that the page takes for granted.
     text = page.read_text()
     made = set(re.findall(r"^ {4,}.*iterate --strategy (\w+) *(?:#.*)?$", text, re.MULTILINE))

@@ -1,5 +1,6 @@
 """Diagnose: every tool's logs are understood, figures are right, and nothing is made up."""
 
+import csv
 import gzip
 import json
 import re
@@ -17,12 +18,13 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from typer.testing import CliRunner
 
 import si
 from si.api import rollouts
 from si.cli import app
-from si.errors import DataError, RunMissing, SiError
+from si.errors import DataError, RecipeError, RunMissing, SiError
 from si.records import LEVELS, level
 from si.rollouts.diagnose import diagnose, pass_at_k
 from si.rollouts.table import Groups, group, judge
@@ -447,6 +449,7 @@ def test_commands_in_the_docs_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     commands = re.findall(r"^    si-ctl ((?:diagnose|rebalance) .+)$", text, re.MULTILINE)
     assert len(commands) >= 7
     plain(tmp_path).rename(tmp_path / "rollouts.jsonl")
+    predictions(tmp_path / "generated_predictions.jsonl")
     verl(tmp_path / "rollouts")
     made = [{"meta": {"uid": q}, "points": p} for q in "ab" for p in (0, 1)]
     lines(tmp_path / "other.jsonl", made)
@@ -468,3 +471,91 @@ def test_docs_name_every_figure_and_tool(tmp_path: Path) -> None:
             assert f"`{name}`" in text, name
     for written in LAYOUTS.values():
         assert written.layout in text or written.layout == "columns by name"
+
+
+# --- files without a reward ------------------------------------------------------------------
+
+
+def predictions(path: Path) -> Path:
+    """What LLaMA-Factory's predict writes: no reward; of each query one response is correct."""
+    made = [
+        {"prompt": f"What is {q}?", "predict": f"So.\n\\boxed{{{q + j}}}", "label": str(q)}
+        for q in range(3)
+        for j in range(2)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in made))
+    return path
+
+
+def outputs(path: Path) -> Path:
+    """What vLLM returns for each request, with a list of accepted answers."""
+    made = [
+        {
+            "request_id": str(q),
+            "prompt": f"What is {q}?",
+            "outputs": [
+                {"index": j, "text": f"\\boxed{{{q + j}}}", "finish_reason": "stop"}
+                for j in range(2)
+            ],
+            "answers": [f"it is {q}", str(q)],
+        }
+        for q in range(3)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in made))
+    return path
+
+
+@pytest.mark.parametrize("write", [predictions, outputs])
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "csv"])
+def test_responses_are_judged_on_the_spot(write: Any, kind: str, tmp_path: Path) -> None:
+    """Without a reward, --verify makes one of the references; the refusal without it names it."""
+    source = write(tmp_path / "r.jsonl")
+    made = [json.loads(line) for line in source.read_text().splitlines()]
+    if kind == "parquet":
+        source = tmp_path / "r.parquet"
+        pq.write_table(pa.Table.from_pylist(made), source)
+    if kind == "csv":
+        if write is outputs:
+            pytest.skip("a CSV holds no lists")
+        source = tmp_path / "r.csv"
+        with source.open("w", newline="") as file:
+            table = csv.DictWriter(file, list(made[0]))
+            table.writeheader()
+            table.writerows(made)
+    with pytest.raises(DataError, match="cannot be understood") as refused:
+        si.diagnose(source)
+    assert any("--verify" in way for way in refused.value.ways_out)
+    found = si.diagnose(source, verify=True).figures
+    assert (found["samples"], found["queries"], found["k"], found["right"]) == (6, 3, 2, 3)
+    assert any("3 of 6 are correct" in note for note in found["source"]["notes"])
+    rows = si.rebalance(source, "rp", verify=True).table.to_pylist()
+    assert len(rows) == 6 and {"So." in row["completion"] for row in rows} == {write is predictions}
+    word = {"answer": "label"} if write is predictions else {"answer": "answers.1"}
+    assert si.diagnose(source, verify=True, map=word).figures["right"] == 3
+    with pytest.raises(DataError, match="no field 'reward'"):
+        si.diagnose(source, verify=True, map={"reward": "prompt"})
+
+
+def test_what_cannot_be_judged_on_the_spot(tmp_path: Path) -> None:
+    """Files of a folder without references are left out; rows in memory and runs are refused."""
+    source = predictions(tmp_path / "a.jsonl")
+    (tmp_path / "b.jsonl").write_text('{"loss": 1.0}\n')
+    assert si.diagnose(tmp_path, verify=True).figures["samples"] == 6
+    with pytest.raises(DataError, match="cannot be understood"):
+        si.diagnose([source, tmp_path / "b.jsonl"], verify=True)
+    for other in ([{"a": 1}], pa.table({"a": [1]})):
+        with pytest.raises(RecipeError, match="on the spot"):
+            si.diagnose(other, verify=True)
+
+
+def test_images_of_judged_rows_are_found(tmp_path: Path) -> None:
+    """Paths in a file that is judged on the spot start from its own folder."""
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "in" / "1.png")
+    row = {"prompt": "<image>Which?", "images": ["1.png"], "response": "Answer: 3", "label": "3"}
+    (tmp_path / "in" / "r.jsonl").write_text(json.dumps(row) + "\n")
+    out = tmp_path / "train.jsonl"
+    runner = CliRunner()
+    words = ["rebalance", str(tmp_path / "in" / "r.jsonl"), "--verify", "--out", str(out)]
+    assert runner.invoke(app, words).exit_code == 0
+    assert json.loads(out.read_text())["images"] == ["in/1.png"]

@@ -192,7 +192,7 @@ def test_predictions_without_a_reward_name_verify(tmp_path: Path) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in made))
     with pytest.raises(DataError) as refused:
         rollouts(path)
-    assert f"si-ctl verify {path} --out judged.jsonl" in refused.value.ways_out[0]
+    assert f"si-ctl verify {path} --out judged.jsonl" in refused.value.ways_out[1]
     judge_file(path, out=tmp_path / "judged.jsonl")
     assert si.diagnose(tmp_path / "judged.jsonl").figures["right"] == 2
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from si.answers import Judge, MathPool, Policy
 from si.cli import app
 from si.datasets.columns import parse_map
 from si.datasets.dataset import Dataset
@@ -22,6 +23,7 @@ from si.datasets.importing import Imported, import_data
 from si.datasets.splits import Splits
 from si.errors import DataError, RecipeError
 from si.records import Query
+from si.stages.verify import case_of
 from si.store.artifact import Artifact
 from si.store.folder import FolderStore
 from tests.unit.layouts import picture
@@ -198,6 +200,27 @@ def test_an_answer_within_a_sentence(said: str, answer: str, kind: str, tmp_path
     lines(tmp_path / "set" / "train.jsonl", [{"conversations": chat, "image": "1.png"}])
     _, (query,) = bring(tmp_path, tmp_path / "set")
     assert (query.answer, query.answer_kind) == (answer, kind)
+
+
+@pytest.mark.parametrize(
+    ("column", "kind"),
+    [(["3", "03", "3"], "number"), (["3", "three dogs"], "text"), (["3", None], "number")],
+)
+def test_several_accepted_answers(column: list[str], kind: str, tmp_path: Path) -> None:
+    """A list of accepted answers is kept, and a response that gives any of them is correct."""
+    drawn(tmp_path / "set", 1, 2)
+    made = [row(1, "1.png"), {"question": "How many?", "answers": column, "image": "2.png"}]
+    lines(tmp_path / "set" / "train.jsonl", [made[1]])
+    lines(tmp_path / "plain" / "train.jsonl", [made[0] | {"image": "../set/1.png"}])
+    _, (plain,) = bring(tmp_path, tmp_path / "plain")
+    _, (query,) = bring(tmp_path, tmp_path / "set")
+    assert not plain.accepted and (query.answer, query.answer_kind) == ("3", kind)
+    accepted = [each for each in dict.fromkeys(column) if each]
+    assert [query.answer, *(query.accepted or ())] == accepted
+    with MathPool(1) as pool:
+        judge = Judge(Policy(), pool).judge_all
+        given = [case_of(query, f"Answer: {each}", "stop") for each in (*accepted, "4")]
+        assert [each.correct for each in judge(given)] == [True] * len(accepted) + [False]
 
 
 def test_turns_before_the_question_are_its_context(tmp_path: Path) -> None:
