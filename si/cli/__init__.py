@@ -43,6 +43,10 @@ VERBS = {
     "export": Verb("Runs", "Export a run's policy as a Hugging Face folder with a model card."),
     "track": Verb("Runs", "Send a run's metrics to TensorBoard, MLflow or W&B."),
     "rm": Verb("Runs", "Remove runs from the store; their artefacts stay."),
+    "check": Verb(
+        "Runs", "Read everything that a run refers to, and compare it with what was committed."
+    ),
+    "gc": Verb("Runs", "Show or delete what the store holds for no run."),
     "diagnose": Verb("Rollouts", "Show how imbalanced a set of rollouts is."),
     "rebalance": Verb("Rollouts", "Turn rollouts into balanced training rows, or into draws."),
     "verify": Verb("Rollouts", "Judge responses against reference answers."),

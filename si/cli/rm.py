@@ -55,7 +55,7 @@ def rm(
         say(f"Removed the run {name} ({plural(count, 'record')}).")
         say(
             f"No other run uses {plural(len(unused), 'artefact')} of it, {size:,.1f} MB. "
-            "They stay in the store until you delete them:"
+            "They stay in the store until si-ctl gc deletes them:"
             if unused
             else "Other runs use all of its artefacts."
         )

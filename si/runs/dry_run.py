@@ -15,7 +15,7 @@ from si.stages.explore import Slice
 from si.stages.stage import Params
 from si.store.commit import Manifest, load_manifest
 from si.store.keys import Ref, Spec
-from si.store.port import Store
+from si.store.port import Store, Stored
 
 UNKNOWN = "?"
 
@@ -52,6 +52,12 @@ class Overlay:
     def list(self, prefix: str) -> Iterator[str]:
         mine = {address for address in self.written if address.startswith(f"{prefix}/")}
         yield from sorted(mine | set(self.below.list(prefix)))
+
+    def scan(self, prefix: str) -> Iterator[Stored]:
+        return self.below.scan(prefix)
+
+    def abandoned(self, before: float, delete: bool = False) -> int:
+        return self.below.abandoned(before)
 
     def delete(self, address: str) -> None:
         self.written.pop(address, None)

@@ -91,6 +91,17 @@ class Artifact:
         self._checked(self._blob(name, shard), receive)
         return data
 
+    def verify(self, blob: Blob, path: Path) -> None:
+        """Read a file, into `path` for as long as it takes, and compare it with its record.
+
+        Raises:
+            ArtifactMissing, ArtifactDamaged: if it is not what was committed.
+        """
+        try:
+            self._checked(blob, partial(self.store.fetch, path=path))
+        finally:
+            path.unlink(missing_ok=True)
+
     def json(self, name: str, shard: int = 0) -> Any:
         """The contents of a JSON file."""
         return json.loads(self.read(name, shard))

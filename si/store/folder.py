@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from si.errors import ArtifactMissing, StoreUnavailable
-from si.store.port import checked
+from si.store.port import Stored, checked
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -137,6 +137,18 @@ class FolderStore:
                 for name in names
             )
         return (address for address in found if not address.startswith("."))
+
+    def scan(self, prefix: str) -> Iterator[Stored]:
+        for address in self.list(prefix):
+            with storage_errors(self.root):
+                try:
+                    found = (self.root / address).stat()
+                except FileNotFoundError:  # another process has just deleted it
+                    continue
+            yield Stored(address, found.st_size, found.st_mtime)
+
+    def abandoned(self, before: float, delete: bool = False) -> int:
+        return 0  # a writer removes what a killed one has left
 
     def delete(self, address: str) -> None:
         path = self.root / checked(address)

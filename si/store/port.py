@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from si.errors import SiError
 
@@ -19,6 +19,14 @@ def checked(address: str) -> str:
     if not legal or any(part in ("", ".", "..") for part in parts):
         raise SiError(f"Invalid store address {address!r}")
     return address
+
+
+class Stored(NamedTuple):
+    """What is at an address: its size in bytes, and when it was written (seconds since 1970)."""
+
+    address: str
+    size: int
+    written: float
 
 
 class Store(Protocol):
@@ -66,7 +74,16 @@ class Store(Protocol):
         """Sorted addresses of everything below `prefix`, which ends at a `/` or is empty."""
         ...
 
+    def scan(self, prefix: str) -> Iterator[Stored]:
+        """`list`, with sizes and times."""
+        ...
+
     def delete(self, address: str) -> None:
-        """Delete what is at `address`, if anything. Committed artefacts are never deleted this way;
-        it is for files that only a training in progress needs."""
+        """Delete what is at `address`, if anything. It is for what nothing refers to: the files of
+        a training in progress, the records of a removed run, and garbage."""
+        ...
+
+    def abandoned(self, before: float, delete: bool = False) -> int:
+        """Number of uploads that were begun before this time (seconds since 1970) and never ended,
+        whose parts take up room; with `delete`, they are aborted."""
         ...

@@ -21,7 +21,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 from si.config.place import S3
 from si.errors import ArtifactMissing, RecipeError, SiError, StoreUnavailable
 from si.store.folder import reserve, storage_errors
-from si.store.port import checked
+from si.store.port import Stored, checked
 
 T = TypeVar("T")
 
@@ -206,17 +206,48 @@ class S3Store:
         return any(entry["Key"] == key for entry in page.get("Contents", ()))
 
     def list(self, prefix: str) -> Iterator[str]:
+        return (found.address for found in self.scan(prefix))
+
+    def scan(self, prefix: str) -> Iterator[Stored]:
         below = f"{self._key(prefix)}/" if prefix else self._prefix
 
-        def pages() -> Iterator[str]:
+        def pages() -> list[Stored]:
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self._bucket, Prefix=below
             )
-            return iter([entry["Key"] for page in pages for entry in page.get("Contents", ())])
+            return [
+                Stored(
+                    entry["Key"].removeprefix(self._prefix),
+                    entry["Size"],
+                    entry["LastModified"].timestamp(),
+                )
+                for page in pages
+                for entry in page.get("Contents", ())
+                # Keys that end in a slash are the "folders" of web consoles.
+                if not entry["Key"].endswith("/")
+            ]
 
-        # Keys that end in a slash are the "folders" of web consoles.
-        found = (key for key in self._ask(prefix, pages) if not key.endswith("/"))
-        return iter(sorted(key.removeprefix(self._prefix) for key in found))
+        return iter(sorted(self._ask(prefix, pages)))
+
+    def abandoned(self, before: float, delete: bool = False) -> int:
+        where = {"Bucket": self._bucket}
+
+        def pages() -> list[dict[str, Any]]:
+            pages = self._client.get_paginator("list_multipart_uploads").paginate(
+                **where, Prefix=self._prefix
+            )
+            return [each for page in pages for each in page.get("Uploads", ())]
+
+        old = [each for each in self._ask("", pages) if each["Initiated"].timestamp() < before]
+        for each in old if delete else ():
+            gone = partial(
+                self._client.abort_multipart_upload,
+                **where,
+                Key=each["Key"],
+                UploadId=each["UploadId"],
+            )
+            self._ask("", gone)
+        return len(old)
 
     def delete(self, address: str) -> None:
         key = self._key(address)

@@ -332,6 +332,42 @@ def test_without_what_rm_names_other_runs_are_complete(
     printed(["export", OTHER, *store, "--out", str(tmp_path / "policy")], capsys)
 
 
+def test_gc_deletes_what_a_removed_run_leaves(
+    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without --delete, and within a week, all stays; then it goes, and the other run is whole."""
+    store = ["--store", str(copied)]
+    (removed,) = json.loads(printed(["rm", ONE, "--json", *store], capsys))
+    before = tree(copied)
+    said = printed(["gc", "--days", "0", *store], capsys)
+    assert "Nothing was deleted" in said and "artefacts that no run refers to" in said
+    assert "There was nothing" in printed(["gc", "--delete", *store], capsys)
+    assert tree(copied) == before
+    found = json.loads(printed(["gc", "--days", "0", "--json", *store], capsys))
+    unused = {each["address"] for each in removed["unused"]}
+    assert {each["address"] for each in found["garbage"]} == unused
+    printed(["gc", "--days", "0", "--delete", *store], capsys)
+    assert not any((copied / address / "manifest.json").exists() for address in unused)
+    printed(["export", OTHER, *store, "--out", str(tmp_path / "policy")], capsys)
+    said = printed(["check", OTHER, *store], capsys)
+    assert "read and compared" in said
+
+
+def test_check_names_what_is_damaged(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 3, the artefact by its address, and which file it is."""
+    address = entries(FolderStore(copied), ONE)["it01/train"]
+    (path,) = (copied / address / "data").glob("*/config.json")
+    path.write_bytes(path.read_bytes() + b" ")
+    code, error = run(["check", ONE, "--store", str(copied)], capsys)
+    assert code == 3 and address in error and "1 artefact of" in error
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["check", ONE, "--json", "--store", str(copied)])
+    found = {each["address"]: each["problem"] for each in json.loads(capsys.readouterr().out)}
+    assert "config.json is damaged" in found[address]
+    assert [bad for bad, problem in found.items() if problem] == [address]
+
+
 def test_rm_of_an_unknown_or_busy_run_removes_nothing(
     copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -32,6 +32,7 @@ from si.store.folder import FolderStore
 from si.store.keys import Spec
 from si.store.open import open_store
 from si.store.port import Store, checked
+from si.store.s3 import S3Store
 
 REAL = os.environ.get("SI_TEST_S3_ENDPOINT")
 MISSING_REAL = pytest.mark.skipif(not REAL, reason="SI_TEST_S3_ENDPOINT names no server")
@@ -814,3 +815,27 @@ def test_only_buckets_pay_for_boto3(tmp_path: Path) -> None:
     code = "print([name for name in sys.modules if name.split('.')[0] in ('boto3', 'botocore')])"
     output, errors = python(code, Place(store=str(tmp_path))).communicate()
     assert (output, errors) == ("[]\n", "")
+
+
+def test_a_scan_is_a_listing_with_sizes_and_times(store: Store) -> None:
+    """Addresses as `list` gives them; size in bytes; written about now."""
+    before = time.time()
+    for address in ("pool/b/2", "pool/a/1", "data/x"):
+        store.put(address, address.encode())
+    found = list(store.scan("pool"))
+    assert [each.address for each in found] == list(store.list("pool")) == ["pool/a/1", "pool/b/2"]
+    assert [each.size for each in found] == [8, 8]
+    assert all(abs(each.written - before) < 600 for each in found)
+    assert [each.address for each in store.scan("")] == list(store.list(""))
+
+
+def test_uploads_that_never_ended_are_found_and_aborted(endpoint: str) -> None:
+    """Only below the store's prefix, and only those that are old enough."""
+    mine, other = (open_store(bucket(endpoint)) for _ in range(2))
+    assert isinstance(mine, S3Store) and isinstance(other, S3Store)
+    for store in (mine, other):
+        store._client.create_multipart_upload(Bucket=store._bucket, Key=store._key("pool/big"))
+    assert mine.abandoned(0.0, delete=True) == 0
+    assert mine.abandoned(time.time() + 600) == 1
+    assert mine.abandoned(time.time() + 600, delete=True) == 1
+    assert (mine.abandoned(time.time() + 600), other.abandoned(time.time() + 600)) == (0, 1)
