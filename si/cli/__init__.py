@@ -51,6 +51,10 @@ VERBS = {
     "rebalance": Verb("Rollouts", "Turn rollouts into balanced training rows, or into draws."),
     "verify": Verb("Rollouts", "Judge responses against reference answers."),
     "data": Verb("Data and recipes", "Import, generate, list and inspect data sets."),
+    "init": Verb(
+        "Data and recipes",
+        "Write a recipe for your model, data set and GPUs, and estimate its cost.",
+    ),
     "fetch": Verb("Data and recipes", "Copy a recipe's data set and policy 0 into the store."),
     "config": Verb("Data and recipes", "Show and check recipes and settings."),
     "doctor": Verb("Data and recipes", "Check that this machine has what a run needs."),
