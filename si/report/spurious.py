@@ -27,7 +27,7 @@ def shares(
 
     Returns:
         `n` responses checked, `spurious` ones among them, their `share` (0 to 1, None without
-        any), and `share_by_level`.
+        any), and `n_by_level`, `share_by_level`.
     """
     checked, wrong = Counter[str](), Counter[str]()
     memo: dict[tuple[str, str], bool | None] = {}
@@ -43,6 +43,7 @@ def shares(
         "n": n,
         "spurious": spurious,
         "share": spurious / n if n else None,
+        "n_by_level": {name: checked[name] for name in LEVELS},
         "share_by_level": {
             name: wrong[name] / checked[name] if checked[name] else None for name in LEVELS
         },

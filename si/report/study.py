@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from si.records import HEAD, TAIL
+from si.records import HEAD, LEVELS, TAIL
 from si.report.compare_words import FEW_SEEDS, measure
 from si.report.groups import QUERIES, Difference, Group, Runs, differences
 from si.report.intervals import Interval, crossed
@@ -28,6 +28,7 @@ QUESTIONS = {
     "c": "Does re-balancing make the tail's share larger and the head's smaller?",
     "d": "Is the strategy ahead of plain self-improvement after the last iteration?",
     "e": "What does a point of accuracy cost?",
+    "f": "How many correct answers are reached by wrong steps?",
 }
 
 
@@ -116,6 +117,7 @@ class Study:
             *_moved(self),
             *_ahead(self),
             *_price(self),
+            *_lucky(self),
         ]
 
     @property
@@ -261,6 +263,34 @@ def _price(study: Study) -> Iterator[Answer]:
         else:
             figures += ": no gain that chance does not explain"
         yield Answer("e", arm.name, "", figures)
+
+
+def _lucky(study: Study) -> Iterator[Answer]:
+    """(f): shares over all iterations and seeds, of the tail and of all, before and after
+    re-balancing. Only for queries whose steps can be checked."""
+    for arm, group in study.groups.items():
+        known = [it.spurious for _, run in group.runs for it in run.trained if it.spurious]
+        parts = []
+        for name, levels in (("tail", TAIL), ("all", LEVELS)):
+            shares = (
+                _pooled([each[what] for each in known], levels)
+                for what in ("first_round", "examples")
+            )
+            parts.append(f"{name}: " + ", ".join(map(percent, shares)))
+        if known:
+            figures = f"{'; '.join(parts)} (first round, training data)"
+            yield Answer("f", arm.name, "", figures)
+
+
+def _pooled(counted: Sequence[Mapping[str, Any]], levels: Sequence[str]) -> float | None:
+    """Share (0 to 1) of answers with wrong steps, of some levels; None without any answer."""
+    n = sum(each["n_by_level"][level] for each in counted for level in levels)
+    wrong = sum(
+        each["n_by_level"][level] * (each["share_by_level"][level] or 0.0)
+        for each in counted
+        for level in levels
+    )
+    return wrong / n if n else None
 
 
 def _spent(group: Group, what: str) -> float:

@@ -19,6 +19,16 @@ def right(share: float, seed: int) -> dict[str, float]:
     return {q: float((7 * i + 31 * seed) % 100 < round(100 * share)) for i, q in enumerate(QUERIES)}
 
 
+def wrong_steps(head: float, tail: float) -> dict[str, object]:
+    """As `si.report.spurious.shares` counts them."""
+    n, shares = {"L1": 300, "L5": 80, "U": 20}, {"L1": head, "L5": tail, "U": tail}
+    levels = ("L1", "L2", "L3", "L4", "L5", "U")
+    return {
+        "n_by_level": {level: n.get(level, 0) for level in levels},
+        "share_by_level": {level: shares.get(level) for level in levels},
+    }
+
+
 def made_run(strategy: str, k: int, accuracy: list[float], seed: int) -> RunSummary:
     """A run with these accuracies by iteration."""
     spent = {"samples": 100 * k, "tokens": 1_000_000 * k, "steps": 10, "examples": 480}
@@ -29,6 +39,7 @@ def made_run(strategy: str, k: int, accuracy: list[float], seed: int) -> RunSumm
             {"test": right(share, seed)},
             {} if t else None,
             spent if t else None,
+            spurious={"first_round": wrong_steps(0.1, 0.3), "examples": wrong_steps(0.1, 0.5)},
         )
         for t, share in enumerate(accuracy)
     )
@@ -126,7 +137,9 @@ def test_page_tables_and_rows():
     study = made({Arm("vanilla", 8): PLAIN, Arm("gr", 8): ([0.5, 0.6, 0.8], [0.4] * 2, [0.2] * 2)})
     html = page(study)
     assert all(each.about in html for each in study.answers) and "<script" not in html
-    assert [table.title[:3] for table in answered(study)] == ["(a)", "(c)", "(d)", "(e)"]
+    assert [table.title[:3] for table in answered(study)] == ["(a)", "(c)", "(d)", "(e)", "(f)"]
+    (lucky, _) = [each.figures for each in study.answers if each.question == "f"]
+    assert lucky == "tail: 30.0 %, 50.0 %; all: 15.0 %, 20.0 % (first round, training data)"
     assert "too narrow" in study.reserve and "2 seeds, 400 test queries" in study.reserve
     rows = results(study)
     assert len(rows) == 2 * 2 * 3
