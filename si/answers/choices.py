@@ -167,7 +167,7 @@ _REASON = re.compile(
 )
 _REJECTED = re.compile(
     r"^\W*(?:(?:would\s+be\s+wrong|is|are|was|seems|looks|would\s+be)\s+(?:also\s+|clearly\s+|obviously\s+)?(?:not\b|wrong|incorrect|false|too\b|impossible|ruled|out\b)"
-    r"|isn['’]?t|is\s*n['’]?t|can(?:not|['’]t)|can\s+be\s+(?:ruled|eliminated|excluded)|错|不对|不正确|不(?!是\s*[A-Z]))",
+    r"|isn['’]?t|is\s*n['’]?t|can(?:not|['’]t)|can\s+be\s+(?:ruled|eliminated|excluded)|是?(?:错|不对|不正确)|不(?!是\s*[A-Z]))",
     re.IGNORECASE,
 )
 _AGAIN = re.compile(
@@ -187,8 +187,13 @@ _UNDECIDED = re.compile(
     r"^(?:either|neither|both|not|any|all of|none of|unknown|cannot|can't|n/a)\b", re.IGNORECASE
 )
 _ASIDE = re.compile(
-    r"(?<!not )(?<!not the )(?:[(（]\s*(?:option\s+|choice\s+)?([A-Z])\s*[)）]"
+    r"(?:[(（]\s*(?:option\s+|choice\s+)?([A-Z])\s*[)）]"
     r"|\b(?:option|choice|answer|选项)\s*[*(]{0,2}([A-Z])(?![A-Za-z]))"
+)
+
+
+_AGAINST = re.compile(
+    r"\b(?:not|than|instead\s+of|unlike|whereas|while)\s+(?:the\s+)?\W*$", re.IGNORECASE
 )
 
 
@@ -237,7 +242,11 @@ def named(candidate: str, choices: Options | None) -> Named:
 
 def _beside(text: str) -> set[str]:
     """Letters that stand beside an answer's text: `9 cm (option C)`."""
-    return {match[1] or match[2] for match in _ASIDE.finditer(text)}
+    return {
+        match[1] or match[2]
+        for match in _ASIDE.finditer(text)
+        if not _AGAINST.search(text[: match.start()])
+    }
 
 
 def _possible(letter: str, choices: Options | None) -> bool:
@@ -309,7 +318,8 @@ def _judged(letter: str, rest: str, choices: Options | None) -> Named:
 _LAST_CLAUSE = re.compile(
     r"\s*(?:[,;:]\s*|\s)"
     r"(?:because|since|as|due to|so|which|where|given|based on|i\.e\.?,?|meaning)\s.*$"
-    r"|,\s*(?:and\s+|so\s+)?not\s.*$|\s*[(（].*$|\s+[-–—]\s.*$|[。；].*$",
+    r"|,\s*(?:and\s+|so\s+)?not\s.*$|;.*$"
+    r"|,?\s+(?:rather\s+than|instead\s+of|unlike|whereas|while)\s.*$|\s*[(（].*$|\s+[-–—]\s.*$|[。；].*$",
     re.IGNORECASE | re.DOTALL,
 )
 SENTENCE = re.compile(r"(?<=[^A-Z\s])[.!?]\s+(?=[A-Z(\\$*\"“])")

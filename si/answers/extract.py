@@ -179,6 +179,7 @@ _HEDGED = re.compile(
     r"|\b(?:if|suppose|supposing|assume|assuming|whether|unless|say)\s+(?:that\s+)?(?:the\s+|our\s+)?"
     r"(?:final\s+|correct\s+|right\s+)?$"
     r"|\b(?:wrong|mistake|incorrect|error|tempting)\b[^.,;]*\b(?:say|claim|think|choose|conclude|that)\b"
+    r"|\b(?:not|never)\s+true\s+that\b|\b(?:false|untrue|unclear|unlikely)\s+(?:that|whether)\b"
     r"|n['’]t\s+(?:think|believe)\b|\b(?:do|would|did)\s+not\s+(?:think|believe)\b"
     r"|\b(?:doubt|neither|nor|some\s+(?:say|might|people)|(?:first|initially|originally|had)\s+(?:i\s+)?thought"
     r"|one\s+might|might\s+think|at\s+first)\b",

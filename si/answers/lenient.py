@@ -90,7 +90,8 @@ def _last_formula(sentence: str) -> str | None:
 _DENIED = re.compile(
     r"(?:(?<![-=<>])[<>≤≥]=?\s*$|\\[gl]eq?\s*$|\d\s?[-–—]\s?$|\d\s?[a-zA-Z°%]{0,3}\s(?:to|or)\s+$"
     r"|\bbetween\s+\S+(?:\s[a-z]{1,3})?\s+and\s+$"
-    r"|(?:不(?:是|为|等于)?|大于|小于|至少|至多|超过|不到|少于|多于|接近)\s*$"
+    r"|(?:不(?:是|为|等于)?|大于|小于|至少|至多|超过|不到|少于|多于|接近|第)有?\s*$"
+    r"|\b(?:step|figure|fig\.|question|example|page|table|equation|chapter)\s+$"
     r"|(?:\bnot|n['’]t|\b(?:more|less|fewer|greater|larger|smaller|higher|lower) than"
     r"|\bat (?:least|most)|\bbetween|\bover|\bunder|\bup to|\bnearly|\balmost|\bexceeds?|\bwithin"
     r"|\bhalf of"
@@ -99,7 +100,10 @@ _DENIED = re.compile(
     r"\s+(?:be\s+|the\s+|about\s+|equal to\s+|\W){0,3}$)",
     re.IGNORECASE,
 )
-_ANOTHER = re.compile(r"\s*(?:or|to|and)\s+\d|\s*[-–]\s*\d", re.IGNORECASE)
+_ANOTHER = re.compile(
+    r"\s*(?:or|to|and)\s+\d|\s*[-–]\s*\d|\s*[^\W\d_]?\s*(?:或|到|至)\s*\d|\s?[月号]",
+    re.IGNORECASE,
+)
 _EITHER = re.compile(
     r"[,(]\s*or\s+(?:about\s+|approximately\s+|simply\s+)?(?=[-$\d])", re.IGNORECASE
 )

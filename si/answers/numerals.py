@@ -56,8 +56,11 @@ def numeral(text: str) -> Fraction | None:
     if len(text) > 80 or not re.fullmatch(r"[a-z]+(?:[\s-]+[a-z]+)*", text):
         return None
     part = _FRACTION.fullmatch(text)
-    if part and (part["over"] in ("a", "an") or part["over"] in _ONES):
-        return Fraction(_ONES.get(part["over"], 1), PARTS[part["under"]])
+    if part:
+        over, under = part["over"], part["under"]
+        one = over == "one" or (over == "a" and under in ("half", "quarter"))
+        many = over in _ONES and over != "one" and under.endswith("s")
+        return Fraction(1 if one else _ONES[over], PARTS[under]) if one or many else None
     total, current, seen = 0, 0, False
     parts = _WORD.findall(text)
     negative = parts[0] in ("minus", "negative")

@@ -161,13 +161,11 @@ def unmarked_formula(text: str) -> tuple[str, str] | None:
             return plain, "last_line"
         if node is None and numeral(plain.rstrip(".")) is not None:
             return plain, "last_line"
-        aside = _ASIDE.search(plain) if node is None and not before else None
-        if aside and not _OR.search(plain) and not re.search(r"[=:]", plain[: aside.start()]):
-            alone = mathematics(plain[: aside.start()])
-            if alone.node is not None and alone.text == plain[: aside.start()]:
-                return alone.text, "last_line"
+        alone = _without_aside(plain) if node is None and not before else None
+        if alone:
+            return alone, "last_line"
     rest = concluded(text)
-    if rest and not NEGATED.search(rest):
+    if rest and not NEGATED.search(rest) and not _BOUNDED.search(rest):
         for each in (_value_said(rest), rest):
             made = mathematics(each) if each else None
             if made and made.node is not None and _numbers(rest) <= max(1, _numbers(made.text)):
@@ -175,6 +173,18 @@ def unmarked_formula(text: str) -> tuple[str, str] | None:
     return None
 
 
+def _without_aside(line: str) -> str | None:
+    """The value of a line that is a value and a remark in brackets: `4 animals (2 cats)`."""
+    aside = _ASIDE.search(line)
+    value = line[: aside.start()] if aside else ""
+    if not value or re.search(r"[=:]", value) or _OR.search(line) or HEDGED.search(line):
+        return None
+    made = mathematics(value)
+    return value if made.node is not None and made.text == value else None
+
+
+# Chinese bounds, ordinals, dates and alternatives, whose number is not what is said.
+_BOUNDED = re.compile(r"至少|至多|最多|大于|小于|超过|不到|少于|多于|第\s?\d|\d\s?[月号]|或")
 _ASIDE = re.compile(r"\s+\([^()\n?]{1,80}\)\.?$")
 _STEP = re.compile(r"(?:step\s*\d+|\d+\s*[.)])\s", re.IGNORECASE)
 _NUMBER = re.compile(r"\d[\d,.]*")
@@ -265,6 +275,6 @@ HEDGED = re.compile(
     r"|half of|opposite of|different from|too (?:large|small|big|high|low|long|short)"
     r"|not the answer|let(?:['’]s| us) (?:check|see|look|count|verify|examine|find|try)"
     r"|need to (?:look|find|check|count|determine|identify|know|see)|can only guess"
-    r"|(?:less|more|greater|fewer) than)\b|^\W*if\b(?!.*\bthen\b)",
+    r"|(?:less|more|greater|fewer) than)\b|错误|不对|不正确|^\W*if\b(?!.*\bthen\b)",
     re.IGNORECASE,
 )
