@@ -32,6 +32,9 @@ ELSEWHERE = {
     "--on kubernetes": "tests/cluster",
     "s3://": "tests/loop/test_s3.py",
     "model.source=...": "tests/unit/test_embedded.py",
+    "doctor --recipe": "tests/unit/test_doctor.py",
+    "--max-cost": "tests/loop/test_gpus.py",
+    "--calibrate gr": "tests/loop/test_estimate.py",
 }
 COMMAND = re.compile(r"^ {4,}((?:[A-Z_]+=\S+ )*si-ctl .*?)(?:\s+#.*)?$", re.MULTILINE)
 FILE = re.compile(r"^```\w+ title=\"([^\"]+)\"\n(.*?)^```", re.MULTILINE | re.DOTALL)
