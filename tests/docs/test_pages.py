@@ -35,6 +35,7 @@ ELSEWHERE = {
     "doctor --recipe": "tests/unit/test_doctor.py",
     "--max-cost": "tests/loop/test_gpus.py",
     "--calibrate gr": "tests/loop/test_estimate.py",
+    "study --strategies": "tests/loop/test_study.py",  # 180 runs
 }
 COMMAND = re.compile(r"^ {4,}((?:[A-Z_]+=\S+ )*si-ctl .*?)(?:\s+#.*)?$", re.MULTILINE)
 FILE = re.compile(r"^```\w+ title=\"([^\"]+)\"\n(.*?)^```", re.MULTILINE | re.DOTALL)
