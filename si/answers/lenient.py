@@ -55,7 +55,8 @@ def any_formula(text: str) -> tuple[str, str] | None:
     if RETRACTED.search(text[-200:]):
         return None
     for sentence in reversed(sentences(_COMPARED.sub("", asked(_ITEM.sub("", text))))):
-        if HEDGED.search(sentence):
+        sentence = _LEAD.sub("", sentence) if _VALUE.search(_LEAD.sub("", sentence)) else sentence
+        if HEDGED.search(_BRACKETS.sub("", sentence)):
             *_, sentence = _SO.split(sentence)
             if HEDGED.search(sentence):
                 return None
@@ -95,7 +96,8 @@ _DENIED = re.compile(
     r"|(?:\bnot|n['’]t|\b(?:more|less|fewer|greater|larger|smaller|higher|lower) than"
     r"|\bat (?:least|most)|\bbetween|\bover|\bunder|\bup to|\bnearly|\balmost|\bexceeds?|\bwithin"
     r"|\bhalf of"
-    r"|\bas of|\bopposite of|\bdifferent from|\b(?:instead|rather) (?:of|than)"
+    r"|\b(?:might|may|could) be|\bas of"
+    r"|\bopposite of|\bdifferent from|\b(?:instead|rather) (?:of|than)"
     r"|\btwice|\bused to be|\b(?:can(?:not|['’]t)|unlikely to) be)"
     r"\s+(?:be\s+|the\s+|about\s+|equal to\s+|\W){0,3}$)",
     re.IGNORECASE,
@@ -151,7 +153,11 @@ def _last_number(sentence: str) -> str | None:
         and re.search(r"\bone of\b|\bthe one\b|\bone (?:is|that)\b|\bno one\b", area, re.IGNORECASE)
     ):
         return None
-    stated = [each for each in digits if not _ASIDE.search(area[: each.start()])] or digits
+    stated = [
+        each
+        for each in digits
+        if not (_ASIDE.search(area[: each.start()]) or _YEAR.search(area[: each.end()]))
+    ] or digits
     return _with_unit(area, stated[-1]) if stated else None
 
 
@@ -160,7 +166,9 @@ _REASON = re.compile(
     r",?\s+(?:because|since|given that|according to|based on|as shown)\b"
     r"|,\s+(?:as|who|whose|where|with|up|down)\b"
     r"|,\s+which\b(?!\s(?:leaves|gives|makes|equals|means|results|brings|comes"
-    r"|is equal|is (?:about |approximately )?\W?\d))",
+    r"|is equal"
+    r"|is (?:about |approximately )?\W?\d(?![\d.,]*\s(?:more|less|fewer|times|higher|lower))))"
+    r"|,\s+(?:\w+\s+)?of\s+(?:which|them)\b",
     re.IGNORECASE,
 )
 
@@ -172,6 +180,7 @@ def _reasonless(sentence: str) -> str:
     return said if _VALUE.search(said) else sentence
 
 
+_LEAD = re.compile(r"^\W*(?:since|because|as|given that)\b[^,]*,\s*", re.IGNORECASE)
 _BRACKETS = re.compile(r"\s+\([^()\n]*\)")
 _THERE = re.compile(
     r"\bthere(?:\s+(?:are|is|were|was|will be|would be|remain)|['’](?:s|re))\s", re.IGNORECASE
@@ -186,13 +195,15 @@ _NOUN = re.compile(
     r"\s+(?!of\b(?! them| these| those)|plus\b|minus\b|times\b|and\b|or\b|out\b|in\b|to\b)[a-z]"
 )
 _ASIDE = re.compile(r"\b(?:for|at|per|with|after|before|since|on)\s+\W?$", re.IGNORECASE)
+_YEAR = re.compile(r"\b(?:in|of|by|year|during)\s+(?:19|20)\d\d$", re.IGNORECASE)
 _OF = re.compile(r"\s+of\s+(?:the|these|those|all|my|our|his|her|their)\s+", re.IGNORECASE)
 _SEVERAL = re.compile(  # `2 cats and 3 dogs`
     rf"\W*(?:{_VALUE.pattern})(?:\s+[a-z]+){{1,3}}\s*(?:,|\band\b)\s+(?:{_VALUE.pattern})\s+[a-z]",
     re.IGNORECASE,
 )
 _BOUND = re.compile(
-    r"\b(?:than|in|over|above|below|under|exceed(?:s|ed|ing)?)\s+\W?$", re.IGNORECASE
+    r"\b(?:than|in|over|above|below|under|to (?!be\b)[a-z]+|exceed(?:s|ed|ing)?)\s+\W?$",
+    re.IGNORECASE,
 )
 
 

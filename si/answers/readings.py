@@ -275,6 +275,7 @@ HEDGED = re.compile(
     r"|half of|opposite of|different from|too (?:large|small|big|high|low|long|short)"
     r"|not the answer|let(?:['’]s| us) (?:check|see|look|count|verify|examine|find|try)"
     r"|need to (?:look|find|check|count|determine|identify|know|see)|can only guess"
+    r"|(?:cannot|can['’]t|unable to|not able to) (?:see|tell|identify|determine|read|count|answer)"
     r"|(?:less|more|greater|fewer) than)\b|错误|不对|不正确|^\W*if\b(?!.*\bthen\b)",
     re.IGNORECASE,
 )
