@@ -41,7 +41,6 @@ from si.untrusted import one_line, slug
 
 DEFAULT = "synth:puzzles"
 LONGEST = 300  # characters of a name on the screen
-DIVIDED = "train=80,dev=10,test=10"
 FEW = 20  # queries of a split, below which a note says that it is small
 RECIPE = "qwen2-vl-7b-k8"  # suits the images of any data set
 TINY = (
@@ -145,7 +144,7 @@ def import_(
         except KeyboardInterrupt:
             screen.line("\nInterrupted. Resume with the same command.")
             raise typer.Exit(130) from None
-    again = _dividing(context.params, splits)
+    again = _dividing(context.params, splits, _splits(made.manifest))
     for line in (*_summary(made, splits, again), *next_steps(made.manifest, store)):
         screen.line(line)
     if as_json:
@@ -175,12 +174,17 @@ def _inputs(sources: list[str]) -> tuple[list[Input], str]:
     return inputs, " ".join(sources)
 
 
-def _dividing(given: dict[str, Any], splits: Splits) -> str:
+def _dividing(given: dict[str, Any], splits: Splits, counts: dict[str, int]) -> str:
     """The command that imports the same source and divides its rows by content.
+
+    Rows of test and dev stay there if there are rows of train to divide.
 
     Args:
         given: the command's parameters.
+        counts: split -> queries, as the source has them.
     """
+    others = [name for name in SPLITS[1:] if not (counts.get("train") and counts.get(name))]
+    shares = [f"train={100 - 10 * len(others)}", *(f"{name}=10" for name in others)]
     names = (f"{name}={split}" for name, split in splits.names.items())
     options = {
         "--name": [given["name"]],
@@ -189,7 +193,7 @@ def _dividing(given: dict[str, Any], splits: Splits) -> str:
         "--images": given["images"] or [],
         "--encoding": [given["encoding"]],
         "--rows": [given["rows"]],
-        "--split": [",".join((*names, DIVIDED))],
+        "--split": [",".join((*names, *shares))],
         "--store": [given["store"]],
     }
     words = ["si-ctl", "data", "import", *given["sources"]]

@@ -471,6 +471,32 @@ def test_the_command_that_divides_can_be_pasted(tmp_path: Path) -> None:
     assert "12 rows were divided" in divided.stderr and "si-ctl estimate" in divided.stderr
 
 
+@pytest.mark.parametrize(
+    ("names", "shares"),
+    [
+        (("train", "test"), "train=90,dev=10"),
+        (("train", "dev"), "train=90,test=10"),
+        (("test",), "train=80,dev=10,test=10"),
+    ],
+)
+def test_a_test_part_stays_where_there_is_train(
+    names: tuple[str, ...], shares: str, tmp_path: Path
+) -> None:
+    """The printed division takes what is missing from train, and leaves the other parts alone."""
+    drawn(tmp_path / "set", *range(24))
+    for place, name in enumerate(names):
+        made = [row(n, f"{n}.png") for n in range(12 * place, 12 * place + 12)]
+        lines(tmp_path / "set" / f"{name}.jsonl", made)
+    words = ["data", "import", str(tmp_path / "set"), "--store", str(tmp_path / "store")]
+    done = CliRunner().invoke(app, words)
+    (again,) = re.findall(r"by content: si-ctl (.*)", done.stderr)
+    assert f"--split {shares} " in again
+    divided = CliRunner().invoke(app, shlex.split(again))
+    assert divided.exit_code == 0 and "si-ctl estimate" in divided.stderr
+    kept = re.search(r"dev (\d+), test (\d+)", divided.stderr)
+    assert (kept and "12" in kept.groups()) or len(names) == 1
+
+
 def test_files_of_a_command_line(tmp_path: Path) -> None:
     """Several sources are joined, each in its split, and every printed command can be pasted."""
     for number, name in enumerate(("a", "b", "c")):
