@@ -33,20 +33,20 @@ from si.store.port import Store
 STRATEGIES = ("vanilla", "gr")
 # Seconds of each step on two idle cores, measured on 2026-11-28: the first guess of the time left.
 SECONDS = {
-    "explore": 12.0,
-    "explore-2": 6.0,
-    "train": 14.0,
-    "evaluate-explore": 11.0,
-    "report": 3.0,
+    "explore": 11.0,
+    "explore-2": 7.0,
+    "train": 30.0,
+    "evaluate-explore": 12.0,
+    "report": 4.0,
 }
-OTHER = 0.7  # seconds of any other step
+OTHER = 2.5  # seconds of any other step
 
 
 def demo(
     store: StoreOption = None,
     iterations: Annotated[
-        int, typer.Option(min=1, help="Iterations of each run.  \\[default: 3]", show_default=False)
-    ] = 3,
+        int, typer.Option(min=1, help="Iterations of each run.  \\[default: 2]", show_default=False)
+    ] = 2,
     seed: Annotated[int | None, typer.Option(help=shown("Random seed.", "seed"))] = None,
     workers: Annotated[int | None, typer.Option(help="Worker processes.")] = None,
 ) -> None:
