@@ -4,8 +4,8 @@ checked."""
 import re
 from collections import Counter
 
-_TERM = re.compile(r"([+-]) (\w+) (\d+) = (-?\d+)")
-_ANSWER = re.compile(r"Answer: (-?\d+)")
+_TERM = re.compile(r"([+-]) (\w+) (\d{1,12}) = (-?\d{1,12})")
+_ANSWER = re.compile(r"Answer: (-?\d{1,12})")
 
 
 def sound(family: str, rationale: str, response: str) -> bool | None:

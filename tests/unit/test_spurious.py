@@ -33,6 +33,7 @@ def test_tiles_may_be_taken_in_any_order(order: tuple[int, ...]) -> None:
         "+ red 4 = 4\n- blue 6 = -2\n+ pink 3 = 1\nAnswer: 1",  # another tile
         "Answer: 1",
         "I see it.\nAnswer: 1",
+        f"+ red {'4' * 5000} = {'4' * 5000}\nAnswer: {'4' * 5000}",  # more digits than int takes
         "+ red 4 = 4\n- blue 6 = -2\n+ green 3 = 1",  # no answer
         "",
     ],
