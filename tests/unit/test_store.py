@@ -829,9 +829,10 @@ def test_a_scan_is_a_listing_with_sizes_and_times(store: Store) -> None:
     assert [each.address for each in store.scan("")] == list(store.list(""))
 
 
-def test_uploads_that_never_ended_are_found_and_aborted(endpoint: str) -> None:
-    """Only below the store's prefix, and only those that are old enough."""
-    mine, other = (open_store(bucket(endpoint)) for _ in range(2))
+def test_uploads_that_never_ended_are_found_and_aborted(s3_server: str) -> None:
+    """Only below the store's prefix, and only those that are old enough. Not on MinIO, which lists
+    the uploads of one object only, and removes old ones itself."""
+    mine, other = (open_store(bucket(s3_server)) for _ in range(2))
     assert isinstance(mine, S3Store) and isinstance(other, S3Store)
     for store in (mine, other):
         store._client.create_multipart_upload(Bucket=store._bucket, Key=store._key("pool/big"))
