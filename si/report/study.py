@@ -96,8 +96,8 @@ class Study:
             plain = Arm(VANILLA, arm.k)
             if arm.strategy != VANILLA and plain in self.groups:
                 found.append((arm, plain))
-                if arm in self.tokens:
-                    found.append((arm, self.tokens[arm]))
+                if (twin := self.tokens.get(arm, plain)) != plain:
+                    found.append((arm, twin))
         return found
 
     @cached_property

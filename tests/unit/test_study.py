@@ -115,6 +115,8 @@ def test_a_strategy_is_ahead_by_its_interval(last, verdict):
     about = [each.about for each in study.answers if each.question == "d"]
     assert about[2].startswith("gr, K = 8 against vanilla with its sampled tokens (K = 12)")
     assert study.ks == [8]
+    same = made(arms, {Arm("gr", 8): Arm("vanilla", 8)})  # it sampled no more than vanilla
+    assert verdicts(same, "d") == [verdict] * 4
 
 
 @pytest.mark.parametrize(
