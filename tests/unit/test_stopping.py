@@ -19,6 +19,7 @@ from si.runs.usage import Ledger, Spent, union
 from si.store.commit import Output, announce, commit_shard, finish
 from si.store.folder import FolderStore
 from si.store.keys import Spec
+from tests.unit.fake_cluster import FakeCluster
 
 accuracies = st.lists(st.integers(0, 8).map(lambda n: n / 8), min_size=1, max_size=12)
 
@@ -174,9 +175,6 @@ class FakeApi:
     def job(self, name):
         return self.objects.get(name)
 
-    def patch_run(self, name, data):
-        self.objects[name]["data"] |= data
-
     def delete_job(self, name):
         self.deleted.append(name)
 
@@ -225,16 +223,16 @@ def test_status_of_a_cluster_says_why():
 
 def end(api, phase):
     """The newest controller's Job completes, and leaves that phase."""
-    name = max(name for name in api.objects if "controller" in name)
-    api.objects[name]["status"] = {"conditions": [{"type": "Complete", "status": "True"}]}
-    api.objects["si-run-a"]["data"]["state"] = json.dumps({"phase": phase})
+    name = max(api.of("Job"))
+    api.job(name)["status"] = {"conditions": [{"type": "Complete", "status": "True"}]}
+    api.patch_run("si-run-a", {"state": json.dumps({"phase": phase})})
     return name
 
 
 def test_another_end_needs_another_controller():
     """The same command finds a run that is done, and tries one again that a limit stopped; more
     patience or a higher limit begins a controller, which is refused while one is at work."""
-    api, place = FakeApi(), Place(store="s3://bucket", price_per_gpu_hour=2, max_cost=5)
+    api, place = FakeCluster(), Place(store="s3://bucket", price_per_gpu_hour=2, max_cost=5)
     recipe = Recipe(patience=1)
     first = begin(api, place, recipe, "a", False)[1]
     assert begin(api, place, recipe, "a", False)[1] == first
@@ -250,5 +248,6 @@ def test_another_end_needs_another_controller():
     assert third not in (first, second) and end(api, "done") == third
     patient = Recipe(patience=2)
     assert begin(api, higher, patient, "a", False)[1] not in (first, second, third)
-    assert json.loads(api.objects["si-run-a"]["data"]["recipe"])["patience"] == 2
-    assert json.loads(api.objects["si-run-a"]["data"]["place"])["max_cost"] == 9
+    data = api.objects["ConfigMap", "si-run-a"]["data"]
+    assert json.loads(data["recipe"])["patience"] == 2
+    assert json.loads(data["place"])["max_cost"] == 9
