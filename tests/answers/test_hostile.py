@@ -334,6 +334,7 @@ FRAMED = st.builds(
 REFERENCES = st.sampled_from(["12", "B", "A, C", r"\frac{1}{2}", "[1, 2)", r"\{1, 2\}", "red"])
 
 
+@pytest.mark.slow  # as many batches as SI_HOSTILE says
 @pytest.mark.timeout(0 if BATCHES > 200 else 280)
 @settings(
     max_examples=BATCHES,
