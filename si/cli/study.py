@@ -139,8 +139,8 @@ def _run(recipe: Recipe, where: Store, place: Place, cluster: LocalCluster, scre
     with exclusive(where.url, name):
         generation = begin(where, name, recipe)
         hub = HuggingFace(local_folder(where) / "imports", screen.hear)
-        run = Run(name, recipe, where, cluster, generation, screen.hear, hub=hub)
-        run.budget = Budget.of(place)
+        budget = Budget.of(place)
+        run = Run(name, recipe, where, cluster, generation, screen.hear, budget=budget, hub=hub)
         conclude(run)
     if run.stopped and run.stopped.rule in LIMITS:
         raise LimitReached(run.stopped)
@@ -159,24 +159,24 @@ def expected(plan: Plan, where: Store, place: Place) -> Walls:
         assumed = published(base, place, {}, config_of(where, base), sizes_of(where, base))
     except RecipeError:
         return {}
-    width, seen = width_of(place, assumed.device, None), dict[Any, Step]()
+    width, seen = width_of(place, assumed.device, None), set[Any]()
     plain = base.model_copy(update={"train": base.train.model_copy(update={"match_steps": None})})
-    walls: Walls = {}
 
-    def of(arm: Arm, seed: int) -> list[Step]:
-        changed = {"strategy": arm.strategy, "k": arm.k, "seed": seed}
+    def steps(arm: Arm) -> list[Step]:
+        changed = {"strategy": arm.strategy, "k": arm.k}
         return steps_of(plain.model_copy(update=changed), assumed, width)
 
-    def twin(arm: Arm) -> Arm:
-        spent = (Total.of(of(each, 0), place).tokens for each in (arm, Arm(VANILLA, arm.k)))
-        return Arm(VANILLA, equal_tokens(arm.k, *spent))
-
-    for seed in plan.seeds:
-        for arm in (*plan.arms, *map(twin, plan.resampling)):
-            steps = {(*step.identity, seed, arm.control): step for step in of(arm, seed)}
-            walls[arm, seed] = sum(s.wall for key, s in steps.items() if key not in seen)
-            seen |= steps
-    return walls
+    found = {arm: steps(arm) for arm in plan.arms}
+    for arm in plan.resampling:
+        spent = (Total.of(found[each], place).tokens for each in (arm, Arm(VANILLA, arm.k)))
+        twin = Arm(VANILLA, equal_tokens(arm.k, *spent))
+        found.setdefault(twin, steps(twin))
+    walls: dict[Arm, float] = {}
+    for arm, made in found.items():
+        new = {(*step.identity, arm.control): step.wall for step in made}
+        walls[arm] = sum(wall for key, wall in new.items() if key not in seen)
+        seen |= new.keys()
+    return {(arm, seed): wall for seed in plan.seeds for arm, wall in walls.items()}
 
 
 @dataclass

@@ -148,7 +148,7 @@ def in_words(
     return " ".join(filter(None, sentences))
 
 
-def _moved(found: Difference, more: str, less: str, neither: str) -> str:
+def _phrase(found: Difference, more: str, less: str, neither: str) -> str:
     """One of three phrases, by the test that the printed interval makes.
 
     Args:
@@ -163,21 +163,24 @@ def _moved(found: Difference, more: str, less: str, neither: str) -> str:
 
 def _gain(found: Difference) -> str:
     neither = "did not change its accuracy by more than chance explains"
-    return _moved(found, "gained {}", "lost {}", neither)
+    return _phrase(found, "gained {}", "lost {}", neither)
 
 
 def _tail(found: Trace) -> str:
     known = [share for share in found.tail if share]
     if len(known) < 2 or len(known) < len(found.tail):
         return ""
-    first, last = known[0], known[-1]
-    shares = f"{percent(first.value)} to {percent(last.value)} of its training data"
+    return f", and its tail {moved(known[0], known[-1])} of its training data"
+
+
+def moved(then: Estimate, now: Estimate) -> str:
+    """`rose from 5.7 % to 12.0 %`; whether it did, by both intervals."""
     verb = {"rose": "rose from", "fell": "fell from", "stayed": "stayed, within chance:"}
-    return f", and its tail {verb[last.change(first)]} {shares}"
+    return f"{verb[now.change(then)]} {percent(then.value)} to {percent(now.value)}"
 
 
 def _between(found: Difference, ours: str, theirs: str) -> str:
-    words = _moved(
+    words = _phrase(
         found,
         f"is {{}} ahead of {theirs}",
         f"is {{}} behind {theirs}",

@@ -14,7 +14,7 @@ from si.records import HEAD, LEVELS, TAIL
 from si.report.compare_words import FEW_SEEDS, measure
 from si.report.groups import QUERIES, Difference, Group, Runs, differences
 from si.report.intervals import Interval, crossed
-from si.report.overview import Estimate, Trace
+from si.report.overview import Estimate, Trace, moved
 from si.report.tables import Table, number, percent, point_range, points
 
 VANILLA = "vanilla"
@@ -114,7 +114,7 @@ class Study:
         return [
             *_imbalance(self),
             *_doubled(self),
-            *_moved(self),
+            *_rebalanced(self),
             *_ahead(self),
             *_price(self),
             *_lucky(self),
@@ -160,18 +160,22 @@ def _imbalance(study: Study) -> Iterator[Answer]:
         ends = [(found[0], found[-1]) for found in (trace.head, trace.tail) if len(found) > 1]
         if len(ends) < 2 or any(share is None for pair in ends for share in pair):
             continue
-        (head, tail) = ((then, now, now.change(then)) for then, now in ends if then and now)
-        moves = (head[2], tail[2])
-        verdict = YES if moves == ("rose", "fell") else OPEN
-        if moves[0] == "fell" or moves[1] == "rose":
-            verdict = NO
-        figures = f"head {_change(*head)}; tail {_change(*tail)}"
+        head, tail = ((then, now) for then, now in ends if then and now)
+        verdict = _verdict([now.change(then) for then, now in (head, tail)], ["rose", "fell"])
+        figures = f"head {moved(*head)}; tail {moved(*tail)}"
         yield Answer("a", arm.name, verdict, f"{figures} ({len(trace.tail)} iterations)")
 
 
-def _change(then: Estimate, now: Estimate, verb: str) -> str:
-    words = {"rose": "rose from", "fell": "fell from", "stayed": "stayed within chance:"}
-    return f"{words[verb]} {percent(then.value)} to {percent(now.value)}"
+def _verdict(moves: Sequence[str], wanted: Sequence[str]) -> str:
+    """YES if everything moved as wanted, NO if anything moved the other way, else OPEN."""
+    if moves == wanted:
+        return YES
+    other = {"rose": "fell", "fell": "rose"}
+    return (
+        NO
+        if any(other.get(move) == want for move, want in zip(moves, wanted, strict=True))
+        else OPEN
+    )
 
 
 def _doubled(study: Study) -> Iterator[Answer]:
@@ -182,7 +186,7 @@ def _doubled(study: Study) -> Iterator[Answer]:
             continue
         less, more = study.groups[small], study.groups[large]
         last = min(run.last for _, run in (*less.runs, *more.runs))
-        first, final = (_overall(more, less, str(t)) for t in (1, last))
+        first, final = (_overall(more, less, str(t), str(t)) for t in (1, last))
         if first is None or final is None:
             continue
         later = _later(more, less, last)
@@ -197,8 +201,8 @@ def _doubled(study: Study) -> Iterator[Answer]:
         yield Answer("b", f"vanilla, K = {2 * k} against K = {k}", verdict, figures)
 
 
-def _overall(group: Group, other: Group, which: str) -> Difference | None:
-    found = differences(group, other, which, which)
+def _overall(group: Group, other: Group, which: str, theirs: str) -> Difference | None:
+    found = differences(group, other, which, theirs)
     return next((each for each in found if each.queries == "all"), None)
 
 
@@ -215,7 +219,7 @@ def _later(group: Group, other: Group, last: int) -> Interval | None:
     return crossed(moved(*answers[:2]), moved(*answers[2:]), matched, *key)
 
 
-def _moved(study: Study) -> Iterator[Answer]:
+def _rebalanced(study: Study) -> Iterator[Answer]:
     """(c): shares of the last training data, against vanilla's with the same K."""
     for arm, other in study.pairs:
         if arm.control or other.k != arm.k:
@@ -229,10 +233,7 @@ def _moved(study: Study) -> Iterator[Answer]:
             shares = f"{percent(here[-1].value)} against {percent(there[-1].value)}"
             parts.append(f"{name} {shares}{', within chance' if moves[-1] == 'stayed' else ''}")
         else:
-            verdict = YES if moves == ["rose", "fell"] else OPEN
-            if moves[0] == "fell" or moves[1] == "rose":
-                verdict = NO
-            yield Answer("c", arm.name, verdict, "; ".join(parts))
+            yield Answer("c", arm.name, _verdict(moves, ["rose", "fell"]), "; ".join(parts))
 
 
 def _ahead(study: Study) -> Iterator[Answer]:
@@ -250,7 +251,7 @@ def _ahead(study: Study) -> Iterator[Answer]:
 def _price(study: Study) -> Iterator[Answer]:
     """(e): sampled tokens and gradient steps for each point that was gained over policy 0."""
     for arm, group in study.groups.items():
-        gain = next(differences(group, group, "last", "zero"), None)
+        gain = _overall(group, group, "last", "zero")
         if gain is None:
             continue
         spent = {what: _spent(group, what) for what in ("tokens", "steps")}
