@@ -1,7 +1,8 @@
 """A run's results in numbers, read once from its committed artefacts for every page."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any
 
 import pyarrow as pa
@@ -50,8 +51,7 @@ class Iteration:
         sources: second-round samples by where their prefix came from: own, earlier, reference
             or plain (no prefix).
         unread: share (0 to 1) of the first round's responses without an answer to compare.
-        spurious: correct answers reached by wrong steps in the `first_round` and among the
-            `examples`, as `si.report.spurious` counts them; None where steps cannot be checked.
+        count_spurious: what `spurious` calls, once: it reads all correct answers.
     """
 
     t: int
@@ -63,7 +63,15 @@ class Iteration:
     identical: float | None = None
     sources: Mapping[str, int] = field(default_factory=dict)
     unread: float | None = None
-    spurious: Mapping[str, Any] | None = None
+    count_spurious: Callable[[], Mapping[str, Any] | None] = field(
+        default=lambda: None, repr=False, compare=False
+    )
+
+    @cached_property
+    def spurious(self) -> Mapping[str, Any] | None:
+        """Correct answers reached by wrong steps in the `first_round` and among the `examples`, as
+        `si.report.spurious` counts them; None where steps cannot be checked."""
+        return self.count_spurious()
 
     def first_round_share(self, levels: Sequence[str]) -> float | None:
         """Share (0 to 1) of these levels among the successes of the first round alone, which is
@@ -259,5 +267,5 @@ def _iteration(store: Store, refs: Mapping[str, Ref], t: int) -> Iteration:
     metrics = Artifact.open(store, refs[f"examples-{t}"]).json("metrics.json")
     losses, identical = facts["policy"].get("losses", ()), facts["examples"].get("identical")
     unread = _unread(store, refs[f"verify-{t}"]) if f"verify-{t}" in refs else None
-    wrong = spurious.figures(store, refs, t)
+    wrong = partial(spurious.figures, store, refs, t)
     return Iteration(t, scores, right, metrics, spent, losses, identical, sources, unread, wrong)

@@ -39,7 +39,10 @@ def made_run(strategy: str, k: int, accuracy: list[float], seed: int) -> RunSumm
             {"test": right(share, seed)},
             {} if t else None,
             spent if t else None,
-            spurious={"first_round": wrong_steps(0.1, 0.3), "examples": wrong_steps(0.1, 0.5)},
+            count_spurious=lambda: {
+                "first_round": wrong_steps(0.1, 0.3),
+                "examples": wrong_steps(0.1, 0.5),
+            },
         )
         for t, share in enumerate(accuracy)
     )
