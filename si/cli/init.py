@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from si.cli.console import plural, say
-from si.cli.data import find_data
+from si.cli.data import data_sets, find_data
 from si.cli.estimate import assumptions, clock
 from si.cli.options import ForceOption, StoreOption, open_place
 from si.config.draft import Draft, text
@@ -97,7 +97,7 @@ def _answers(given: dict[str, Any], store: str | None) -> dict[str, Any]:
     """The options' values, and answers to questions for those that are missing.
 
     Raises:
-        RecipeError: if any are missing and there is no terminal to ask at.
+        RecipeError: if any are missing and standard input is not a terminal.
     """
     missing = [name for name, value in given.items() if value is None]
     if missing and not sys.stdin.isatty():
@@ -110,13 +110,9 @@ def _answers(given: dict[str, Any], store: str | None) -> dict[str, Any]:
 
 
 def _ask_data(store: str | None) -> str:
-    known = [address for address, _, name in _listed(store) if name == "spec.json"]
-    hint = f" (in the store: {', '.join(sorted(known)[:3])})" if known else ""
+    known = [made.spec.address for made in data_sets(open_place(store))[0]]
+    hint = f" (in the store: {', '.join(known[:3])})" if known else ""
     return str(typer.prompt(f"Data set: an address, or owner/name on the hub{hint}", type=str))
-
-
-def _listed(store: str | None) -> list[tuple[str, str, str]]:
-    return [address.rpartition("/") for address in open_place(store).list("data")]
 
 
 QUESTIONS: dict[str, Callable[[str | None], Any]] = {
@@ -178,7 +174,7 @@ def _checked(written: str, store: str | None) -> Settings:
 
 
 def _cost(settings: Settings, draft: Draft) -> Iterator[str]:
-    """What a run will cost, by public figures; why there is no figure, if there is none."""
+    """The estimated cost of a run from public figures, or the reason why there is no estimate."""
     recipe, place = settings.recipe, settings.place
     try:
         assumed = assumptions(recipe, place, None, {}, True)

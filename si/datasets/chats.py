@@ -83,7 +83,7 @@ def question_of(chat: list[Any]) -> str:
     """The last user turn; earlier turns stand before it as context.
 
     Raises:
-        BadRow: if there is no user turn, or if two user turns have no answer between them.
+        BadRow: if there is no user turn, or if two user turns follow each other without an answer.
     """
     turns = [turn for turn in turns_of(chat) if turn.role in ("user", "assistant")]
     users = [place for place, turn in enumerate(turns) if turn.role == "user"]

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 from si.errors import SiError
 from si.runs.references import pointed_to, reachable
-from si.runs.status import find_run
 from si.store.artifact import Artifact
 from si.store.commit import load_manifest
 from si.store.keys import Spec
@@ -27,14 +26,14 @@ def check(store: Store, run: str, scratch: Path) -> Iterator[Checked]:
     """Every artefact of a run, and all that these were computed from, by address.
 
     Args:
+        run: the run's name.
         scratch: a folder for one file at a time.
 
     Raises:
-        RunMissing: if there is no such run.
         ArtifactDamaged, ArtifactMissing: if an entry or a spec cannot be read.
     """
     specs: dict[str, Spec] = {}
-    targets = pointed_to(store).get(find_run(store, run), [])
+    targets = pointed_to(store, run).get(run, [])
     for address in sorted(reachable(store, targets, specs)):
         yield _check(store, specs[address], scratch)
 

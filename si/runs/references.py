@@ -9,15 +9,18 @@ from si.store.port import Store
 _ENTRY = re.compile(r"runs/([^/]+)/(?:g\d{2,}/)?it\d{2,}/[a-z0-9-]+\.json")
 
 
-def pointed_to(store: Store) -> dict[str, list[str]]:
+def pointed_to(store: Store, run: str = "") -> dict[str, list[str]]:
     """Run -> addresses of the artefacts that entries of any of its generations point to. Also of a
     run whose removal was interrupted.
+
+    Args:
+        run: read the entries of this run alone.
 
     Raises:
         ArtifactDamaged: if an entry cannot be read.
     """
     found: dict[str, list[str]] = {}
-    for address in store.list("runs"):
+    for address in store.list(f"runs/{run}" if run else "runs"):
         if match := _ENTRY.fullmatch(address):
             target = read_record(store, address, lambda raw: str(raw["address"]))
             found.setdefault(match[1], []).append(target)
