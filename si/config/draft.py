@@ -3,9 +3,8 @@
 import json
 from dataclasses import dataclass
 
+from si.config.recipe import NAME
 from si.untrusted import slug
-
-NAME = 20  # characters of a recipe's name
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from si.plugins import is_custom, label
 RESAMPLING = ("ar", "gr")
 RESHAPING = ("tc", "rp")
 STRATEGIES = ("vanilla", "tc", "rp", "ar", "gr", "ar+tc", "ar+rp", "gr+tc", "gr+rp")
+NAME = 20  # characters of a recipe's name, at most
 
 
 AnswerKind: TypeAlias = Literal[
@@ -313,7 +314,7 @@ class Report(Section):
 class Recipe(Section):
     """What is computed. Every setting that a stage reads is part of the stage's key."""
 
-    name: str = Field("embedded", pattern=r"^[a-z0-9]([-a-z0-9]{0,18}[a-z0-9])?$")
+    name: str = Field("embedded", pattern=rf"^[a-z0-9]([-a-z0-9]{{0,{NAME - 2}}}[a-z0-9])?$")
     """Short name, part of the default run name but of no key; by default that of the data set."""
     strategy: str = "gr"
     """vanilla, tc, rp, ar, gr, a resampling and a reshaping strategy joined by `+` (gr+tc), or

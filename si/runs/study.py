@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from si.config.recipe import Recipe
+from si.config.recipe import NAME, Recipe
 from si.errors import RecipeError
 from si.report.groups import Group
 from si.report.overview import trace
@@ -15,7 +15,6 @@ from si.store.port import Store
 from si.strategies import rule_of
 
 CONTROLS = ("steps", "tokens")
-NAME = 20  # characters of a recipe's name
 MANY = 1000  # numbers in one range
 
 
