@@ -76,7 +76,7 @@ def rollout_fields(mapping: Mapping[str, str]) -> dict[str, str]:
     for name in mapping:
         if name == "reward" or name not in (*FIELDS, *JUDGED):
             raise DataError(
-                f"--map cannot name {name!r} together with --verify",
+                f"--verify has no field {name!r} to map",
                 "fields: " + ", ".join(dict.fromkeys((*FIELDS, *JUDGED))).replace(", reward", ""),
             )
     kept = {name: path for name, path in mapping.items() if name in FIELDS}
